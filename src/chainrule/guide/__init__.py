@@ -1,0 +1,6 @@
+"""Guidance: denoisers that wrap a denoiser."""
+
+from chainrule.guide.classifier_free import ClassifierFree
+from chainrule.guide.one_step import OneStep
+
+__all__ = ["ClassifierFree", "OneStep"]

@@ -1,0 +1,87 @@
+"""Checkpoints: `load()` makes a Model of one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chainrule import bundled
+from chainrule.errors import UserError
+from chainrule.models import stable_diffusion
+from chainrule.models.base import Codec, Model, Text
+
+__all__ = ["Codec", "Model", "Text", "installed", "load"]
+
+BUNDLED = "scenes"
+"""The name of the bundled model."""
+
+FAMILIES = {"StableDiffusionPipeline": stable_diffusion.adapt}
+"""The pipeline classes that can be adapted."""
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    variant: str | None = None,
+) -> Model:
+    """A checkpoint as a Model: the bundled one (None, or "scenes"), a diffusers folder, or a name on the hub.
+
+    `dtype` is the weights'; latents stay in float32. Raises UserError if there is no such checkpoint, or if its
+    family is not supported.
+    """
+    import diffusers
+
+    source = bundled.PIPELINE if name in (None, BUNDLED) else Path(name).expanduser()  # type: ignore[arg-type]
+    config = _config(source)
+    family = config.get("_class_name", "nothing")
+    if family not in FAMILIES:
+        raise UserError(f"{name} is a {family}, which is not supported yet: {', '.join(FAMILIES)} is")
+    try:
+        pipeline = getattr(diffusers, family).from_pretrained(
+            str(source), torch_dtype=dtype, safety_checker=None, variant=variant, local_files_only=source.is_dir()
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    pipeline.to(device)
+    if source == bundled.PIPELINE:
+        return FAMILIES[family](pipeline, BUNDLED, 3.0)
+    return FAMILIES[family](pipeline, str(name), 7.5)
+
+
+def installed() -> list[str]:
+    """The checkpoints that can be loaded without a download: the bundled one and those in the hub's cache."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        cached = [repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+    except CacheNotFound:
+        cached = []
+    return [BUNDLED, *sorted(cached)]
+
+
+def _config(source: Path) -> dict[str, Any]:
+    """The pipeline's index. A path that is no folder is only then asked of the hub when it looks like a name there."""
+    if source.is_dir():
+        if not (source / "model_index.json").is_file():
+            raise UserError(f"{source} holds no diffusers pipeline (no model_index.json): name the pipeline's own folder")
+        return json.loads((source / "model_index.json").read_text())  # type: ignore[no-any-return]
+    if source.is_absolute() or str(source).startswith(".") or len(source.parts) != 2:
+        raise UserError(
+            f"there is no model {str(source)!r}: name a diffusers folder, a hub model (owner/name) or {BUNDLED!r}, "
+            "the bundled one"
+        )
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.load_config(str(source))  # type: ignore[no-any-return]
+    except OSError as error:
+        raise UserError(
+            f"there is no folder {str(source)!r} and the hub does not give a model of that name "
+            f"({str(error).splitlines()[0]}): check the name and the connection"
+        ) from error

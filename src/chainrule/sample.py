@@ -1,0 +1,81 @@
+"""Sampling and inversion: the way from noise to image and back. The one loop over time is `Chain.walk`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from chainrule.denoiser import Denoiser
+from chainrule.errors import UserError
+from chainrule.gradient.backprop import Backprop
+from chainrule.gradient.base import Chain, Gradient, OnStep
+from chainrule.step.base import State, Step
+from chainrule.step.ddim import DDIM
+
+_DDIM, _BACKPROP = DDIM(), Backprop()
+
+
+def sample(
+    denoiser: Denoiser,
+    x_T: Tensor,  # noqa: N803 - the field's name
+    times: Tensor,
+    *,
+    step: Step = _DDIM,
+    gradient: Gradient = _BACKPROP,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """The latent at the end of the chain that starts at the noise `x_T`, both (B, C, h, w).
+
+    `times` (T + 1,) fall from noise to image (`Schedule.times`). The result is differentiable with respect to `x_T` and
+    `denoiser.inputs`, in the way that `gradient` says; in `torch.no_grad()` no graph is built. `x_T` is not changed.
+    Raises UserError if a latent stops being finite.
+    """
+    return step.final(sample_state(denoiser, step.init(x_T), times, step=step, gradient=gradient, on_step=on_step))
+
+
+def invert(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    times: Tensor,
+    *,
+    step: Step = _DDIM,
+    gradient: Gradient = _BACKPROP,
+    on_step: OnStep | None = None,
+) -> State:
+    """The state at the noisy end whose chain ends at the latent `x_0` (B, C, h, w): `sample_state` leads back.
+
+    Exact, up to rounding, for a reversible step (EDICT: the pair of latents); for others, the usual approximation.
+    """
+    chain = _chain(denoiser, times, step, backwards=True, on_step=on_step)
+    return _finite(gradient.integrate(chain, step.init(x_0)))
+
+
+def sample_state(
+    denoiser: Denoiser,
+    state: State,
+    times: Tensor,
+    *,
+    step: Step = _DDIM,
+    gradient: Gradient = _BACKPROP,
+    on_step: OnStep | None = None,
+) -> State:
+    """As `sample`, from a solver's state to its last state: for EDICT, the pair of latents."""
+    chain = _chain(denoiser, times, step, backwards=False, on_step=on_step)
+    last = _finite(gradient.integrate(chain, state))
+    step.check(last)
+    return last
+
+
+def _chain(denoiser: Denoiser, times: Tensor, step: Step, *, backwards: bool, on_step: OnStep | None) -> Chain:
+    visited = tuple(times.tolist())
+    if len(visited) < 2 or any(s >= t for t, s in zip(visited, visited[1:], strict=False)):
+        raise UserError("a chain needs at least two times, falling from noise to image; `schedule.times(50)` makes them")
+    return Chain(denoiser, visited, step, backwards, on_step)
+
+
+def _finite(state: State) -> State:
+    if not all(torch.isfinite(tensor).all() for tensor in state):
+        raise UserError(
+            "the latents are no longer finite: use float32 for the network, a lower guidance scale or more steps"
+        )
+    return state

@@ -1,0 +1,210 @@
+"""What every part of the training shares: the pictures, and one resumable loop."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional
+
+from chainrule.scenes.base import render, sample_scene
+
+TRAIN_SEEDS = 1_000_000
+"""Seed of the first training scene. Fresh scenes, for measuring, have seeds far below."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how to train. `compile` needs a C++ compiler and saves a third of the U-Net's time."""
+
+    work: Path
+    weights: Path
+    device: str = "cpu"
+    scenes: int = 60_000
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`images` (N, 64, 64, 3) uint8 (memory-mapped), and the scene's seed of each."""
+
+    images: np.ndarray
+    first_seed: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, index: np.ndarray, device: str) -> Tensor:
+        """The pictures at `index` as (B, 3, 64, 64) in [-1, 1]."""
+        pixels = torch.from_numpy(self.images[np.sort(index)]).to(device)
+        return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+
+
+def pictures(settings: Settings) -> Pictures:
+    """The training scenes, drawn once and kept in the work folder."""
+    path = settings.work / f"pictures-{settings.scenes}.npy"
+    if not path.exists():
+        settings.work.mkdir(parents=True, exist_ok=True)
+        seeds = range(TRAIN_SEEDS, TRAIN_SEEDS + settings.scenes)
+        with ProcessPoolExecutor() as pool:
+            drawn = np.stack(list(pool.map(_draw, seeds, chunksize=500)))
+        partial = path.with_suffix(".part.npy")
+        np.save(partial, drawn)
+        partial.replace(path)
+    return Pictures(np.load(path, mmap_mode="r"), TRAIN_SEEDS)
+
+
+def _draw(seed: int) -> np.ndarray:
+    return np.asarray(render(sample_scene(seed)))
+
+
+def fit(
+    name: str,
+    model: nn.Module,
+    loss: Callable[[int, torch.Generator], Tensor],
+    settings: Settings,
+    *,
+    steps: int,
+    rate: float,
+    warmup: int = 200,
+    ema: float = 0.998,
+    weight_decay: float = 0.01,
+    final_rate: float = 0.03,
+) -> nn.Module:
+    """Train `model` with AdamW on `loss(step, generator)` and return it with its averaged weights.
+
+    The rate rises over `warmup` steps and falls as a cosine to `final_rate` of its height. The weights' average has
+    decay `ema` (less at the start). Every batch is a function of its step alone, and the state is written once a
+    minute: a run that was killed goes on where it was.
+    """
+    state_path = settings.work / f"{name}.pt"
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+    average = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    start = 0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True, map_location=settings.device)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        average, start = state["average"], state["step"]
+    print(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights, step {start} of {steps}", flush=True)
+    began = saved = time.time()
+    smooth: float | None = None
+    model.train()
+    for step in range(start, steps):
+        scale = min(1.0, (step + 1) / warmup)
+        scale *= final_rate + (1 - final_rate) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate * scale
+        value = loss(step, torch.Generator().manual_seed(step))
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        decay = min(ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for key, now in model.state_dict().items():
+                average[key].lerp_(now, 1 - decay) if now.is_floating_point() else average[key].copy_(now)
+        smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
+        if (step + 1) % 100 == 0:
+            left = (time.time() - began) / (step + 1 - start) * (steps - step - 1)
+            print(f"{name}: step {step + 1} loss {smooth:.4f}, {left / 60:.1f} min left", flush=True)
+        if time.time() - saved > 60 or step + 1 == steps:
+            saved = time.time()
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step + 1}
+            partial = state_path.with_suffix(".part")
+            torch.save(state, partial)
+            os.replace(partial, state_path)
+    model.load_state_dict(average)
+    return model.eval().requires_grad_(False)
+
+
+def half(model: nn.Module) -> nn.Module:
+    """`model` in the precision that is committed (float16) and back, so that what is measured is what is shipped."""
+    return model.half().float()
+
+
+def autocast(settings: Settings) -> torch.autocast:
+    """bfloat16 where matrix units have it; sums, norms and the optimiser stay in float32."""
+    return torch.autocast(settings.device.split(":")[0], dtype=torch.bfloat16)
+
+
+# --- what the autoencoder makes of the pictures -----------------------------------------------------------------
+
+
+def load_autoencoder(settings: Settings) -> AutoencoderKL:
+    """The trained autoencoder, frozen."""
+    path = settings.weights / "pipeline" / "vae"
+    return AutoencoderKL.from_pretrained(path).float().to(settings.device).eval().requires_grad_(False)
+
+
+def latents(settings: Settings) -> Tensor:
+    """The latent means of all training scenes, (N, 4, 16, 16) float16, computed once."""
+    path = settings.work / f"latents-{settings.scenes}.npy"
+    if not path.exists():
+        data, model = pictures(settings), load_autoencoder(settings)
+        with torch.no_grad(), autocast(settings):
+            parts = [
+                model.encode(data.batch(index, settings.device)).latent_dist.mean.half().cpu().numpy()
+                for index in np.array_split(np.arange(len(data)), -(-len(data) // 200))
+            ]
+        np.save(path, np.concatenate(parts))
+    return torch.from_numpy(np.load(path))
+
+
+def reconstructions(settings: Settings, count: int = 30_000) -> Pictures:
+    """The first `count` training pictures after a way through the autoencoder, computed once."""
+    path = settings.work / f"reconstructions-{count}.npy"
+    if not path.exists():
+        codes, model = latents(settings)[:count], load_autoencoder(settings)
+        with torch.no_grad(), autocast(settings):
+            parts = [model.decode(z.float().to(settings.device)).sample.float().cpu() for z in codes.split(200)]
+        pixels = torch.cat(parts).clamp(-1, 1).add(1).mul(127.5).round().byte()
+        np.save(path, pixels.permute(0, 2, 3, 1).numpy())
+    return Pictures(np.load(path, mmap_mode="r"), TRAIN_SEEDS)
+
+
+# --- augmentation -----------------------------------------------------------------------------------------------
+
+
+def augment(x: Tensor, generator: torch.Generator, colour: float = 1.0) -> Tensor:
+    """Strong, label-keeping changes of `x` (B, 3, 64, 64) in [-1, 1]: what a guide could exploit, it has seen.
+
+    Turned, scaled and moved; contrast, brightness and colour casts (times `colour`: captions speak of colours);
+    blur; noise; a grey patch.
+    """
+    b, _, height, width = x.shape
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(b, *shape, generator=generator).to(x.device) * (high - low) + low
+
+    turn, zoom = uniform(-0.3, 0.3), uniform(0.8, 1.3)
+    rows = torch.stack(
+        [
+            torch.stack([turn.cos() * zoom, -turn.sin() * zoom, uniform(-0.15, 0.15)], dim=1),
+            torch.stack([turn.sin() * zoom, turn.cos() * zoom, uniform(-0.15, 0.15)], dim=1),
+        ],
+        dim=1,
+    )
+    grid = functional.affine_grid(rows, [b, 3, height, width], align_corners=False)
+    x = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    cast = uniform(-0.25, 0.25, 1, 1, 1) + uniform(-0.15, 0.15, 3, 1, 1)
+    x = x * (1 + colour * uniform(-0.4, 0.2, 1, 1, 1)) + colour * cast
+    blurred = functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    x = torch.lerp(x, blurred, uniform(0, 1, 1, 1, 1))
+    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    x = x + noise * uniform(0, 1, 1, 1, 1).pow(3) * 0.3
+    across = torch.arange(width, device=x.device).float()
+    left, upper = uniform(-16, width, 1), uniform(-16, height, 1)
+    in_x = (across > left) & (across < left + 12)
+    in_y = (across > upper) & (across < upper + 12)
+    patch = (in_y[:, None, :, None] & in_x[:, None, None, :]) & (uniform(0, 1, 1, 1, 1) < 0.3)
+    return torch.where(patch, uniform(-1, 1, 1, 1, 1), x)

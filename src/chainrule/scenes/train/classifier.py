@@ -1,0 +1,83 @@
+"""The fine-grained classifiers of the bundled world: one to guide with, one to judge by."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    CLIPImageProcessor,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+
+from chainrule.scenes.base import SHAPES, SIDE, sample_scene
+from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, augment, autocast, fit, half, pictures, reconstructions
+
+BATCH = 96
+LABELS = {
+    "num_labels": len(SHAPES),
+    "id2label": dict(enumerate(SHAPES)),
+    "label2id": {shape: i for i, shape in enumerate(SHAPES)},
+}
+
+
+def train(settings: Settings) -> None:
+    """The guide: a residual network that says of each shape whether it is in the picture (one sigmoid each)."""
+    torch.manual_seed(3)
+    config = ResNetConfig(
+        embedding_size=24, hidden_sizes=[24, 48, 96], depths=[2, 2, 2], layer_type="basic", hidden_act="silu", **LABELS
+    )
+    model = ResNetForImageClassification(config).to(settings.device)
+    renders, rebuilt = pictures(settings), reconstructions(settings)
+    scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(rebuilt))]
+    present = torch.tensor([[float(any(t.shape == s for t in scene.things)) for s in SHAPES] for scene in scenes])
+    mine = np.arange(0, len(rebuilt), 2)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        index = np.sort(np.random.default_rng([step, 0]).choice(mine, BATCH))
+        x = torch.cat([renders.batch(index[::2], settings.device), rebuilt.batch(index[1::2], settings.device)])
+        target = present[np.concatenate([index[::2], index[1::2]])].to(settings.device)
+        with autocast(settings):
+            logits = model(augment(x, generator)).logits
+        return functional.binary_cross_entropy_with_logits(logits.float(), target)
+
+    fit("classifier", model, loss, settings, steps=2500, rate=2e-3, ema=0.995, weight_decay=0.05)
+    _save(model, settings, "classifier")
+
+
+def train_judge(settings: Settings) -> None:
+    """The judge: a ConvNeXt, trained on single things of the other half of the data to name the one shape.
+
+    Other architecture, seed, data, labels' loss: what fools the guide need not fool it. No guidance ever touches it.
+    """
+    torch.manual_seed(103)
+    config = ConvNextConfig(patch_size=4, num_stages=3, hidden_sizes=[32, 64, 128], depths=[2, 2, 2], **LABELS)
+    model = ConvNextForImageClassification(config).to(settings.device)
+    renders, rebuilt = pictures(settings), reconstructions(settings)
+    scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(rebuilt))]
+    which = torch.tensor([SHAPES.index(scene.things[0].shape) for scene in scenes])
+    mine = np.array([i for i in range(1, len(rebuilt), 2) if len(scenes[i].things) == 1])
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        index = np.sort(np.random.default_rng([step, 1]).choice(mine, BATCH))
+        x = torch.cat([renders.batch(index[::2], settings.device), rebuilt.batch(index[1::2], settings.device)])
+        target = which[np.concatenate([index[::2], index[1::2]])].to(settings.device)
+        with autocast(settings):
+            logits = model(augment(x, generator)).logits
+        return functional.cross_entropy(logits.float(), target)
+
+    fit("judge", model, loss, settings, steps=2500, rate=2e-3, ema=0.995, weight_decay=0.05)
+    _save(model, settings, "judge")
+
+
+def _save(model: PreTrainedModel, settings: Settings, name: str) -> None:
+    half(model).half().save_pretrained(settings.weights / name)
+    size = {"height": SIDE, "width": SIDE}
+    half_range = [0.5, 0.5, 0.5]
+    processor = CLIPImageProcessor(size=size, crop_size=size, image_mean=half_range, image_std=half_range)
+    processor.save_pretrained(settings.weights / name)

@@ -1,0 +1,132 @@
+"""The tokenizer and the two CLIPs of the bundled world: one to guide and to condition, one to judge."""
+
+from __future__ import annotations
+
+import json
+import string
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, trainers
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
+
+from chainrule.scenes.base import BACKGROUNDS, COLOURS, NAMED_SHAPES, RELATIONS, SIDE, SIZE_WORDS, sample_scene
+from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, augment, autocast, fit, half, pictures, reconstructions
+
+BATCH = 128
+MAX_TOKENS = 24
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+def new_tokenizer() -> CLIPTokenizer:
+    """A byte-level BPE in which every word of the captions is one token and anything else falls into its bytes."""
+    phrases = [*NAMED_SHAPES, *COLOURS, *BACKGROUNDS, *RELATIONS, *SIZE_WORDS, "a an on and the with shape background of"]
+    words = sorted({word for phrase in phrases for word in phrase.split()})
+    trainer = trainers.BpeTrainer(vocab_size=10_000, min_frequency=0, end_of_word_suffix="</w>", show_progress=False)
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.train_from_iterator(words, trainer)
+    merges = [tuple(pair) for pair in _merges(bpe)]
+    symbols = sorted({*_byte_symbols(), *("".join(pair) for pair in merges)})
+    vocabulary = {symbol: i for i, symbol in enumerate([*symbols, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def _merges(bpe: Tokenizer) -> list[list[str]]:
+    merges = json.loads(bpe.to_str())["model"]["merges"]
+    return [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+
+
+def _byte_symbols() -> set[str]:
+    """The 256 characters that stand for bytes in a byte-level BPE, inside a word and at its end."""
+    alphabet = set(ByteLevel.alphabet()) | set(string.ascii_lowercase)
+    return alphabet | {symbol + "</w>" for symbol in alphabet}
+
+
+def new(tokenizer: CLIPTokenizer, vision: dict[str, int], text_layers: int, width: int, seed: int) -> CLIPModel:
+    """An untrained CLIP of 64x64 pixels."""
+    torch.manual_seed(seed)
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": text_layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": MAX_TOKENS,
+        "projection_dim": 96,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {"image_size": SIDE, "num_attention_heads": 4, "projection_dim": 96, **vision}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))
+
+
+def contrastive(settings: Settings, name: str, model: CLIPModel, steps: int, part: int) -> None:
+    """Train `model` on captions and pictures (renders and reconstructions); `part` 0 or 1 picks a half of the data."""
+    renders, rebuilt = pictures(settings), reconstructions(settings)
+    tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
+    captions = [sample_scene(TRAIN_SEEDS + i).caption for i in range(len(renders))]
+    distinct = sorted(set(captions))
+    number = {caption: i for i, caption in enumerate(distinct)}
+    which = torch.tensor([number[caption] for caption in captions])
+    tokens = tokenizer(distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        rng = np.random.default_rng([step, part])
+        index = np.sort(rng.integers(len(rebuilt) // 2, size=BATCH) * 2 + part)
+        x = torch.cat([renders.batch(index[::2], settings.device), rebuilt.batch(index[1::2], settings.device)])
+        classes = which[np.concatenate([index[::2], index[1::2]])]
+        with autocast(settings):
+            image = model.get_image_features(augment(x, generator, colour=0.3))
+            text = model.get_text_features(tokens[classes].to(settings.device))
+        image, text = (functional.normalize(_tensor(value).float(), dim=1) for value in (image, text))
+        logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
+        same = (classes[:, None] == classes[None, :]).float().to(settings.device)
+        target = same / same.sum(dim=1, keepdim=True)
+        return 0.5 * (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target))
+
+    fit(name, model, loss, settings, steps=steps, rate=1e-3, ema=0.995, weight_decay=0.05)
+
+
+def _tensor(features: object) -> Tensor:
+    """transformers 5 may return an object around the features."""
+    return features if isinstance(features, Tensor) else features.pooler_output  # type: ignore[attr-defined]
+
+
+def train(settings: Settings) -> None:
+    """The guiding CLIP, and the text encoder and tokenizer of the pipeline, which are its text half."""
+    tokenizer = new_tokenizer()
+    tokenizer.save_pretrained(settings.weights / "pipeline" / "tokenizer")
+    vision = {"patch_size": 8, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
+    model = new(tokenizer, vision, text_layers=3, width=128, seed=1).to(settings.device)
+    contrastive(settings, "clip", model, steps=1500, part=0)
+    _save(model, tokenizer, settings, "clip")
+    text = CLIPTextModel.from_pretrained(settings.weights / "clip")
+    text.half().save_pretrained(settings.weights / "pipeline" / "text_encoder")
+
+
+def train_judge(settings: Settings) -> None:
+    """The judging CLIP: other patches, width, depth, seed and half of the data. No guidance ever touches it."""
+    tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
+    vision = {"patch_size": 16, "hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 3}
+    model = new(tokenizer, vision, text_layers=2, width=96, seed=101).to(settings.device)
+    contrastive(settings, "judge-clip", model, steps=1500, part=1)
+    _save(model, tokenizer, settings, "judge_clip")
+
+
+def _save(model: CLIPModel, tokenizer: CLIPTokenizer, settings: Settings, name: str) -> None:
+    folder = settings.weights / name
+    half(model).half().save_pretrained(folder)
+    model.float()
+    tokenizer.save_pretrained(folder)
+    size = {"height": SIDE, "width": SIDE}
+    CLIPImageProcessor(size=size, crop_size=size, image_mean=list(MEAN), image_std=list(STD)).save_pretrained(folder)

@@ -1,0 +1,107 @@
+"""The generator of the bundled world: a small UNet2DConditionModel in a StableDiffusionPipeline folder."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from chainrule.scenes.base import sample_scene
+from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, autocast, fit, half, latents
+from chainrule.scenes.train.clip import MAX_TOKENS
+
+STEPS = 16_000
+BATCH = 64
+DROP_CAPTION = 0.1
+
+
+def new() -> UNet2DConditionModel:
+    """An untrained U-Net (2.3 M weights); attention at 8x8 only, where it is cheap."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(48, 96),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule; the network predicts the velocity."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+
+
+def train(settings: Settings) -> None:
+    """Velocity matching with captions dropped now and then; timesteps stratified over the batch."""
+    torch.manual_seed(2)
+    codes = latents(settings)
+    tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(settings.weights / "pipeline" / "text_encoder").float().eval()
+    captions = [sample_scene(TRAIN_SEEDS + i).caption for i in range(len(codes))]
+    distinct = ["", *sorted(set(captions))]
+    number = {caption: i for i, caption in enumerate(distinct)}
+    which = torch.tensor([number[caption] for caption in captions])
+    tokens = tokenizer(distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
+    with torch.no_grad():
+        embeddings = torch.cat([text_encoder(part).last_hidden_state for part in tokens.split(500)])
+    noise_schedule = scheduler()
+    alpha_bar = noise_schedule.alphas_cumprod
+    model = new().to(settings.device)
+    model.set_attn_processor(AttnProcessor())
+    predict = torch.compile(model) if settings.compile else model
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        index = torch.from_numpy(np.random.default_rng(step).integers(len(codes), size=BATCH))
+        dropped = torch.rand(BATCH, generator=generator) < DROP_CAPTION
+        text = embeddings[torch.where(dropped, 0, which[index])].to(settings.device)
+        x_0 = codes[index].float()
+        offset = torch.rand(1, generator=generator)
+        t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH + offset) % 1.0
+        t = (t * 1000).long().clamp(max=999)
+        alpha, sigma = (value[:, None, None, None] for value in (alpha_bar[t].sqrt(), (1 - alpha_bar[t]).sqrt()))
+        eps = torch.randn(x_0.shape, generator=generator)
+        x_t, v = alpha * x_0 + sigma * eps, alpha * eps - sigma * x_0
+        with autocast(settings):
+            out = predict(x_t.to(settings.device), t.to(settings.device), text).sample
+        return (out.float() - v.to(settings.device)).square().mean()
+
+    fit("unet", model, loss, settings, steps=STEPS, rate=1.2e-3, ema=0.9985)
+    save(model, settings)
+
+
+def save(model: UNet2DConditionModel, settings: Settings) -> None:
+    """Write the U-Net and what makes the folder a pipeline."""
+    folder = settings.weights / "pipeline"
+    half(model).half().save_pretrained(folder / "unet")
+    scheduler().save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.0",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

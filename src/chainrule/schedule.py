@@ -1,0 +1,112 @@
+"""Noise schedules: how much picture and how much noise a latent holds at time t.
+
+    x_t = alpha(t) x_0 + sigma(t) eps,    eps ~ N(0, I)
+
+Everything else (rho = sigma / alpha, log-SNR) derives from these two. Times are the model's training timesteps
+(0 .. N - 1) as float64; the clean end of a chain is the time -1, where alpha is what the checkpoint's scheduler calls
+`final_alpha_cumprod`. Coefficients are float64 whatever the latents are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chainrule.errors import UserError
+
+END = -1.0
+"""The time of the finished image."""
+
+Spacing = Callable[[int, int], Tensor]
+"""(training steps, sampling steps) -> the times at which the network is called, from noise to image."""
+
+
+class Schedule(ABC):
+    """alpha(t) and sigma(t), and the times to visit."""
+
+    @abstractmethod
+    def alpha(self, t: float) -> Tensor:
+        """The share of the picture at time `t`, a float64 scalar."""
+
+    @abstractmethod
+    def sigma(self, t: float) -> Tensor:
+        """The share of the noise at time `t`, a float64 scalar."""
+
+    @abstractmethod
+    def times(self, steps: int) -> Tensor:
+        """The `steps + 1` times of a chain, falling from noise to `END`, float64.
+
+        Raises UserError if `steps` is not between 1 and the number of training steps.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class VariancePreserving(Schedule):
+    """alpha^2 + sigma^2 = 1, tabulated at the training timesteps (DDPM, Stable Diffusion).
+
+    `alpha_bar` (N,) is the cumulative product of the training schedule, alpha(t)^2 at t = 0 .. N - 1; between two
+    timesteps its logarithm is interpolated. `final_alpha_bar` holds at `END`.
+    """
+
+    alpha_bar: Tensor
+    final_alpha_bar: float
+    spacing: Spacing
+
+    def alpha(self, t: float) -> Tensor:
+        return self._alpha_bar(t).sqrt()
+
+    def sigma(self, t: float) -> Tensor:
+        return (1.0 - self._alpha_bar(t)).sqrt()
+
+    def times(self, steps: int) -> Tensor:
+        if not 1 <= steps <= len(self.alpha_bar):
+            raise UserError(
+                f"{steps} sampling steps are not possible: this model was trained with {len(self.alpha_bar)}, "
+                f"so choose between 1 and {len(self.alpha_bar)}"
+            )
+        visited = self.spacing(len(self.alpha_bar), steps).double()
+        return torch.cat([visited, torch.tensor([END], dtype=torch.float64)])
+
+    def _alpha_bar(self, t: float) -> Tensor:
+        if t < 0:
+            return torch.tensor(self.final_alpha_bar, dtype=torch.float64)
+        lower = min(int(t), len(self.alpha_bar) - 1)
+        upper = min(lower + 1, len(self.alpha_bar) - 1)
+        low, high = self.alpha_bar[lower].double(), self.alpha_bar[upper].double()
+        return low if t == lower else torch.lerp(low.log(), high.log(), t - lower).exp()
+
+
+def leading(offset: int) -> Spacing:
+    """Multiples of N // steps, plus `offset`: Stable Diffusion's own choice (with offset 1).
+
+    >>> leading(1)(1000, 4).tolist()
+    [751.0, 501.0, 251.0, 1.0]
+    """
+
+    def times(training: int, steps: int) -> Tensor:
+        grid = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (training // steps) + offset
+        return grid.clamp(max=training - 1)
+
+    return times
+
+
+def trailing(training: int, steps: int) -> Tensor:
+    """Evenly spaced with the noisiest timestep included (Lin et al. 2023, table 2).
+
+    >>> trailing(1000, 4).tolist()
+    [999.0, 749.0, 499.0, 249.0]
+    """
+    return (training - torch.arange(steps, dtype=torch.float64) * training / steps).round() - 1
+
+
+def linspace(training: int, steps: int) -> Tensor:
+    """Evenly spaced with both ends included.
+
+    >>> linspace(1000, 4).tolist()
+    [999.0, 666.0, 333.0, 0.0]
+    """
+    return torch.linspace(0, training - 1, steps, dtype=torch.float64).round().flip(0)

@@ -1,0 +1,88 @@
+"""What the tests share: denoisers whose answers are known in closed form, and tiny networks."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from chainrule.denoiser import Conditioned, Conditioning, Denoiser, Epsilon, Network, Output, Prediction, Velocity
+from chainrule.schedule import Schedule, VariancePreserving, leading
+
+
+def scaled_linear(spacing=leading(1), final: float | None = None) -> VariancePreserving:
+    """Stable Diffusion's schedule."""
+    alpha_bar = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+    return VariancePreserving(alpha_bar, alpha_bar[0].item() if final is None else final, spacing)
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Denoiser):
+    """The exact denoiser of data distributed as N(mean, spread^2 I)."""
+
+    mean: Tensor
+    spread: float
+    schedule: Schedule
+    output: Output = Epsilon()  # noqa: RUF009 - has no state
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (self.mean,) if self.mean.requires_grad else ()
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        gain = alpha * self.spread**2 / (alpha**2 * self.spread**2 + sigma**2)
+        x0 = self.mean + gain * (x - alpha * self.mean)
+        eps = sigma / (alpha**2 * self.spread**2 + sigma**2) * (x - alpha * self.mean)
+        return Prediction(x0, eps)
+
+    def flow(self, x: Tensor, t: float, s: float) -> Tensor:
+        """Where the probability-flow ODE takes `x` from t to s."""
+
+        def std(time: float) -> Tensor:
+            return (self.schedule.alpha(time) ** 2 * self.spread**2 + self.schedule.sigma(time) ** 2).sqrt()
+
+        return self.schedule.alpha(s) * self.mean + std(s) / std(t) * (x - self.schedule.alpha(t) * self.mean)
+
+
+class TinyNetwork(Network):
+    """A few smooth layers in float64 that count their calls; `kind` is what they predict."""
+
+    def __init__(self, output: Output | None = None, dtype: torch.dtype = torch.float64) -> None:
+        torch.manual_seed(0)
+        self.schedule = scaled_linear()
+        self.output = output or Epsilon()
+        self.layers = nn.ModuleList([nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 2, 3, padding=1), nn.Linear(3, 6)])
+        self.layers.to(dtype).requires_grad_(False)
+        self.calls = 0
+
+    def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
+        self.calls += 1
+        first, last, text = self.layers
+        (c,) = conditioning
+        h = torch.tanh(first(x) + text(c)[:, :, None, None] + t / 1000)
+        return 0.5 * x + last(h)
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        return tuple(self.layers.parameters())
+
+
+@pytest.fixture(params=[Epsilon(), Velocity()], ids=["epsilon", "velocity"])
+def network(request: pytest.FixtureRequest) -> TinyNetwork:
+    return TinyNetwork(request.param)
+
+
+def conditioned(network: Network, batch: int = 2, *, seed: int = 1) -> Conditioned:
+    c = torch.randn(batch, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Conditioned(network, (c,))
+
+
+def latents(batch: int = 2, *, seed: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(batch, 2, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=dtype)

@@ -1,0 +1,211 @@
+"""Every exact gradient equals the others and finite differences; calls are counted; nothing frozen is differentiated."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TinyNetwork, conditioned, latents
+from torch import Tensor
+
+from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, UserError, invert, sample, sample_state
+from chainrule.denoiser import Conditioned
+from chainrule.gradient import Gradient
+from chainrule.guide import ClassifierFree
+from chainrule.step import Step
+
+TIMES = 5
+STEPS = [DDIM(), EDICT(), EDICT(alternate=False), EDICT(mix=0.8)]
+PAIRS = [
+    (step, gradient)
+    for step in STEPS
+    for gradient in (Checkpoint(), Checkpoint(keep=2), Checkpoint(keep=9), Reversible())
+    if step.reversible or not isinstance(gradient, Reversible)
+]
+
+
+def objective(x_0: Tensor) -> Tensor:
+    weights = torch.linspace(-1, 1, x_0.numel(), dtype=x_0.dtype).reshape(x_0.shape)
+    return (weights * x_0).sum() + x_0.square().sum()
+
+
+def gradients(network: TinyNetwork, step: Step, gradient: Gradient) -> list[Tensor]:
+    """d objective / d (x_T, conditioning, negative conditioning, every weight)."""
+    x_T = latents().requires_grad_()
+    c = conditioned(network).conditioning[0].requires_grad_()
+    negative = conditioned(network, seed=7).conditioning[0].requires_grad_()
+    for weight in network.weights:
+        weight.requires_grad_()
+    denoiser = ClassifierFree(Conditioned(network, (c,)), (negative,), 1.7)
+    x_0 = sample(denoiser, x_T, network.schedule.times(TIMES), step=step, gradient=gradient)
+    return list(torch.autograd.grad(objective(x_0), [x_T, c, negative, *network.weights]))
+
+
+@pytest.mark.parametrize(("step", "gradient"), PAIRS, ids=str)
+def test_equals_backprop(network: TinyNetwork, step: Step, gradient: Gradient) -> None:
+    for found, expected in zip(gradients(network, step, gradient), gradients(network, step, Backprop()), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_equals_finite_differences(network: TinyNetwork, step: Step) -> None:
+    times = network.schedule.times(TIMES)
+    weight = network.weights[0]
+    original = weight.detach().clone()
+    x_T, c = latents(), conditioned(network).conditioning[0]
+
+    def loss(x: Tensor, text: Tensor, w: Tensor) -> Tensor:
+        with torch.no_grad():
+            weight.copy_(w)
+            return objective(sample(Conditioned(network, (text,)), x, times, step=step))
+
+    values = [x_T, c, original]
+    generator = torch.Generator().manual_seed(3)
+    directions = [torch.randn(value.shape, generator=generator, dtype=value.dtype) for value in values]
+    h = 1e-6
+    expected = []
+    for k, direction in enumerate(directions):
+        plus, minus = ([v + sign * h * direction * (i == k) for i, v in enumerate(values)] for sign in (1, -1))
+        expected.append((loss(*plus) - loss(*minus)) / (2 * h))
+    with torch.no_grad():
+        weight.copy_(original)
+    weight.requires_grad_()
+    x_T.requires_grad_()
+    c.requires_grad_()
+    x_0 = sample(Conditioned(network, (c,)), x_T, times, step=step, gradient=Checkpoint())
+    found = torch.autograd.grad(objective(x_0), [x_T, c, weight])
+    for gradient, direction, number in zip(found, directions, expected, strict=True):
+        torch.testing.assert_close((gradient * direction).sum(), number, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("gradient", [Checkpoint(), Reversible()], ids=str)
+def test_inversion_is_differentiable_too(network: TinyNetwork, gradient: Gradient) -> None:
+    times = network.schedule.times(TIMES)
+
+    def found(way: Gradient) -> Tensor:
+        x_0 = latents().requires_grad_()
+        pair = invert(conditioned(network), x_0, times, step=EDICT(), gradient=way)
+        return torch.autograd.grad(objective(pair[0]) + 2 * objective(pair[1]), x_0)[0]
+
+    torch.testing.assert_close(found(gradient), found(Backprop()), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(("step", "gradient"), [(DDIM(), Checkpoint()), (EDICT(), Reversible())], ids=str)
+def test_backward_accumulates_like_autograd(network: TinyNetwork, step: Step, gradient: Gradient) -> None:
+    """One graph, two losses of the pair's parts, retained and run again: `.backward()` adds up."""
+    x_T = latents().requires_grad_()
+    state = sample_state(
+        conditioned(network), step.init(x_T), network.schedule.times(TIMES), step=step, gradient=gradient
+    )
+    first = torch.autograd.grad(objective(state[0]), x_T, retain_graph=True)[0]
+    second = torch.autograd.grad(state[-1].sum(), x_T, retain_graph=True)[0]
+    objective(state[0]).backward(retain_graph=True)
+    state[-1].sum().backward()
+    torch.testing.assert_close(x_T.grad, first + second)
+
+
+@pytest.mark.parametrize(
+    ("step", "gradient", "forward", "total"),
+    [
+        (DDIM(), Backprop(), 1, 1),
+        (DDIM(), Checkpoint(), 1, 2),
+        (EDICT(), Backprop(), 2, 2),
+        (EDICT(), Checkpoint(), 2, 4),
+        (EDICT(), Reversible(), 2, 4),
+    ],
+    ids=str,
+)
+def test_network_calls_per_step(step: Step, gradient: Gradient, forward: int, total: int) -> None:
+    network = TinyNetwork()
+    x_T = latents().requires_grad_()
+    x_0 = sample(conditioned(network), x_T, network.schedule.times(TIMES), step=step, gradient=gradient)
+    assert network.calls == forward * TIMES
+    x_0.sum().backward()
+    assert network.calls == total * TIMES
+
+
+def test_kept_graphs_are_not_rebuilt() -> None:
+    network = TinyNetwork()
+    x_T = latents().requires_grad_()
+    times = network.schedule.times(TIMES)
+    sample(conditioned(network), x_T, times, gradient=Checkpoint(keep=3)).sum().backward()
+    assert network.calls == TIMES + (TIMES - 3)
+
+
+@pytest.mark.parametrize(("step", "gradient"), [(DDIM(), Checkpoint()), (EDICT(), Reversible())], ids=str)
+def test_one_input_only_backward_pass_for_each_graph(step: Step, gradient: Gradient) -> None:
+    """Each rebuilt network call is gone through backwards once, and no frozen weight gets a gradient."""
+    network = TinyNetwork()
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    network.layers[0].register_full_backward_hook(count)
+    x_T = latents().requires_grad_()
+    times = network.schedule.times(TIMES)
+    with _ConvolutionBackward() as masks:
+        sample(conditioned(network), x_T, times, step=step, gradient=gradient).sum().backward()
+    assert passes == step.calls * TIMES
+    assert len(masks.seen) == 2 * passes  # two convolutions in each call
+    assert all(mask == [True, False, False] for mask in masks.seen)
+
+
+class _ConvolutionBackward(torch.utils._python_dispatch.TorchDispatchMode):
+    """Which gradients (input, weight, bias) each convolution's backward pass was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[bool]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        if func is torch.ops.aten.convolution_backward.default:
+            self.seen.append(list(args[-1]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_stored_or_rebuilt_without_need() -> None:
+    network = TinyNetwork()
+    times = network.schedule.times(TIMES)
+    assert not sample(conditioned(network), latents(), times, gradient=Checkpoint()).requires_grad
+    with torch.no_grad():
+        x_0 = sample(conditioned(network), latents().requires_grad_(), times, gradient=Checkpoint())
+    assert not x_0.requires_grad
+
+
+def test_weights_alone() -> None:
+    """x_T needs no gradient: it gets none, and the weights' is right."""
+    network = TinyNetwork()
+    weight = network.weights[0].requires_grad_()
+    times = network.schedule.times(TIMES)
+    found, expected = (
+        torch.autograd.grad(sample(conditioned(network), latents(), times, gradient=way).sum(), weight)[0]
+        for way in (Checkpoint(), Backprop())
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_weights_changed_before_the_backward_pass_are_noticed() -> None:
+    network = TinyNetwork()
+    weight = network.weights[0].requires_grad_()
+    x_0 = sample(conditioned(network), latents(), network.schedule.times(TIMES), gradient=Checkpoint())
+    with torch.no_grad():
+        weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        x_0.sum().backward()
+
+
+def test_a_chain_that_cannot_be_inverted_is_refused() -> None:
+    network = TinyNetwork()
+    with pytest.raises(UserError, match=r"Reversible cannot differentiate DDIM.*use the EDICT step, or Checkpoint"):
+        sample(conditioned(network), latents(), network.schedule.times(TIMES), gradient=Reversible())
+
+
+def test_inputs_are_not_mutated() -> None:
+    network = TinyNetwork()
+    x_T = latents().requires_grad_()
+    before = x_T.detach().clone()
+    sample(
+        conditioned(network), x_T, network.schedule.times(TIMES), step=EDICT(), gradient=Reversible()
+    ).sum().backward()
+    assert torch.equal(x_T, before)
