@@ -85,13 +85,8 @@ class Denoiser(ABC):
     `schedule` says what t means, `output` in which form the chain's network speaks.
     """
 
-    @property
-    @abstractmethod
-    def schedule(self) -> Schedule: ...
-
-    @property
-    @abstractmethod
-    def output(self) -> Output: ...
+    schedule: Schedule
+    output: Output
 
     @abstractmethod
     def __call__(self, x: Tensor, t: float) -> Prediction:
@@ -113,11 +108,11 @@ class Wrapper(Denoiser):
     denoiser: Denoiser
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Schedule:  # type: ignore[override]
         return self.denoiser.schedule
 
     @property
-    def output(self) -> Output:
+    def output(self) -> Output:  # type: ignore[override]
         return self.denoiser.output
 
     @property
@@ -153,11 +148,11 @@ class Conditioned(Denoiser):
     conditioning: Conditioning
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Schedule:  # type: ignore[override]
         return self.network.schedule
 
     @property
-    def output(self) -> Output:
+    def output(self) -> Output:  # type: ignore[override]
         return self.network.output
 
     @property

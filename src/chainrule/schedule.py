@@ -88,8 +88,8 @@ def leading(offset: int) -> Spacing:
     """
 
     def times(training: int, steps: int) -> Tensor:
-        grid = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (training // steps) + offset
-        return grid.clamp(max=training - 1)
+        grid = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (training // steps)
+        return grid + min(offset, training - 1 - grid[0].item())
 
     return times
 

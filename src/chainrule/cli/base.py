@@ -1,0 +1,120 @@
+"""What the commands share: their options, the progress display, and how errors end."""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from chainrule.errors import UserError
+from chainrule.methods import DoodlState
+from chainrule.run import LossSettings, Report, Run, Settings, first_line
+
+console = Console(stderr=True)
+
+Prompt = Annotated[str, typer.Argument(help="What to draw, for example 'a red shape on a white background'.")]
+Model = Annotated[str, typer.Option("-m", "--model", help="'scenes' (bundled), a diffusers folder, or owner/name.")]
+Seeds = Annotated[str, typer.Option("--seed", help="A seed, a list (1,5,9) or a range (0-3).")]
+Steps = Annotated[int, typer.Option(help="Sampling steps.")]
+Negative = Annotated[str, typer.Option("--negative-prompt", help="What the image should not be.")]
+Scale = Annotated[float | None, typer.Option("--guidance-scale", help="Classifier-free guidance; 1 is none.")]
+Dtype = Annotated[str, typer.Option(help="The network's numbers: float32, bfloat16, float16 or float64.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run folder; a new one in runs/ if not named.")]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """The seeds that an option names.
+
+    >>> parse_seeds("3"), parse_seeds("1,5"), parse_seeds("0-3")
+    ((3,), (1, 5), (0, 1, 2, 3))
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not match:
+            raise UserError(f"{text!r} names no seeds: write one (7), a list (1,5,9) or a range (0-3)")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= 2**31:
+            raise UserError(f"{part.strip()!r} is no range of seeds: they rise, and end below 2147483648")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{text!r} names a seed twice: name each once")
+    return tuple(seeds)
+
+
+def parse_loss(text: str, objective: str, classifier: str | None) -> LossSettings:
+    """The loss that `--loss kind=target` names."""
+    kind, _, target = text.partition("=")
+    if kind != "classifier" or not target:
+        raise UserError(f"{text!r} is no loss: write classifier=CLASS, for example classifier=heart")
+    return LossSettings.model_validate(
+        {"kind": kind, "target": target, "model": classifier, "objective": objective}
+    )
+
+
+def new_folder(output: Path | None, prompt: str) -> Path:
+    """The folder that was asked for, or a new one named after the time and the prompt."""
+    slug = "-".join(re.findall(r"[a-z0-9]+", prompt.lower())[:6])
+    return output or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}"
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """One sentence and exit code 2 for what the user can cure; 130 after Ctrl-C; warnings in one line."""
+    warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]warning:[/] {message}")
+    try:
+        yield
+    except UserError as error:
+        console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    except ValidationError as error:
+        console.print(f"[red]error:[/] {first_line(error)}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def execute(run: Run) -> None:
+    """Do a run with progress bars, and say where its pictures are."""
+    total = run.settings.doodl.iterations + 1
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    try:
+        with Progress(*columns, console=console) as progress:
+            outer = progress.add_task("iteration", total=total, note="", visible=False)
+            inner = progress.add_task("", total=run.settings.steps, note="")
+
+            def on_method(method: str) -> None:
+                progress.update(outer, visible=method == "doodl")
+                progress.reset(inner, description=method)
+
+            def on_iteration(state: DoodlState) -> None:
+                now, best = state.history[-1].mean().item(), state.best_losses.mean().item()
+                progress.update(outer, completed=state.iteration, note=f"loss {now:.4f}, best {best:.4f}")
+
+            def on_step(done: int, steps: int) -> None:
+                progress.update(inner, completed=done, total=steps)
+
+            picture = run.execute(Report(on_method, on_iteration, on_step))
+    except KeyboardInterrupt:
+        console.print(f"stopped; the best so far is in {run.folder}, `chainrule resume {run.folder}` goes on")
+        raise typer.Exit(130) from None
+    typer.echo(picture)
+
+
+def settings(**values: Any) -> Settings:
+    """The run's settings; what is out of range is a user's error."""
+    return Settings.model_validate(values)

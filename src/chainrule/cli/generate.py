@@ -1,0 +1,32 @@
+"""`chainrule generate PROMPT`."""
+
+from __future__ import annotations
+
+from chainrule.cli import base
+from chainrule.run import Run
+
+
+def generate(
+    prompt: base.Prompt,
+    model: base.Model = "scenes",
+    seed: base.Seeds = "0-3",
+    steps: base.Steps = 50,
+    negative_prompt: base.Negative = "",
+    guidance_scale: base.Scale = None,
+    dtype: base.Dtype = "float32",
+    device: base.Device = "cpu",
+    output: base.Output = None,
+) -> None:
+    """Draw images of a prompt."""
+    with base.plain_errors():
+        settings = base.settings(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            model=model,
+            guidance_scale=guidance_scale,
+            seeds=base.parse_seeds(seed),
+            steps=steps,
+            dtype=dtype,
+            device=device,
+        )
+        base.execute(Run.new(base.new_folder(output, prompt), settings))

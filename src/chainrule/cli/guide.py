@@ -1,0 +1,66 @@
+"""`chainrule guide PROMPT --loss classifier=heart`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from chainrule.cli import base
+from chainrule.errors import UserError
+from chainrule.methods.presets import PRESETS
+from chainrule.run import Run
+
+
+def guide(
+    prompt: base.Prompt,
+    loss: Annotated[str, typer.Option(help="Towards what: classifier=CLASS (a label or its number).")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="plain, one-step, best-of or doodl; give several for a grid.")
+    ] = None,
+    model: base.Model = "scenes",
+    seed: base.Seeds = "0-3",
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; the preset's if not named.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="DOODL's iterations; the preset's if not named.")] = None,
+    preset: Annotated[str | None, typer.Option(help="faithful (the paper's settings) or tuned (bundled world).")] = None,
+    rate: Annotated[float | None, typer.Option(help="DOODL's learning rate; the preset's if not named.")] = None,
+    crops: Annotated[int | None, typer.Option(help="How many crops DOODL judges; 0 is the whole image.")] = None,
+    one_step_scale: Annotated[float, typer.Option(help="The scale of one-step guidance.")] = 5.0,
+    best_of: Annotated[int, typer.Option(help="How many draws best-of makes.")] = 8,
+    objective: Annotated[str, typer.Option(help="bce (the paper's) or ce.")] = "bce",
+    classifier: Annotated[
+        str | None, typer.Option(help="Any transformers image classifier; the bundled one if not named.")
+    ] = None,
+    negative_prompt: base.Negative = "",
+    guidance_scale: base.Scale = None,
+    dtype: base.Dtype = "float32",
+    device: base.Device = "cpu",
+    output: base.Output = None,
+) -> None:
+    """Draw images of a prompt, guided by a loss."""
+    with base.plain_errors():
+        name = preset or ("tuned" if model == "scenes" else "faithful")
+        if name not in PRESETS:
+            raise UserError(f"there is no preset {name!r}: choose {' or '.join(PRESETS)}")
+        chosen = PRESETS[name].model_dump()
+        changes: dict[str, Any] = {"steps": steps, "iterations": iterations, "crops": crops}
+        chosen |= {key: value for key, value in changes.items() if value is not None}
+        if rate is not None:
+            chosen["optimiser"]["rate"] = rate
+        settings = base.settings(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            model=model,
+            guidance_scale=guidance_scale,
+            seeds=base.parse_seeds(seed),
+            steps=chosen["steps"],
+            methods=method or ["plain", "one-step", "doodl"],
+            loss=base.parse_loss(loss, objective, classifier),
+            one_step_scale=one_step_scale,
+            best_of=best_of,
+            doodl=chosen,
+            dtype=dtype,
+            device=device,
+        )
+        settings.task()  # every mistake is found before the folder is made
+        base.execute(Run.new(base.new_folder(output, prompt), settings))

@@ -1,0 +1,35 @@
+"""`chainrule resume RUN`, `chainrule rerun PICTURE`, `chainrule models`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chainrule.cli import base
+from chainrule.models import installed
+from chainrule.run import Run, origin
+
+
+def resume(run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.")]) -> None:
+    """Go on with a run that was stopped; it ends as if it never had been."""
+    with base.plain_errors():
+        base.execute(Run.open(run))
+
+
+def rerun(
+    picture: Annotated[Path, typer.Argument(help="A picture from a run's images folder.")], output: base.Output = None
+) -> None:
+    """Make a picture again, from the settings that it carries."""
+    with base.plain_errors():
+        settings, method, seed = origin(picture)
+        run = Run.new(base.new_folder(output, settings.prompt), settings.model_copy(update={"methods": (method,)}))
+        base.execute(run)
+        typer.echo(run.folder / "images" / f"{method}-{seed}.png")
+
+
+def models() -> None:
+    """List the checkpoints that can be used without a download."""
+    for name in installed():
+        typer.echo(name)

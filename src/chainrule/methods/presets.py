@@ -1,0 +1,11 @@
+"""Named settings of DOODL."""
+
+from __future__ import annotations
+
+from chainrule.methods.doodl import Adam, Doodl
+
+PRESETS = {
+    "faithful": Doodl(),
+    "tuned": Doodl(iterations=40, steps=20, optimiser=Adam(rate=0.12), mix=None, perturbation=0.0, crops=4),
+}
+"""`faithful` is the paper's for Stable Diffusion; `tuned` was chosen for the bundled world."""

@@ -1,0 +1,6 @@
+"""Numbers to trust: intervals and distances."""
+
+from chainrule.metrics.frechet import frechet_distance
+from chainrule.metrics.intervals import Interval, bootstrap, wilson
+
+__all__ = ["Interval", "bootstrap", "frechet_distance", "wilson"]

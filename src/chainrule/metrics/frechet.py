@@ -1,0 +1,23 @@
+"""The Frechet distance between two sets of features (Heusel et al. 2017, eq. 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from chainrule.errors import UserError
+
+
+def frechet_distance(features: Tensor, reference: Tensor) -> float:
+    """|m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) of two sets (N, D) and (M, D) of features, each of 2 or more.
+
+    Small sets overestimate it: compare only sets of equal size.
+    """
+    if min(len(features), len(reference)) < 2:
+        raise UserError("the Frechet distance needs at least two images in each set")
+    (mean, cov), (other_mean, other_cov) = (
+        (value.double().mean(dim=0), torch.cov(value.double().T)) for value in (features, reference)
+    )
+    # the trace of a matrix square root is the sum of the roots of its eigenvalues
+    cross = torch.linalg.eigvals(cov @ other_cov).sqrt().real.sum()
+    return float((mean - other_mean).square().sum() + cov.trace() + other_cov.trace() - 2 * cross)

@@ -1,0 +1,47 @@
+"""95 % confidence intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Z = 1.959964
+"""The 97.5 % quantile of the standard normal distribution."""
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """A proportion, by Wilson's score interval (1927).
+
+    >>> str(wilson(29, 32))
+    '0.906 [0.758, 0.968]'
+    """
+    if trials < 1:
+        raise ValueError("a proportion needs at least one trial")
+    p, n = successes / trials, trials
+    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def bootstrap(
+    values: Sequence[float], statistic: Callable[[np.ndarray], float] = np.mean, *, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """`statistic` of `values`, by the percentile bootstrap."""
+    array, rng = np.asarray(values, dtype=float), np.random.default_rng(seed)
+    samples = [statistic(array[rng.integers(len(array), size=len(array))]) for _ in range(draws)]
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return Interval(float(statistic(array)), float(low), float(high))

@@ -1,0 +1,72 @@
+"""Pictures of results: images, labelled grids, loss curves. Pillow only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+TILE = 192
+"""The least side of an image in a grid, in pixels; smaller ones are enlarged by a whole factor."""
+
+COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """`image` (3, H, W) in [0, 1] as an RGB picture."""
+    pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(pixels.numpy())
+
+
+def grid(
+    columns: Mapping[str, Tensor], rows: Sequence[str], scores: Mapping[str, Sequence[str]], title: str = ""
+) -> Image.Image:
+    """Images side by side: a column for each method (B, 3, H, W), a row for each image, the score under each."""
+    if not columns:
+        return Image.new("RGB", (TILE, TILE), "white")
+    height, width = next(iter(columns.values())).shape[-2:]
+    factor = max(1, TILE // min(height, width))
+    tile, line, margin, left = (width * factor, height * factor), 22, 10, 80
+    size = (
+        left + len(columns) * (tile[0] + margin),
+        2 * line + 2 * margin + len(rows) * (tile[1] + line + margin),
+    )
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    draw.text((margin, margin), title, "black", font)
+    for column, (name, images) in enumerate(columns.items()):
+        x = left + column * (tile[0] + margin)
+        draw.text((x, margin + line), name, "black", font)
+        for row, image in enumerate(images):
+            y = 2 * line + margin + row * (tile[1] + line + margin)
+            sheet.paste(to_pil(image).resize(tile, Image.Resampling.BICUBIC), (x, y))
+            draw.text((x, y + tile[1] + 3), scores[name][row], "#444444", font)
+            if column == 0:
+                draw.text((margin, y + tile[1] // 2), rows[row], "black", font)
+    return sheet
+
+
+def loss_curve(history: Tensor, seeds: Sequence[int]) -> Image.Image:
+    """The loss (k, B) of each image over the iterations, as a line chart."""
+    width, height, left, right, top, bottom = 720, 420, 70, 110, 20, 50
+    chart = Image.new("RGB", (width, height), "white")
+    draw, font = ImageDraw.Draw(chart), ImageFont.load_default(13)
+    low, high = history.min().item(), history.max().item()
+    high = high if high > low else low + 1.0
+    across, up = (width - left - right) / max(len(history) - 1, 1), (height - top - bottom) / (high - low)
+    for tick in range(5):
+        value = low + (high - low) * tick / 4
+        y = height - bottom - (value - low) * up
+        draw.line([(left, y), (width - right, y)], "#dddddd")
+        draw.text((8, y - 8), f"{value:.3g}", "black", font)
+    draw.text((left, height - 28), "iteration 0", "black", font)
+    draw.text((width - right - 20, height - 28), str(len(history) - 1), "black", font)
+    draw.text((width / 2 - 15, height - 28), "loss", "black", font)
+    for index, seed in enumerate(seeds):
+        colour = COLOURS[index % len(COLOURS)]
+        points = [(left + k * across, height - bottom - (v - low) * up) for k, v in enumerate(history[:, index].tolist())]
+        draw.line(points if len(points) > 1 else points * 2, colour, 2)
+        if index < 20:
+            draw.text((width - right + 12, top + 18 * index), f"seed {seed}", colour, font)
+    return chart

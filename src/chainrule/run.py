@@ -1,0 +1,268 @@
+"""A run and its folder: what was asked, what came of it, and how to go on after a stop.
+
+    settings.json            what was asked, whole: enough to do it again
+    <method>.safetensors     a finished method's latents, noise and losses
+    doodl-state.safetensors  the optimisation, after each iteration
+    history.json             losses and scores
+    images/<method>-<seed>.png, grid.png, loss.png
+
+Every file is written under another name and then renamed, so a stop at any moment leaves whole files, and everything
+random is replayable, so a resumed run ends with the images of a run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import chainrule
+from chainrule.errors import UserError
+from chainrule.gradient.base import OnStep
+from chainrule.loss import Classifier, Loss, load_classifier
+from chainrule.loss.classifier import binary_cross_entropy, cross_entropy
+from chainrule.methods import Doodl, DoodlState, Result, Task, best_of, one_step, plain
+from chainrule.methods import doodl as doodl_method
+from chainrule.models import load
+from chainrule.pictures import grid, loss_curve, to_pil
+
+Method = Literal["plain", "one-step", "best-of", "doodl"]
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class LossSettings(BaseModel):
+    """A loss by name: today a classifier's class; `model` None is the bundled classifier."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["classifier"]
+    target: str
+    model: str | None = None
+    objective: Literal["bce", "ce"] = "bce"
+
+    def build(self, device: str) -> Loss:
+        """The loss itself."""
+        objective = binary_cross_entropy if self.objective == "bce" else cross_entropy
+        return Classifier(load_classifier(self.model, device), self.target, objective)
+
+
+class Settings(BaseModel):
+    """All that decides what a run makes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    negative_prompt: str = ""
+    model: str = "scenes"
+    guidance_scale: float | None = None
+    seeds: tuple[int, ...] = (0,)
+    steps: int = Field(default=50, ge=1)
+    methods: tuple[Method, ...] = ("plain",)
+    loss: LossSettings | None = None
+    one_step_scale: float = 5.0
+    best_of: int = Field(default=8, ge=1)
+    doodl: Doodl = Doodl()
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+
+    def task(self) -> Task:
+        """Load the model and the loss."""
+        if not self.prompt.strip():
+            raise UserError('the prompt is empty: say what to draw, for example "a red shape on a white background"')
+        model = load(self.model, dtype=DTYPES[self.dtype], device=self.device)
+        denoiser = model.denoiser(
+            self.prompt, negative_prompt=self.negative_prompt, guidance_scale=self.guidance_scale
+        )
+        return Task(model, denoiser, self.seeds, self.loss.build(self.device) if self.loss else None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Who is told of a run's progress."""
+
+    on_method: Callable[[str], None] = lambda method: None
+    on_iteration: Callable[[DoodlState], None] = lambda state: None
+    on_step: OnStep = lambda done, total: None
+
+
+class Run:
+    """A run folder."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder, self.settings = folder, settings
+
+    @classmethod
+    def new(cls, folder: Path, settings: Settings) -> Run:
+        """Make the folder and write the settings. Raises UserError if it holds something or cannot be written."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise UserError(f"{folder} is not empty: choose another --output, or `chainrule resume {folder}`")
+            with atomic(folder / "settings.json") as path:
+                path.write_text(settings.model_dump_json(indent=2))
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
+        return cls(folder, settings)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """An existing run. Raises UserError if the folder holds none."""
+        path = folder / "settings.json"
+        try:
+            return cls(folder, Settings.model_validate_json(path.read_text()))
+        except FileNotFoundError:
+            raise UserError(f"{folder} holds no run (no settings.json): name a folder that chainrule wrote") from None
+        except ValidationError as error:
+            raise UserError(f"{path} is not a run of this version of chainrule: {first_line(error)}") from error
+
+    def execute(self, report: Report | None = None) -> Path:
+        """Do what is not yet done, then write the pictures; returns the grid's path.
+
+        If the work is interrupted, the pictures of the best so far are written before the exception goes on.
+        """
+        report = report or Report()
+        task = self.settings.task()
+        try:
+            for method in self.settings.methods:
+                if not self._path(method).exists():
+                    report.on_method(method)
+                    self._save(method, self._do(method, task, report))
+        except (KeyboardInterrupt, UserError):
+            self.write_pictures(task)
+            raise
+        return self.write_pictures(task)
+
+    def _do(self, method: Method, task: Task, report: Report) -> Result:
+        settings, steps = self.settings, self.settings.steps
+        if method == "plain":
+            return plain(task, steps=steps, on_step=report.on_step)
+        if method == "one-step":
+            return one_step(task, scale=settings.one_step_scale, steps=steps, on_step=report.on_step)
+        if method == "best-of":
+            return best_of(task, settings.best_of, steps=steps, on_step=report.on_step)
+        state = self._load_state() or doodl_method.start(task)
+        for state in doodl_method.run(task, settings.doodl, state, report.on_step):
+            self._save_state(state)
+            report.on_iteration(state)
+        return doodl_method.result(task, state)
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def _path(self, method: str) -> Path:
+        return self.folder / f"{method}.safetensors"
+
+    def _save(self, method: str, result: Result) -> None:
+        tensors = {"latents": result.latents, "x_T": result.x_T}
+        if result.losses is not None:
+            tensors["losses"] = result.losses
+        with atomic(self._path(method)) as path:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+    def _save_state(self, state: DoodlState) -> None:
+        with atomic(self._path("doodl-state")) as path:
+            save_file({name: tensor.contiguous().cpu().clone() for name, tensor in state._asdict().items()}, path)
+
+    def _load_state(self) -> DoodlState | None:
+        path = self._path("doodl-state")
+        return DoodlState(**load_file(path, device=self.settings.device)) if path.exists() else None
+
+    def latents(self, method: str) -> Tensor | None:
+        """The latents of a finished method, or of the best so far of an unfinished optimisation; None before that."""
+        if self._path(method).exists():
+            return load_file(self._path(method), device=self.settings.device)["latents"]
+        state = self._load_state() if method == "doodl" else None
+        return None if state is None else state.best_latents
+
+    @torch.no_grad()
+    def write_pictures(self, task: Task) -> Path:
+        """Write the images, the grid, the loss curve and the history of what there is so far."""
+        settings = self.settings
+        images = {m: task.model.decode(z) for m in settings.methods if (z := self.latents(m)) is not None}
+        scores = {method: self._scores(batch) for method, batch in images.items()}
+        (self.folder / "images").mkdir(exist_ok=True)
+        for method, batch in images.items():
+            for seed, image in zip(settings.seeds, batch, strict=True):
+                with atomic(self.folder / "images" / f"{method}-{seed}.png") as path:
+                    save_picture(to_pil(image), path, settings, method, seed)
+        history: dict[str, object] = {"seeds": settings.seeds, "scores": scores}
+        state = self._load_state()
+        if state is not None:
+            history["doodl"] = state.history.tolist()
+            with atomic(self.folder / "loss.png") as path:
+                loss_curve(state.history.cpu(), settings.seeds).save(path)
+        with atomic(self.folder / "history.json") as path:
+            path.write_text(json.dumps(history, indent=1))
+        with atomic(self.folder / "grid.png") as path:
+            rows = [f"seed {seed}" for seed in settings.seeds]
+            grid(images, rows, scores, title=self._title()).save(path)
+        return self.folder / "grid.png"
+
+    def _scores(self, images: Tensor) -> list[str]:
+        """What stands under each image: on the bundled world, how sure the independent judge is of the wanted class."""
+        loss = self.settings.loss
+        if loss is None:
+            return [""] * len(images)
+        if self.settings.model == "scenes" and loss.model is None:
+            from chainrule.scenes.judge import load_judge, probabilities
+
+            judge = load_judge()
+            values = probabilities(judge, images.cpu())[:, judge.index(loss.target)]
+            return [f"judge: {value:.0%} {loss.target}" for value in values.tolist()]
+        values = loss.build(self.settings.device)(images)
+        return [f"loss {value:.3f}" for value in values.tolist()]
+
+    def _title(self) -> str:
+        loss = self.settings.loss
+        return self.settings.prompt + (f"   ->   {loss.target}" if loss else "")
+
+
+def save_picture(image: Image.Image, path: Path, settings: Settings, method: str, seed: int) -> None:
+    """Write a PNG that carries its settings."""
+    info = PngImagePlugin.PngInfo()
+    origin = {"version": chainrule.__version__, "method": method, "seed": seed, "settings": settings.model_dump()}
+    info.add_itxt("chainrule", json.dumps(origin))
+    image.save(path, format="PNG", pnginfo=info)
+
+
+def origin(picture: Path) -> tuple[Settings, Method, int]:
+    """(settings, method, seed) that a picture carries. Raises UserError if it is missing or carries none."""
+    try:
+        with Image.open(picture) as image:
+            text = getattr(image, "text", {}).get("chainrule")
+    except FileNotFoundError:
+        raise UserError(f"there is no file {picture}: name a picture that chainrule wrote") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{picture} is not an image: name a picture that chainrule wrote") from error
+    if text is None:
+        raise UserError(f"{picture} carries no settings: name a picture that chainrule wrote, from a run's images folder")
+    found = json.loads(text)
+    return Settings.model_validate(found["settings"]), found["method"], found["seed"]
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` only when all is written."""
+    partial = path.with_name(f".{path.name}.part")
+    yield partial
+    os.replace(partial, path)
+
+
+def first_line(error: ValidationError) -> str:
+    """The first problem of a failed validation in one line: where, and what."""
+    problem = error.errors()[0]
+    return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import scaled_linear
+
+from chainrule import UserError
+from chainrule.denoiser import Epsilon, Output, Velocity
+from chainrule.schedule import END, leading, linspace, trailing
+
+
+@pytest.mark.parametrize("steps", [1, 7, 50, 333, 1000])
+@pytest.mark.parametrize("spacing", [leading(1), leading(0), trailing, linspace], ids=["leading1", "leading", "trailing", "linspace"])
+def test_times_fall_from_noise_to_the_end(spacing, steps: int) -> None:
+    times = scaled_linear(spacing).times(steps)
+    assert len(times) == steps + 1
+    assert times[-1] == END
+    assert (times.diff() < 0).all()
+    assert 0 <= times[-2] <= times[0] <= 999
+
+
+@pytest.mark.parametrize("steps", [0, -3, 1001])
+def test_impossible_step_counts_are_refused(steps: int) -> None:
+    with pytest.raises(UserError, match="choose between 1 and 1000"):
+        scaled_linear().times(steps)
+
+
+def test_variance_is_preserved_between_timesteps_too() -> None:
+    schedule = scaled_linear()
+    for t in (0.0, 10.5, 998.25, 999.0, END):
+        torch.testing.assert_close(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.tensor(1.0, dtype=torch.float64))
+    assert schedule.alpha(10.0) > schedule.alpha(10.5) > schedule.alpha(11.0)
+
+
+@pytest.mark.parametrize("output", [Epsilon(), Velocity()], ids=["epsilon", "velocity"])
+def test_output_forms_agree(output: Output) -> None:
+    """Whatever the network predicts: x_t = alpha x0 + sigma eps, F comes back, and x_s = a x_t + b F is DDIM."""
+    schedule, (t, s) = scaled_linear(), (601.0, 401.0)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    x, f = torch.randn(2, 3, 2, 2, 2, dtype=torch.float64).unbind(0)
+    prediction = output.prediction(x, f, alpha, sigma)
+    torch.testing.assert_close(alpha * prediction.x0 + sigma * prediction.eps, x)
+    torch.testing.assert_close(output.raw(prediction, alpha, sigma), f)
+    a, b = output.coefficients(schedule, t, s)
+    torch.testing.assert_close(a * x + b * f, schedule.alpha(s) * prediction.x0 + schedule.sigma(s) * prediction.eps)
+
+
+def test_velocity_does_not_divide_by_a_vanishing_alpha() -> None:
+    """A chain that starts at zero signal: finite coefficients, finite prediction."""
+    schedule = scaled_linear(trailing)
+    schedule.alpha_bar[-1] = 0.0
+    a, b = Velocity().coefficients(schedule, 999.0, 899.0)
+    x, f = torch.randn(2, 1, 1, 2, 2, dtype=torch.float64).unbind(0)
+    prediction = Velocity().prediction(x, f, schedule.alpha(999.0), schedule.sigma(999.0))
+    assert all(torch.isfinite(value).all() for value in (a, b, *prediction))
