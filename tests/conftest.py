@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from chainrule.denoiser import Conditioned, Conditioning, Denoiser, Epsilon, Network, Output, Prediction, Velocity
+from chainrule.models import Codec, Model, Text
 from chainrule.schedule import Schedule, VariancePreserving, leading
 
+STABLE_DIFFUSION = leading(1)
 
-def scaled_linear(spacing=leading(1), final: float | None = None) -> VariancePreserving:
+
+def scaled_linear(spacing=STABLE_DIFFUSION, final: float | None = None) -> VariancePreserving:
     """Stable Diffusion's schedule."""
     alpha_bar = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
     return VariancePreserving(alpha_bar, alpha_bar[0].item() if final is None else final, spacing)
@@ -86,3 +90,28 @@ def conditioned(network: Network, batch: int = 2, *, seed: int = 1) -> Condition
 
 def latents(batch: int = 2, *, seed: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(batch, 2, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+class TinyCodec(Codec):
+    """A smooth map from latents (2, 4, 4) to images (3, 8, 8)."""
+
+    latent_shape = (2, 4, 4)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        images = torch.cat([latents, latents.sum(dim=1, keepdim=True)], dim=1)
+        return torch.sigmoid(nn.functional.interpolate(images, scale_factor=2.0))
+
+    def encode(self, images: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(torch.logit(images[:, :2], 1e-4), 2)
+
+
+class TinyText(Text):
+    """A prompt's conditioning is drawn from its length."""
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        return (torch.stack([torch.randn(3, generator=torch.Generator().manual_seed(len(p))) for p in prompts]),)
+
+
+def tiny_model() -> Model:
+    network = TinyNetwork(dtype=torch.float32)
+    return Model("tiny", network, TinyCodec(), TinyText(), 2.0, torch.device("cpu"))

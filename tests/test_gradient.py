@@ -1,10 +1,9 @@
-"""Every exact gradient equals the others and finite differences; calls are counted; nothing frozen is differentiated."""
+"""Every exact gradient equals the others and finite differences; calls are counted; frozen weights get none."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TinyNetwork, conditioned, latents
 from torch import Tensor
 
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, UserError, invert, sample, sample_state
@@ -12,6 +11,7 @@ from chainrule.denoiser import Conditioned
 from chainrule.gradient import Gradient
 from chainrule.guide import ClassifierFree
 from chainrule.step import Step
+from conftest import TinyNetwork, conditioned, latents
 
 TIMES = 5
 pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")  # 5 steps are few
@@ -161,7 +161,7 @@ class _ConvolutionBackward(torch.utils._python_dispatch.TorchDispatchMode):
         super().__init__()
         self.seen: list[list[bool]] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.convolution_backward.default:
             self.seen.append(list(args[-1]))
         return func(*args, **(kwargs or {}))

@@ -37,7 +37,9 @@ def tiny_pipeline(scheduler) -> StableDiffusionPipeline:
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULERS = {
     "sd1": PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False),
-    "sd2": DDIMScheduler(**BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+    "sd2": DDIMScheduler(
+        **BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+    ),
     "zero": DDIMScheduler(
         **BETAS, prediction_type="v_prediction", clip_sample=False, rescale_betas_zero_snr=True,
         timestep_spacing="trailing",

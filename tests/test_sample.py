@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TinyNetwork, conditioned, latents
 
 from chainrule import DDIM, EDICT, Noise, UserError, sample
 from chainrule.denoiser import Conditioned, Denoiser
 from chainrule.guide import ClassifierFree, OneStep
 from chainrule.loss import Call
+from conftest import TinyNetwork, conditioned, latents
 
 
 @pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
@@ -41,7 +41,9 @@ def test_classifier_free_guidance_is_the_formula_in_one_call() -> None:
 
 
 def one_step(denoiser: Denoiser, scale: float = 3.0) -> OneStep:
-    return OneStep(denoiser, lambda latent: latent.tanh(), Call(lambda images: images.square().mean(dim=(1, 2, 3))), scale)
+    return OneStep(
+        denoiser, lambda latent: latent.tanh(), Call(lambda images: images.square().mean(dim=(1, 2, 3))), scale
+    )
 
 
 def test_one_step_guidance_is_the_formula() -> None:

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import scaled_linear
 
 from chainrule import UserError
 from chainrule.denoiser import Epsilon, Output, Velocity
 from chainrule.schedule import END, leading, linspace, trailing
+from conftest import scaled_linear
 
 
 @pytest.mark.parametrize("steps", [1, 7, 50, 333, 1000])
-@pytest.mark.parametrize("spacing", [leading(1), leading(0), trailing, linspace], ids=["leading1", "leading", "trailing", "linspace"])
+@pytest.mark.parametrize(
+    "spacing", [leading(1), leading(0), trailing, linspace], ids=["leading1", "leading", "trailing", "linspace"]
+)
 def test_times_fall_from_noise_to_the_end(spacing, steps: int) -> None:
     times = scaled_linear(spacing).times(steps)
     assert len(times) == steps + 1
@@ -28,7 +30,9 @@ def test_impossible_step_counts_are_refused(steps: int) -> None:
 def test_variance_is_preserved_between_timesteps_too() -> None:
     schedule = scaled_linear()
     for t in (0.0, 10.5, 998.25, 999.0, END):
-        torch.testing.assert_close(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.tensor(1.0, dtype=torch.float64))
+        torch.testing.assert_close(
+            schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.tensor(1.0, dtype=torch.float64)
+        )
     assert schedule.alpha(10.0) > schedule.alpha(10.5) > schedule.alpha(11.0)
 
 

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from conftest import Gaussian, TinyNetwork, conditioned, latents, scaled_linear
 from diffusers import DDIMScheduler
 
 from chainrule import DDIM, EDICT, UserError, invert, sample, sample_state
 from chainrule.denoiser import Epsilon, Velocity
 from chainrule.step import Step
 from chainrule.step.edict import DriftWarning
+from conftest import Gaussian, TinyNetwork, conditioned, latents, scaled_linear
 
 STEPS = [DDIM(), EDICT(), EDICT(alternate=False)]
 

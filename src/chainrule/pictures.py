@@ -65,7 +65,9 @@ def loss_curve(history: Tensor, seeds: Sequence[int]) -> Image.Image:
     draw.text((width / 2 - 15, height - 28), "loss", "black", font)
     for index, seed in enumerate(seeds):
         colour = COLOURS[index % len(COLOURS)]
-        points = [(left + k * across, height - bottom - (v - low) * up) for k, v in enumerate(history[:, index].tolist())]
+        points = [
+            (left + k * across, height - bottom - (v - low) * up) for k, v in enumerate(history[:, index].tolist())
+        ]
         draw.line(points if len(points) > 1 else points * 2, colour, 2)
         if index < 20:
             draw.text((width - right + 12, top + 18 * index), f"seed {seed}", colour, font)

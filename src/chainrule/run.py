@@ -32,7 +32,7 @@ from chainrule.gradient.base import OnStep
 from chainrule.loss import Classifier, Loss, load_classifier
 from chainrule.loss.classifier import binary_cross_entropy, cross_entropy
 from chainrule.methods import Doodl, DoodlState, Result, Task, best_of, one_step, plain
-from chainrule.methods import doodl as doodl_method
+from chainrule.methods.doodl import result, run, start
 from chainrule.models import load
 from chainrule.pictures import grid, loss_curve, to_pil
 
@@ -85,9 +85,8 @@ class Settings(BaseModel):
         if not self.prompt.strip():
             raise UserError('the prompt is empty: say what to draw, for example "a red shape on a white background"')
         model = load(self.model, dtype=DTYPES[self.dtype], device=self.device)
-        denoiser = model.denoiser(
-            self.prompt, negative_prompt=self.negative_prompt, guidance_scale=self.guidance_scale
-        )
+        model.schedule.times(self.steps)  # an impossible number of steps is said now
+        denoiser = model.denoiser(self.prompt, negative_prompt=self.negative_prompt, guidance_scale=self.guidance_scale)
         return Task(model, denoiser, self.seeds, self.loss.build(self.device) if self.loss else None)
 
 
@@ -130,13 +129,12 @@ class Run:
         except ValidationError as error:
             raise UserError(f"{path} is not a run of this version of chainrule: {first_line(error)}") from error
 
-    def execute(self, report: Report | None = None) -> Path:
-        """Do what is not yet done, then write the pictures; returns the grid's path.
+    def execute(self, task: Task, report: Report | None = None) -> Path:
+        """Do what is not yet done of `task` (the settings'), then write the pictures; returns the grid's path.
 
         If the work is interrupted, the pictures of the best so far are written before the exception goes on.
         """
         report = report or Report()
-        task = self.settings.task()
         try:
             for method in self.settings.methods:
                 if not self._path(method).exists():
@@ -155,11 +153,12 @@ class Run:
             return one_step(task, scale=settings.one_step_scale, steps=steps, on_step=report.on_step)
         if method == "best-of":
             return best_of(task, settings.best_of, steps=steps, on_step=report.on_step)
-        state = self._load_state() or doodl_method.start(task)
-        for state in doodl_method.run(task, settings.doodl, state, report.on_step):
+        last = self._load_state() or start(task)
+        for state in run(task, settings.doodl, last, report.on_step):
+            last = state
             self._save_state(state)
             report.on_iteration(state)
-        return doodl_method.result(task, state)
+        return result(task, last)
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -192,8 +191,11 @@ class Run:
     def write_pictures(self, task: Task) -> Path:
         """Write the images, the grid, the loss curve and the history of what there is so far."""
         settings = self.settings
-        images = {m: task.model.decode(z) for m in settings.methods if (z := self.latents(m)) is not None}
-        scores = {method: self._scores(batch) for method, batch in images.items()}
+        images: dict[str, Tensor] = {
+            m: task.model.decode(z) for m in settings.methods if (z := self.latents(m)) is not None
+        }
+        score = self._scorer(task)
+        scores = {method: score(batch) for method, batch in images.items()}
         (self.folder / "images").mkdir(exist_ok=True)
         for method, batch in images.items():
             for seed, image in zip(settings.seeds, batch, strict=True):
@@ -212,19 +214,18 @@ class Run:
             grid(images, rows, scores, title=self._title()).save(path)
         return self.folder / "grid.png"
 
-    def _scores(self, images: Tensor) -> list[str]:
+    def _scorer(self, task: Task) -> Callable[[Tensor], list[str]]:
         """What stands under each image: on the bundled world, how sure the independent judge is of the wanted class."""
-        loss = self.settings.loss
-        if loss is None:
-            return [""] * len(images)
-        if self.settings.model == "scenes" and loss.model is None:
+        loss, settings = task.loss, self.settings.loss
+        if loss is None or settings is None:
+            return lambda images: [""] * len(images)
+        if self.settings.model == "scenes" and settings.model is None:
             from chainrule.scenes.judge import load_judge, probabilities
 
-            judge = load_judge()
-            values = probabilities(judge, images.cpu())[:, judge.index(loss.target)]
-            return [f"judge: {value:.0%} {loss.target}" for value in values.tolist()]
-        values = loss.build(self.settings.device)(images)
-        return [f"loss {value:.3f}" for value in values.tolist()]
+            judge, target = load_judge(), settings.target
+            column = judge.index(target)
+            return lambda images: [f"judge: {p:.0%} {target}" for p in probabilities(judge, images.cpu())[:, column]]
+        return lambda images: [f"loss {value:.3f}" for value in loss(images).tolist()]
 
     def _title(self) -> str:
         loss = self.settings.loss
@@ -249,7 +250,9 @@ def origin(picture: Path) -> tuple[Settings, Method, int]:
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"{picture} is not an image: name a picture that chainrule wrote") from error
     if text is None:
-        raise UserError(f"{picture} carries no settings: name a picture that chainrule wrote, from a run's images folder")
+        raise UserError(
+            f"{picture} carries no settings: name a picture that chainrule wrote, from a run's images folder"
+        )
     found = json.loads(text)
     return Settings.model_validate(found["settings"]), found["method"], found["seed"]
 
@@ -257,7 +260,7 @@ def origin(picture: Path) -> tuple[Settings, Method, int]:
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` only when all is written."""
-    partial = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".part-{path.name}")
     yield partial
     os.replace(partial, path)
 
@@ -265,4 +268,5 @@ def atomic(path: Path) -> Iterator[Path]:
 def first_line(error: ValidationError) -> str:
     """The first problem of a failed validation in one line: where, and what."""
     problem = error.errors()[0]
-    return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where} cannot be {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

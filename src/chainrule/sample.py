@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ _DDIM, _BACKPROP = DDIM(), Backprop()
 
 def sample(
     denoiser: Denoiser,
-    x_T: Tensor,  # noqa: N803 - the field's name
+    x_T: Tensor,
     times: Tensor,
     *,
     step: Step = _DDIM,
@@ -68,8 +70,10 @@ def sample_state(
 
 def _chain(denoiser: Denoiser, times: Tensor, step: Step, *, backwards: bool, on_step: OnStep | None) -> Chain:
     visited = tuple(times.tolist())
-    if len(visited) < 2 or any(s >= t for t, s in zip(visited, visited[1:], strict=False)):
-        raise UserError("a chain needs at least two times, falling from noise to image; `schedule.times(50)` makes them")
+    if len(visited) < 2 or any(s >= t for t, s in pairwise(visited)):
+        raise UserError(
+            "a chain needs at least two times, falling from noise to image; `schedule.times(50)` makes them"
+        )
     return Chain(denoiser, visited, step, backwards, on_step)
 
 

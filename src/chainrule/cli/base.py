@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chainrule.errors import UserError
-from chainrule.methods import DoodlState
+from chainrule.methods import DoodlState, Task
 from chainrule.run import LossSettings, Report, Run, Settings, first_line
 
 console = Console(stderr=True)
@@ -57,9 +57,7 @@ def parse_loss(text: str, objective: str, classifier: str | None) -> LossSetting
     kind, _, target = text.partition("=")
     if kind != "classifier" or not target:
         raise UserError(f"{text!r} is no loss: write classifier=CLASS, for example classifier=heart")
-    return LossSettings.model_validate(
-        {"kind": kind, "target": target, "model": classifier, "objective": objective}
-    )
+    return LossSettings.model_validate({"kind": kind, "target": target, "model": classifier, "objective": objective})
 
 
 def new_folder(output: Path | None, prompt: str) -> Path:
@@ -68,10 +66,21 @@ def new_folder(output: Path | None, prompt: str) -> Path:
     return output or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}"
 
 
+def quiet() -> None:
+    """Keep the libraries below from talking over the progress bars."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """One sentence and exit code 2 for what the user can cure; 130 after Ctrl-C; warnings in one line."""
-    warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]warning:[/] {message}")
+    warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]warning:[/] {message}", highlight=False)
+    quiet()
     try:
         yield
     except UserError as error:
@@ -82,7 +91,15 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def execute(run: Run) -> None:
+def begin(settings: Settings, output: Path | None) -> Run:
+    """Do a new run. The model and the loss are loaded first: a mistake leaves no folder behind."""
+    task = settings.task()
+    run = Run.new(new_folder(output, settings.prompt), settings)
+    execute(run, task)
+    return run
+
+
+def execute(run: Run, task: Task) -> None:
     """Do a run with progress bars, and say where its pictures are."""
     total = run.settings.doodl.iterations + 1
     columns: tuple[Any, ...] = (
@@ -108,7 +125,7 @@ def execute(run: Run) -> None:
             def on_step(done: int, steps: int) -> None:
                 progress.update(inner, completed=done, total=steps)
 
-            picture = run.execute(Report(on_method, on_iteration, on_step))
+            picture = run.execute(task, Report(on_method, on_iteration, on_step))
     except KeyboardInterrupt:
         console.print(f"stopped; the best so far is in {run.folder}, `chainrule resume {run.folder}` goes on")
         raise typer.Exit(130) from None

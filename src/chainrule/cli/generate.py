@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from chainrule.cli import base
-from chainrule.run import Run
 
 
 def generate(
@@ -29,4 +28,4 @@ def generate(
             dtype=dtype,
             device=device,
         )
-        base.execute(Run.new(base.new_folder(output, prompt), settings))
+        base.begin(settings, output)

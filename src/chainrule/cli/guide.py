@@ -9,7 +9,6 @@ import typer
 from chainrule.cli import base
 from chainrule.errors import UserError
 from chainrule.methods.presets import PRESETS
-from chainrule.run import Run
 
 
 def guide(
@@ -22,7 +21,9 @@ def guide(
     seed: base.Seeds = "0-3",
     steps: Annotated[int | None, typer.Option(help="Sampling steps; the preset's if not named.")] = None,
     iterations: Annotated[int | None, typer.Option(help="DOODL's iterations; the preset's if not named.")] = None,
-    preset: Annotated[str | None, typer.Option(help="faithful (the paper's settings) or tuned (bundled world).")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="faithful (the paper's settings) or tuned (bundled world).")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="DOODL's learning rate; the preset's if not named.")] = None,
     crops: Annotated[int | None, typer.Option(help="How many crops DOODL judges; 0 is the whole image.")] = None,
     one_step_scale: Annotated[float, typer.Option(help="The scale of one-step guidance.")] = 5.0,
@@ -62,5 +63,4 @@ def guide(
             dtype=dtype,
             device=device,
         )
-        settings.task()  # every mistake is found before the folder is made
-        base.execute(Run.new(base.new_folder(output, prompt), settings))
+        base.begin(settings, output)

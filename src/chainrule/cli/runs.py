@@ -15,7 +15,8 @@ from chainrule.run import Run, origin
 def resume(run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.")]) -> None:
     """Go on with a run that was stopped; it ends as if it never had been."""
     with base.plain_errors():
-        base.execute(Run.open(run))
+        stopped = Run.open(run)
+        base.execute(stopped, stopped.settings.task())
 
 
 def rerun(
@@ -24,8 +25,7 @@ def rerun(
     """Make a picture again, from the settings that it carries."""
     with base.plain_errors():
         settings, method, seed = origin(picture)
-        run = Run.new(base.new_folder(output, settings.prompt), settings.model_copy(update={"methods": (method,)}))
-        base.execute(run)
+        run = base.begin(settings.model_copy(update={"methods": (method,)}), output)
         typer.echo(run.folder / "images" / f"{method}-{seed}.png")
 
 

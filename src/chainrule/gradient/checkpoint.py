@@ -6,7 +6,6 @@ latent is thousands of times smaller than the graph of the step that made it.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from chainrule.errors import UserError

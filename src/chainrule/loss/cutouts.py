@@ -16,20 +16,24 @@ from chainrule.errors import UserError
 from chainrule.loss.base import Loss
 from chainrule.noise import Noise
 
+ANY_NOISE = Noise((0,))
+"""The crops of a loss that nobody replays."""
+
 
 @dataclass(frozen=True)
 class Cutouts(Loss):
     """`loss` averaged over `count` crops, each scaled back to the image's own size.
 
-    The paper: 16 crops, `cut_power` 0.3, and crops of at least 224 of 512 pixels (`smallest`). Which crops is decided by
-    `draw` of `noise`, whose seeds belong to the images in turn (a single seed to all of them): the same draw gives the same crops.
+    The paper: 16 crops, `cut_power` 0.3, and crops of at least 224 of 512 pixels (`smallest`). Which crops is decided
+    by `draw` of `noise`, whose seeds belong to the images in turn (a single seed to all of them): the same draw gives
+    the same crops.
     """
 
     loss: Loss
     count: int = 16
     cut_power: float = 0.3
     smallest: float = 224 / 512
-    noise: Noise = Noise((0,))
+    noise: Noise = ANY_NOISE
     draw: int = 0
 
     def __post_init__(self) -> None:

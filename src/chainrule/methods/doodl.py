@@ -177,13 +177,13 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
 
 
 def finished(settings: Doodl, state: DoodlState) -> bool:
-    """Whether all iterations are done (the noise after the last update is judged too), or every image is good enough."""
+    """Whether all iterations are done (the last update's noise is judged too), or every image is good enough."""
     enough = settings.target is not None and bool((state.best_losses <= settings.target).all())
     return state.iteration > settings.iterations or enough
 
 
 def run(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> Iterator[DoodlState]:
-    """The states after each iteration, until it is finished. Stop whenever you like: each holds the best so far."""
+    """The states after each iteration, until all are done. Stop whenever you like: each holds the best so far."""
     while not finished(settings, state):
         state = advance(task, settings, state, on_step)
         yield state
@@ -199,15 +199,16 @@ def doodl(
 ) -> Result:
     """The best images that DOODL finds for the task's seeds.
 
-    Starts at the seeds' noise, or at `x_T` (B, C, h, w): the inversion of a photo, say. `on_iteration` is told the state
-    after each iteration. Raises UserError if the loss or the gradient stops being finite.
+    Starts at the seeds' noise, or at `x_T` (B, C, h, w): the inversion of a photo, say. `on_iteration` is told the
+    state after each iteration. Raises UserError if the loss or the gradient stops being finite.
     """
     settings = settings or Doodl()
-    state = start(task, x_T)
-    for state in run(task, settings, state, on_step):
+    last = start(task, x_T)
+    for state in run(task, settings, last, on_step):
+        last = state
         if on_iteration:
             on_iteration(state)
-    return result(task, state)
+    return result(task, last)
 
 
 @torch.no_grad()
@@ -224,6 +225,6 @@ def _check(losses: Tensor, k: int, seeds: tuple[int, ...]) -> None:
     if not torch.isfinite(losses).all():
         which = [seed for seed, fine in zip(seeds, torch.isfinite(losses).tolist(), strict=True) if not fine]
         raise UserError(
-            f"the loss is {losses[~torch.isfinite(losses)][0].item()} in iteration {k} (seed {which[0]}): lower the rate, "
-            "or use float32; the best so far is kept"
+            f"the loss is {losses[~torch.isfinite(losses)][0].item()} in iteration {k} (seed {which[0]}): lower the "
+            "rate, or use float32; the best so far is kept"
         )

@@ -36,6 +36,7 @@ def load(
     """
     import diffusers
 
+    _check_device(device)
     source = bundled.PIPELINE if name in (None, BUNDLED) else Path(name).expanduser()  # type: ignore[arg-type]
     config = _config(source)
     family = config.get("_class_name", "nothing")
@@ -43,7 +44,7 @@ def load(
         raise UserError(f"{name} is a {family}, which is not supported yet: {', '.join(FAMILIES)} is")
     try:
         pipeline = getattr(diffusers, family).from_pretrained(
-            str(source), torch_dtype=dtype, safety_checker=None, variant=variant, local_files_only=source.is_dir()
+            str(source), dtype=dtype, safety_checker=None, variant=variant, local_files_only=source.is_dir()
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
@@ -65,11 +66,20 @@ def installed() -> list[str]:
     return [BUNDLED, *sorted(cached)]
 
 
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"the device {str(device)!r} cannot be used here: choose another, for example cpu") from error
+
+
 def _config(source: Path) -> dict[str, Any]:
     """The pipeline's index. A path that is no folder is only then asked of the hub when it looks like a name there."""
     if source.is_dir():
         if not (source / "model_index.json").is_file():
-            raise UserError(f"{source} holds no diffusers pipeline (no model_index.json): name the pipeline's own folder")
+            raise UserError(
+                f"{source} holds no diffusers pipeline (no model_index.json): name the pipeline's own folder"
+            )
         return json.loads((source / "model_index.json").read_text())  # type: ignore[no-any-return]
     if source.is_absolute() or str(source).startswith(".") or len(source.parts) != 2:
         raise UserError(

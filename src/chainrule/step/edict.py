@@ -80,8 +80,8 @@ class EDICT(Step):
         drift = ((x - y).norm(dim=1) / x.norm(dim=1)).max().item()
         if drift > self.tolerance:
             warnings.warn(
-                f"the two latents of the EDICT chain have drifted apart (|x - y| / |x| = {drift:.2f}): take more steps, "
-                f"a lower guidance scale or a lower mix than {self.mix}",
+                f"the two latents of the EDICT chain have drifted apart (|x - y| / |x| = {drift:.2f}): take more "
+                f"steps, a lower guidance scale or a lower mix than {self.mix}",
                 DriftWarning,
                 stacklevel=2,
             )

@@ -1,0 +1,1 @@
+"""How the bundled world is trained: `python -m chainrule.scenes.train`."""

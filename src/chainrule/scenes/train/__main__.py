@@ -22,6 +22,7 @@ PARTS = {
 
 
 def main() -> None:
+    """Parse the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m chainrule.scenes.train", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; all, in order, if none")
     parser.add_argument("--device", default="cpu")

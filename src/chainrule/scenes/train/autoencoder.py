@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from chainrule.scenes.train.base import Settings, autocast, fit, half, pictures
+from chainrule.scenes.train.base import Settings, autocast, fit, pictures, save_half
 
 STEPS = 2_800
 BATCH = 32
@@ -48,9 +48,12 @@ def train(settings: Settings) -> None:
 
     fit("autoencoder", model, loss, settings, steps=STEPS, rate=1.5e-3, ema=0.995)
     with torch.no_grad():
-        means = [model.encode(data.batch(np.arange(i, i + 100), settings.device)).latent_dist.mean for i in range(0, 4000, 100)]
+        means = [
+            model.encode(data.batch(np.arange(i, i + 100), settings.device)).latent_dist.mean
+            for i in range(0, 4000, 100)
+        ]
         whiten(model, torch.cat(means))
-    half(model).to(memory_format=torch.contiguous_format).half().save_pretrained(settings.weights / "pipeline" / "vae")
+    save_half(model, settings.weights / "pipeline" / "vae")
 
 
 def whiten(model: AutoencoderKL, z: Tensor) -> None:

@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +97,9 @@ def fit(
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         average, start = state["average"], state["step"]
-    print(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights, step {start} of {steps}", flush=True)
+    print(
+        f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights, step {start} of {steps}", flush=True
+    )
     began = saved = time.time()
     smooth: float | None = None
     model.train()
@@ -119,7 +123,12 @@ def fit(
             print(f"{name}: step {step + 1} loss {smooth:.4f}, {left / 60:.1f} min left", flush=True)
         if time.time() - saved > 60 or step + 1 == steps:
             saved = time.time()
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step + 1}
+            state = {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average,
+                "step": step + 1,
+            }
             partial = state_path.with_suffix(".part")
             torch.save(state, partial)
             os.replace(partial, state_path)
@@ -127,9 +136,12 @@ def fit(
     return model.eval().requires_grad_(False)
 
 
-def half(model: nn.Module) -> nn.Module:
-    """`model` in the precision that is committed (float16) and back, so that what is measured is what is shipped."""
-    return model.half().float()
+def save_half(model: Any, folder: Path) -> None:
+    """Write a diffusers or transformers model in float16, the precision that is committed."""
+    copy = deepcopy(model).to("cpu").half()
+    for value in copy.parameters():
+        value.data = value.data.contiguous()
+    copy.save_pretrained(folder)
 
 
 def autocast(settings: Settings) -> torch.autocast:

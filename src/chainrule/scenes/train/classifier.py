@@ -16,7 +16,16 @@ from transformers import (
 )
 
 from chainrule.scenes.base import SHAPES, SIDE, sample_scene
-from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, augment, autocast, fit, half, pictures, reconstructions
+from chainrule.scenes.train.base import (
+    TRAIN_SEEDS,
+    Settings,
+    augment,
+    autocast,
+    fit,
+    pictures,
+    reconstructions,
+    save_half,
+)
 
 BATCH = 96
 LABELS = {
@@ -76,7 +85,7 @@ def train_judge(settings: Settings) -> None:
 
 
 def _save(model: PreTrainedModel, settings: Settings, name: str) -> None:
-    half(model).half().save_pretrained(settings.weights / name)
+    save_half(model, settings.weights / name)
     size = {"height": SIDE, "width": SIDE}
     half_range = [0.5, 0.5, 0.5]
     processor = CLIPImageProcessor(size=size, crop_size=size, image_mean=half_range, image_std=half_range)

@@ -20,7 +20,16 @@ from transformers import (
 )
 
 from chainrule.scenes.base import BACKGROUNDS, COLOURS, NAMED_SHAPES, RELATIONS, SIDE, SIZE_WORDS, sample_scene
-from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, augment, autocast, fit, half, pictures, reconstructions
+from chainrule.scenes.train.base import (
+    TRAIN_SEEDS,
+    Settings,
+    augment,
+    autocast,
+    fit,
+    pictures,
+    reconstructions,
+    save_half,
+)
 
 BATCH = 128
 MAX_TOKENS = 24
@@ -29,7 +38,14 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 def new_tokenizer() -> CLIPTokenizer:
     """A byte-level BPE in which every word of the captions is one token and anything else falls into its bytes."""
-    phrases = [*NAMED_SHAPES, *COLOURS, *BACKGROUNDS, *RELATIONS, *SIZE_WORDS, "a an on and the with shape background of"]
+    phrases = [
+        *NAMED_SHAPES,
+        *COLOURS,
+        *BACKGROUNDS,
+        *RELATIONS,
+        *SIZE_WORDS,
+        "a an on and the with shape background of",
+    ]
     words = sorted({word for phrase in phrases for word in phrase.split()})
     trainer = trainers.BpeTrainer(vocab_size=10_000, min_frequency=0, end_of_word_suffix="</w>", show_progress=False)
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -125,8 +141,7 @@ def train_judge(settings: Settings) -> None:
 
 def _save(model: CLIPModel, tokenizer: CLIPTokenizer, settings: Settings, name: str) -> None:
     folder = settings.weights / name
-    half(model).half().save_pretrained(folder)
-    model.float()
+    save_half(model, folder)
     tokenizer.save_pretrained(folder)
     size = {"height": SIDE, "width": SIDE}
     CLIPImageProcessor(size=size, crop_size=size, image_mean=list(MEAN), image_std=list(STD)).save_pretrained(folder)

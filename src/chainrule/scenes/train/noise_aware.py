@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from chainrule.models.noise_aware import NoiseAwareClassifier
 from chainrule.scenes.base import SHAPES, sample_scene
-from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, autocast, fit, half, latents
+from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, autocast, fit, latents, save_half
 from chainrule.scenes.train.unet import scheduler
 
 BATCH = 128
@@ -35,4 +35,4 @@ def train(settings: Settings) -> None:
         return functional.binary_cross_entropy_with_logits(logits.float(), present[index].to(settings.device))
 
     fit("noise-aware", model, loss, settings, steps=3000, rate=1.5e-3, ema=0.995, weight_decay=0.05)
-    half(model).half().save_pretrained(settings.weights / "noise_aware_classifier")
+    save_half(model, settings.weights / "noise_aware_classifier")

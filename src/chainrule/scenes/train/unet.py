@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from chainrule.scenes.base import sample_scene
-from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, autocast, fit, half, latents
+from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, autocast, fit, latents, save_half
 from chainrule.scenes.train.clip import MAX_TOKENS
 
 STEPS = 16_000
@@ -89,7 +89,7 @@ def train(settings: Settings) -> None:
 def save(model: UNet2DConditionModel, settings: Settings) -> None:
     """Write the U-Net and what makes the folder a pipeline."""
     folder = settings.weights / "pipeline"
-    half(model).half().save_pretrained(folder / "unet")
+    save_half(model, folder / "unet")
     scheduler().save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",

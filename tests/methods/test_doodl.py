@@ -1,0 +1,124 @@
+"""DOODL against Algorithm 1 written out by hand, and what a run promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chainrule import EDICT, Backprop, UserError, sample_state
+from chainrule.loss import Call, Cutouts, Loss
+from chainrule.methods import Adam, Doodl, Momentum, Task, best_of, doodl, one_step, plain
+from chainrule.methods.doodl import CROPS, PERTURBATION, advance, run, start
+from conftest import tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+
+
+def target() -> Loss:
+    """Bright at the top, dark at the bottom."""
+    wanted = torch.linspace(1, 0, 8)[:, None]
+    return Call(lambda images: (images - wanted).square().mean(dim=(1, 2, 3)))
+
+
+def task(seeds: tuple[int, ...] = (0, 1), loss: Loss | None = None) -> Task:
+    model = tiny_model()
+    return Task(model, model.denoiser("a prompt"), seeds, loss or target())
+
+
+def test_two_iterations_are_algorithm_1() -> None:
+    job = task()
+    settings = Doodl(iterations=2, steps=4, optimiser=Momentum(rate=5.0, clip=1e-2), crops=3)
+    states = list(run(job, settings, start(job)))
+    x_T = job.x_T
+    radius, velocity = x_T.flatten(1).norm(dim=1), torch.zeros_like(x_T)
+    for i in range(2):
+        x = x_T.clone().requires_grad_()
+        pair = sample_state(job.denoiser, (x, x), job.model.schedule.times(4), step=EDICT(0.93), gradient=Backprop())
+        crops = Cutouts(target(), 3).replayed(job.noise, CROPS + i)
+        loss = 0.5 * (crops(job.model.decode(pair[0])) + crops(job.model.decode(pair[1])))
+        torch.testing.assert_close(states[i].history[i], loss.detach())
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        velocity = 0.9 * velocity + (-5.0 * gradient).clamp(-1e-2, 1e-2)
+        x_T = x_T + velocity + 1e-2 * job.noise.normal(PERTURBATION + i, x_T.shape[1:])
+        x_T = x_T * (radius / x_T.flatten(1).norm(dim=1))[:, None, None, None]
+        torch.testing.assert_close(states[i].x_T, x_T)
+    assert len(states) == 3  # the noise after the last update is judged too
+    assert states[2].x_T is states[1].x_T
+
+
+def test_the_defaults_are_the_papers() -> None:
+    settings = Doodl()
+    assert (settings.steps, settings.mix, settings.crops, settings.cut_power) == (50, 0.93, 16, 0.3)
+    assert isinstance(settings.optimiser, Momentum)
+    assert (settings.optimiser.clip, settings.optimiser.momentum, settings.perturbation) == (1e-3, 0.9, 1e-2)
+    assert settings.renormalise
+
+
+@pytest.mark.parametrize("optimiser", [Momentum(rate=20.0, clip=0.05), Adam(rate=0.1)], ids=["momentum", "adam"])
+@pytest.mark.parametrize("mix", [0.93, None], ids=["edict", "ddim"])
+def test_the_loss_falls_and_the_best_is_kept(optimiser, mix) -> None:
+    job = task()
+    settings = Doodl(iterations=15, steps=5, optimiser=optimiser, mix=mix, crops=0)
+    seen = []
+    result = doodl(job, settings, on_iteration=seen.append)
+    history = seen[-1].history
+    assert (result.losses < 0.7 * history[0]).all()
+    assert torch.equal(result.losses, history.min(dim=0).values)
+    torch.testing.assert_close(result.images, job.model.decode(result.latents))
+    assert len(history) == 16
+    again = plain(task(), steps=5) if mix is None else None
+    if again is not None:
+        torch.testing.assert_close(seen[0].first_latents, again.latents)
+
+
+def test_each_image_is_optimised_as_if_alone() -> None:
+    settings = Doodl(iterations=3, steps=3, optimiser=Adam(rate=0.1), crops=2)
+    together, alone = doodl(task((0, 5)), settings), doodl(task((5,)), settings)
+    torch.testing.assert_close(together.latents[1:], alone.latents, rtol=1e-4, atol=1e-5)
+
+
+def test_a_resumed_run_ends_as_one_never_stopped() -> None:
+    job = task()
+    settings = Doodl(iterations=4, steps=3, optimiser=Adam(rate=0.1), crops=2)
+    whole = list(run(job, settings, start(job)))
+    half = advance(job, settings, advance(job, settings, start(job)))
+    resumed = list(run(job, settings, half))[-1]
+    for a, b in zip(whole[-1], resumed, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_it_stops_early_when_every_image_is_good_enough() -> None:
+    job = task()
+    first = advance(job, Doodl(steps=3, crops=0, mix=None), start(job)).history[0].max().item()
+    states = list(run(job, Doodl(iterations=9, steps=3, crops=0, mix=None, target=first), start(job)))
+    assert len(states) == 1
+
+
+def test_no_iterations_give_the_plain_image() -> None:
+    result = doodl(task(), Doodl(iterations=0, steps=3, mix=None, crops=0))
+    torch.testing.assert_close(result.images, plain(task(), steps=3).images)
+
+
+def test_a_loss_that_is_nan_says_where_and_what_to_do() -> None:
+    job = task((3, 4), Call(lambda images: images.mean(dim=(1, 2, 3)) * torch.tensor([1.0, torch.nan])))
+    with pytest.raises(UserError, match=r"nan in iteration 0 \(seed 4\): lower the rate"):
+        doodl(job, Doodl(iterations=1, steps=2, crops=0))
+
+
+def test_a_task_without_a_loss_is_refused() -> None:
+    model = tiny_model()
+    with pytest.raises(UserError, match="needs a loss"):
+        doodl(Task(model, model.denoiser("x"), (0,)), Doodl(iterations=1, steps=2))
+
+
+def test_best_of_keeps_the_best_draw_of_each_seed() -> None:
+    job = task((0, 1, 2))
+    single, many = best_of(job, 1, steps=3), best_of(job, 6, steps=3)
+    torch.testing.assert_close(single.images, plain(job, steps=3).images)
+    assert (many.losses <= single.losses).all()
+    assert (many.losses < single.losses).any()
+    torch.testing.assert_close(target()(many.images), many.losses)
+
+
+def test_one_step_guidance_lowers_the_loss() -> None:
+    assert (one_step(task(), scale=30.0, steps=20).losses < plain(task(), steps=20).losses).all()
