@@ -66,6 +66,7 @@ def test_the_loss_falls_and_the_best_is_kept(optimiser, mix) -> None:
     assert torch.equal(result.losses, history.min(dim=0).values)
     torch.testing.assert_close(result.images, job.model.decode(result.latents))
     assert len(history) == 16
+    assert torch.equal(result.history, history)
     again = plain(task(), steps=5) if mix is None else None
     if again is not None:
         torch.testing.assert_close(seen[0].first_latents, again.latents)

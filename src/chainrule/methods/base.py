@@ -50,12 +50,16 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """`images` (B, 3, H, W) in [0, 1], their `latents` and starting noise `x_T` (B, C, h, w), and `losses` (B,)."""
+    """`images` (B, 3, H, W) in [0, 1], their `latents` and starting noise `x_T` (B, C, h, w), and `losses` (B,).
+
+    `history` (k, B) holds the loss of each image at each iteration of a method that iterates.
+    """
 
     images: Tensor
     latents: Tensor
     x_T: Tensor
     losses: Tensor | None = None
+    history: Tensor | None = None
 
 
 _DDIM = DDIM()

@@ -214,7 +214,8 @@ def doodl(
 @torch.no_grad()
 def result(task: Task, state: DoodlState) -> Result:
     """The best images so far, with the losses by which they were chosen."""
-    return Result(task.model.decode(state.best_latents), state.best_latents, state.best_x_T, state.best_losses)
+    images = task.model.decode(state.best_latents)
+    return Result(images, state.best_latents, state.best_x_T, state.best_losses, state.history)
 
 
 def _norm(x: Tensor) -> Tensor:

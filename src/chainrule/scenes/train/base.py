@@ -81,12 +81,13 @@ def fit(
     ema: float = 0.998,
     weight_decay: float = 0.01,
     final_rate: float = 0.03,
+    save_every: float = 60.0,
 ) -> nn.Module:
     """Train `model` with AdamW on `loss(step, generator)` and return it with its averaged weights.
 
     The rate rises over `warmup` steps and falls as a cosine to `final_rate` of its height. The weights' average has
-    decay `ema` (less at the start). Every batch is a function of its step alone, and the state is written once a
-    minute: a run that was killed goes on where it was.
+    decay `ema` (less at the start). Every batch is a function of its step alone, and the state is written
+    every `save_every` seconds: a run that was killed goes on where it was.
     """
     state_path = settings.work / f"{name}.pt"
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
@@ -121,7 +122,7 @@ def fit(
         if (step + 1) % 100 == 0:
             left = (time.time() - began) / (step + 1 - start) * (steps - step - 1)
             print(f"{name}: step {step + 1} loss {smooth:.4f}, {left / 60:.1f} min left", flush=True)
-        if time.time() - saved > 60 or step + 1 == steps:
+        if time.time() - saved >= save_every or step + 1 == steps:
             saved = time.time()
             state = {
                 "model": model.state_dict(),

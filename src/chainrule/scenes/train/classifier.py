@@ -55,7 +55,7 @@ def train(settings: Settings) -> None:
             logits = model(augment(x, generator)).logits
         return functional.binary_cross_entropy_with_logits(logits.float(), target)
 
-    fit("classifier", model, loss, settings, steps=2500, rate=2e-3, ema=0.995, weight_decay=0.05)
+    fit("classifier", model, loss, settings, steps=1800, rate=2e-3, ema=0.995, weight_decay=0.05)
     _save(model, settings, "classifier")
 
 
@@ -65,7 +65,14 @@ def train_judge(settings: Settings) -> None:
     Other architecture, seed, data, labels' loss: what fools the guide need not fool it. No guidance ever touches it.
     """
     torch.manual_seed(103)
-    config = ConvNextConfig(patch_size=4, num_stages=3, hidden_sizes=[32, 64, 128], depths=[2, 2, 2], **LABELS)
+    config = ConvNextConfig(
+        patch_size=4,
+        num_stages=3,
+        hidden_sizes=[32, 64, 128],
+        depths=[2, 2, 2],
+        layer_scale_init_value=1.0,  # the usual 1e-6 is for much longer trainings
+        **LABELS,
+    )
     model = ConvNextForImageClassification(config).to(settings.device)
     renders, rebuilt = pictures(settings), reconstructions(settings)
     scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(rebuilt))]
@@ -80,7 +87,7 @@ def train_judge(settings: Settings) -> None:
             logits = model(augment(x, generator)).logits
         return functional.cross_entropy(logits.float(), target)
 
-    fit("judge", model, loss, settings, steps=2500, rate=2e-3, ema=0.995, weight_decay=0.05)
+    fit("judge", model, loss, settings, steps=1800, rate=2e-3, ema=0.995, weight_decay=0.05)
     _save(model, settings, "judge")
 
 

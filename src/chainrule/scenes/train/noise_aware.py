@@ -34,5 +34,5 @@ def train(settings: Settings) -> None:
             logits = model(x_t.to(settings.device), t.to(settings.device))
         return functional.binary_cross_entropy_with_logits(logits.float(), present[index].to(settings.device))
 
-    fit("noise-aware", model, loss, settings, steps=3000, rate=1.5e-3, ema=0.995, weight_decay=0.05)
+    fit("noise-aware", model, loss, settings, steps=2500, rate=1.5e-3, ema=0.995, weight_decay=0.05)
     save_half(model, settings.weights / "noise_aware_classifier")

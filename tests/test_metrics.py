@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from chainrule import UserError
+from chainrule.metrics import bootstrap, frechet_distance, wilson
+
+
+def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
+    a = (a - a.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(a.T))).T  # exactly mean 0, covariance I
+    scale, shift = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), torch.tensor([1.0, 0.0, -2.0])
+    assert frechet_distance(a, a) == pytest.approx(0.0, abs=1e-6)
+    expected = 5.0 + ((scale - 1) ** 2).sum().item()
+    assert frechet_distance(a * scale + shift, a) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(UserError, match="at least two images"):
+        frechet_distance(a[:1], a)
+
+
+def test_wilson_covers_what_it_promises() -> None:
+    rng, p, n = np.random.default_rng(0), 0.9, 40
+    intervals = [wilson(int(k), n) for k in rng.binomial(n, p, size=2000)]
+    covered = np.mean([interval.low <= p <= interval.high for interval in intervals])
+    assert 0.92 < covered < 0.98
+    assert wilson(0, 10).low == 0.0
+    assert wilson(10, 10).high == 1.0
+
+
+def test_bootstrap_is_near_the_normal_interval() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, size=400)
+    interval = bootstrap(values.tolist())
+    half = 1.96 * values.std(ddof=1) / 20
+    assert interval.value == pytest.approx(values.mean())
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.05)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.05)
