@@ -1,6 +1,7 @@
 """Every way to differentiate a chain, side by side on the bundled U-Net: `python benchmarks/gradients.py`.
 
-One image with its guidance pair (guidance scale 3), the gradient of a fixed projection of x_0 with respect to x_T.
+One image with its guidance pair (guidance scale 3): the gradient of a fixed projection of the finished, decoded image
+with respect to x_T.
 Against the same chain's Backprop with network and latents in float64. Peers: `torch.utils.checkpoint` around each step,
 and memcnn's InvertibleModuleWrapper around each EDICT step the way DOODL's code uses it (inputs kept, weights left
 requiring gradients, guidance pair as two calls). memcnn is optional: `pip install --no-deps memcnn` (its torchvision
@@ -125,8 +126,9 @@ def gradient(model: Model, way: Way, steps: int, x_T: Tensor) -> Tensor:
     x = x_T.clone().requires_grad_()
     start = x * 1.0  # memcnn does not work on leaves
     x_0 = sample(denoiser(model, way), start, model.schedule.times(steps), step=way.step, gradient=way.gradient)
-    projection = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1)).to(x_0)
-    (x_0 * projection).sum().backward()
+    images = model.decode(x_0)
+    projection = torch.randn(images.shape, generator=torch.Generator().manual_seed(1)).to(images)
+    (images * projection).sum().backward()
     if x.grad is None:
         raise RuntimeError(f"{way.name} gave no gradient")
     return x.grad

@@ -41,6 +41,12 @@ def test_classifier_losses_are_the_formulas() -> None:
     torch.testing.assert_close(Classifier(net, 1, cross_entropy)(x), expected)
 
 
+def test_images_of_any_precision_are_judged() -> None:
+    loss, x = Classifier(classifier(), "heart"), images().double().requires_grad_()
+    assert loss(x).dtype == torch.float64
+    assert torch.autograd.grad(loss(x).sum(), x)[0].abs().sum() > 0
+
+
 def test_a_class_that_does_not_exist_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no class 'hearth'; it has, for example, heart"):
         Classifier(classifier(), "hearth")

@@ -13,5 +13,4 @@ class Backprop(Gradient):
     """Fewest network calls (one forward and one backward pass for each call of the chain); memory grows with it."""
 
     def integrate(self, chain: Chain, state: State) -> State:
-        *_, last = chain.walk(state)
-        return last
+        return chain.last(state)

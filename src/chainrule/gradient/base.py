@@ -56,6 +56,12 @@ class Chain:
                 self.on_step(i + 1, len(self))
             yield state
 
+    def last(self, state: State, start: int = 0, stop: int | None = None) -> State:
+        """The state at `stop`; those on the way are let go."""
+        for state in self.walk(state, start, stop):  # noqa: B020 - the walk starts where we are
+            pass
+        return state
+
     def seen_by(self, denoiser: Denoiser) -> Chain:
         """The same walk with another denoiser, unheard."""
         return Chain(denoiser, self.times, self.solver, self.backwards)
@@ -100,8 +106,7 @@ def integrate_on_tape(chain: Chain, state: State, tape: Tape, stop: int) -> Stat
     """Walk the first `stop` steps of `chain` so that the backward pass holds the graph of one step at a time."""
     inputs = chain.denoiser.inputs
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*state, *inputs))):
-        *_, last = chain.walk(state, stop=stop)
-        return last
+        return chain.last(state, stop=stop)
     return _OnTape.apply(chain, tape, stop, len(state), *state, *inputs)  # type: ignore[no-any-return]
 
 

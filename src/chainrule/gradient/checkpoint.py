@@ -30,8 +30,7 @@ class Checkpoint(Gradient):
         split = max(len(chain) - self.keep, 0)
         if split:
             state = integrate_on_tape(chain, state, _Stored(), split)
-        *_, last = chain.walk(state, start=split)
-        return last
+        return chain.last(state, start=split)
 
 
 @dataclass

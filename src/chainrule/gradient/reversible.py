@@ -44,7 +44,7 @@ class _Inverted(Tape):
     current: State = ()
 
     def record(self, chain: Chain, state: State, stop: int) -> State:
-        *_, self.last = chain.walk(state, stop=stop)
+        self.last = chain.last(state, stop=stop)
         return self.last
 
     def rebuild(self, chain: Chain, i: int) -> Rebuilt:

@@ -34,7 +34,8 @@ def cross_entropy(logits: Tensor, index: int) -> Tensor:
 class ImageClassifier:
     """`images (B, 3, H, W) in [0, 1] -> logits (B, K)`: resized and normalised as the network expects, differentiably.
 
-    `size` is the (height, width) that the network takes; `mean` and `std` are those of its training.
+    `size` is the (height, width) that the network takes; `mean` and `std` are those of its training; `dtype` is its
+    weights'. Logits have the dtype of the images.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -42,12 +43,13 @@ class ImageClassifier:
     size: tuple[int, int]
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, images: Tensor) -> Tensor:
         if tuple(images.shape[-2:]) != self.size:
             images = functional.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
         mean, std = (images.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
-        return self.network((images - mean) / std)
+        return self.network(((images - mean) / std).to(self.dtype)).to(images.dtype)
 
     def index(self, label: str | int) -> int:
         """The class named `label` (or numbered); raises UserError, with the nearest names, if there is none."""
