@@ -55,14 +55,8 @@ def best_of_at(count: int) -> Callable[[Task], Result]:
     return lambda task: best_of(task, count, steps=STEPS)
 
 
-def doodl_at(settings: Doodl, start_of: int = 1) -> Callable[[Task], Result]:
-    """DOODL that starts at the best of `start_of` draws."""
-
-    def run(task: Task) -> Result:
-        x_T = best_of(task, start_of, steps=settings.steps).x_T if start_of > 1 else None
-        return doodl(task, settings, x_T=x_T)
-
-    return run
+def doodl_at(settings: Doodl) -> Callable[[Task], Result]:
+    return lambda task: doodl(task, settings)
 
 
 STEPS = PRESETS["tuned"].steps
@@ -72,7 +66,7 @@ CONTENDERS = (
     Contender("best of 16", best_of_at(16)),
     Contender("best of 120 (the cost of DOODL tuned)", best_of_at(120)),
     Contender("DOODL tuned", doodl_at(PRESETS["tuned"])),
-    Contender("DOODL tuned, from the best of 8", doodl_at(PRESETS["tuned"], start_of=8)),
+    Contender("DOODL tuned, from the seed's own noise", doodl_at(tuned(start_of=1))),
     Contender("DOODL faithful (clip 1e-3, m = 50, T = 50)", doodl_at(PRESETS["faithful"]), seeds=4),
 )
 

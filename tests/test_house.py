@@ -58,6 +58,8 @@ def test_imports_go_one_way(path: Path) -> None:
 SHARED = {
     # a preset is settings of its method; the parts of the training build on the parts trained before them
     ("methods", "presets"): (("methods", "doodl"),),
+    # an optimisation may start at the best of several draws
+    ("methods", "doodl"): (("methods", "best_of"),),
     ("scenes", "train", "unet"): (("scenes", "train", "clip"),),
     ("scenes", "train", "noise_aware"): (("scenes", "train", "unet"),),
 }

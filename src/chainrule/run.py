@@ -153,7 +153,7 @@ class Run:
             return one_step(task, scale=settings.one_step_scale, steps=steps, on_step=report.on_step)
         if method == "best-of":
             return best_of(task, settings.best_of, steps=steps, on_step=report.on_step)
-        last = self._load_state() or start(task)
+        last = self._load_state() or start(task, settings.doodl)
         for state in run(task, settings.doodl, last, report.on_step):
             last = state
             self._save_state(state)

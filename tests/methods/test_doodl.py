@@ -28,7 +28,7 @@ def task(seeds: tuple[int, ...] = (0, 1), loss: Loss | None = None) -> Task:
 def test_two_iterations_are_algorithm_1() -> None:
     job = task()
     settings = Doodl(iterations=2, steps=4, optimiser=Momentum(rate=5.0, clip=1e-2), crops=3)
-    states = list(run(job, settings, start(job)))
+    states = list(run(job, settings, start(job, settings)))
     x_T = job.x_T
     radius, velocity = x_T.flatten(1).norm(dim=1), torch.zeros_like(x_T)
     for i in range(2):
@@ -81,8 +81,8 @@ def test_each_image_is_optimised_as_if_alone() -> None:
 def test_a_resumed_run_ends_as_one_never_stopped() -> None:
     job = task()
     settings = Doodl(iterations=4, steps=3, optimiser=Adam(rate=0.1), crops=2)
-    whole = list(run(job, settings, start(job)))
-    half = advance(job, settings, advance(job, settings, start(job)))
+    whole = list(run(job, settings, start(job, settings)))
+    half = advance(job, settings, advance(job, settings, start(job, settings)))
     resumed = list(run(job, settings, half))[-1]
     for a, b in zip(whole[-1], resumed, strict=True):
         assert torch.equal(a, b)
@@ -90,8 +90,10 @@ def test_a_resumed_run_ends_as_one_never_stopped() -> None:
 
 def test_it_stops_early_when_every_image_is_good_enough() -> None:
     job = task()
-    first = advance(job, Doodl(steps=3, crops=0, mix=None), start(job)).history[0].max().item()
-    states = list(run(job, Doodl(iterations=9, steps=3, crops=0, mix=None, target=first), start(job)))
+    settings = Doodl(iterations=9, steps=3, crops=0, mix=None)
+    first = advance(job, settings, start(job, settings)).history[0].max().item()
+    enough = settings.model_copy(update={"target": first})
+    states = list(run(job, enough, start(job, enough)))
     assert len(states) == 1
 
 
@@ -123,3 +125,8 @@ def test_best_of_keeps_the_best_draw_of_each_seed() -> None:
 
 def test_one_step_guidance_lowers_the_loss() -> None:
     assert (one_step(task(), scale=30.0, steps=20).losses < plain(task(), steps=20).losses).all()
+
+
+def test_it_may_start_at_the_best_of_several_draws() -> None:
+    job, settings = task(), Doodl(iterations=0, steps=3, mix=None, crops=0, start_of=5)
+    torch.testing.assert_close(doodl(job, settings).images, best_of(job, 5, steps=3).images)

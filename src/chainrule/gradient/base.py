@@ -58,7 +58,7 @@ class Chain:
 
     def last(self, state: State, start: int = 0, stop: int | None = None) -> State:
         """The state at `stop`; those on the way are let go."""
-        for state in self.walk(state, start, stop):  # noqa: B020 - the walk starts where we are
+        for state in self.walk(state, start, stop):  # noqa: B007, B020 - the last one is what we are after
             pass
         return state
 

@@ -33,6 +33,7 @@ from chainrule.gradient.base import OnStep
 from chainrule.gradient.checkpoint import Checkpoint
 from chainrule.loss.cutouts import Cutouts
 from chainrule.methods.base import Result, Task
+from chainrule.methods.best_of import best_of
 from chainrule.sample import sample_state
 from chainrule.step.base import Step
 from chainrule.step.ddim import DDIM
@@ -82,11 +83,13 @@ class Adam(_Settings):
 class Doodl(_Settings):
     """The settings of DOODL; the defaults are the paper's for Stable Diffusion.
 
+    `start_of` is how many draws of the noise are tried to find a start (1: the seed's own, as in the paper),
     `iterations` is m, `steps` is T, `mix` is EDICT's p (None: DDIM instead of EDICT), `perturbation` the standard
     deviation of the noise added after each update, `crops` how many cutouts are judged (0: the whole image),
     `target` a loss at which an image counts as done (all done: stop).
     """
 
+    start_of: int = Field(default=1, ge=1)
     iterations: int = Field(default=50, ge=0)
     steps: int = Field(default=50, ge=1)
     optimiser: Annotated[Momentum | Adam, Field(discriminator="kind")] = Momentum()
@@ -128,9 +131,12 @@ class DoodlState(NamedTuple):
         return len(self.history)
 
 
-def start(task: Task, x_T: Tensor | None = None) -> DoodlState:
-    """The state before the first iteration, at `x_T` (the task's noise, if None)."""
-    x_T = task.x_T if x_T is None else x_T.detach().clone()
+def start(task: Task, settings: Doodl, x_T: Tensor | None = None) -> DoodlState:
+    """The state before the first iteration: at `x_T`, or at the task's noise, or the best of several draws of it."""
+    if x_T is None:
+        several = settings.start_of > 1
+        x_T = best_of(task, settings.start_of, steps=settings.steps).x_T if several else task.x_T
+    x_T = x_T.detach().clone()
     worst = torch.full((len(x_T),), torch.inf, device=x_T.device)
     memory = torch.zeros(2, *x_T.shape, device=x_T.device, dtype=x_T.dtype)
     return DoodlState(x_T, memory, _norm(x_T), x_T, x_T, worst, x_T, worst.new_zeros(0, len(x_T)))
@@ -203,7 +209,7 @@ def doodl(
     state after each iteration. Raises UserError if the loss or the gradient stops being finite.
     """
     settings = settings or Doodl()
-    last = start(task, x_T)
+    last = start(task, settings, x_T)
     for state in run(task, settings, last, on_step):
         last = state
         if on_iteration:

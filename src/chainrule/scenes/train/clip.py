@@ -135,7 +135,7 @@ def train_judge(settings: Settings) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
     vision = {"patch_size": 16, "hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 3}
     model = new(tokenizer, vision, text_layers=2, width=96, seed=101).to(settings.device)
-    contrastive(settings, "judge-clip", model, steps=1500, part=1)
+    contrastive(settings, "judge-clip", model, steps=1000, part=1)
     _save(model, tokenizer, settings, "judge_clip")
 
 
