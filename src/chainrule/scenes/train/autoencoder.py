@@ -30,7 +30,7 @@ def new() -> AutoencoderKL:
 
 
 def train(settings: Settings) -> None:
-    """Mean absolute and squared error, with a little Kullback-Leibler weight; then the latents are whitened."""
+    """Mean absolute and squared error, with a little Kullback-Leibler weight; then the latents are normalised."""
     torch.manual_seed(0)
     data = pictures(settings)
     model = new().to(settings.device, memory_format=torch.channels_last)
@@ -52,21 +52,23 @@ def train(settings: Settings) -> None:
             model.encode(data.batch(np.arange(i, i + 100), settings.device)).latent_dist.mean
             for i in range(0, 4000, 100)
         ]
-        whiten(model, torch.cat(means))
+        normalise(model, torch.cat(means))
     save_half(model, settings.weights / "pipeline" / "vae")
 
 
-def whiten(model: AutoencoderKL, z: Tensor) -> None:
-    """Fold the map that decorrelates the latent channels and gives each variance 1 into the two 1x1 convolutions.
+def normalise(model: AutoencoderKL, z: Tensor) -> None:
+    """Fold a rotation to uncorrelated channels and one common scale into the two 1x1 convolutions.
 
     `z` (N, 4, h, w) are posterior means. The picture that a latent stands for does not change: z' = W (z - mean) leaves
-    the encoder, and W^-1 z' + mean enters the decoder.
+    the encoder, and W^-1 z' + mean enters the decoder, with W the principal axes over one standard deviation. (Not
+    one for each channel: two of the four hold next to nothing, variance 0.01 and 0.07 beside 2.3 and 11.6, and a
+    generator that had to model their noise at full height drew blobs after 12,500 steps.)
     """
     channels = z.shape[1]
     flat = z.double().transpose(0, 1).reshape(channels, -1)
     mean = flat.mean(dim=1)
     values, vectors = torch.linalg.eigh(torch.cov(flat))
-    w = torch.diag(values.rsqrt()) @ vectors.T
+    w = vectors.T / values.mean().sqrt()
     to, back = model.quant_conv, model.post_quant_conv
     weight, bias = to.weight.double()[:channels, :, 0, 0], to.bias.double()[:channels]
     to.weight.data[:channels, :, 0, 0] = (w @ weight).float()
