@@ -44,7 +44,7 @@ BACKGROUNDS: dict[str, tuple[int, int]] = {"white": (248, 212), "gray": (150, 10
 """The grey level (0..255) of each background; a gradient runs from the first value to the second."""
 
 RELATIONS = ("left of", "right of", "above", "below")
-SIZE_WORDS = {"small": (10.0, 14.0), "large": (20.0, 25.0)}
+SIZE_WORDS = {"small": (11.0, 14.0), "large": (21.0, 26.0)}
 """The radius range, in pixels, that a size word promises for a single thing."""
 
 HELD_OUT_PAIRS = frozenset({("purple", "circle"), ("green", "triangle"), ("orange", "square"), ("blue", "triangle")})
@@ -134,19 +134,19 @@ def sample_scene(seed: int, *, shape: str | None = None, single: bool = False, h
 
 
 def _draw_scene(rng: random.Random, shape: str | None, single: bool) -> Scene:
-    background, gradient = rng.choice(list(BACKGROUNDS)), rng.random() < 0.3
+    background, gradient = rng.choice(list(BACKGROUNDS)), rng.random() < 0.25
     first = shape or _draw_shape(rng)
     if single or rng.random() < 0.7:
         size_word = rng.choice(list(SIZE_WORDS)) if rng.random() < 0.3 else None
-        radius = rng.uniform(*(SIZE_WORDS[size_word] if size_word else (12.0, 24.0)))
-        thing = _draw_thing(rng, first, rng.choice(list(COLOURS)), radius, (32.0, 32.0), SIDE / 2 - 1 - radius)
+        radius = rng.uniform(*(SIZE_WORDS[size_word] if size_word else (15.0, 25.0)))
+        thing = _draw_thing(rng, first, rng.choice(list(COLOURS)), radius, (32.0, 32.0), min(6.0, 30.0 - 1.08 * radius))
         return Scene((thing,), background, gradient, None, size_word)
     relation = rng.choice(RELATIONS)
     colours = rng.sample(list(COLOURS), 2)
     shift = 15.5 if relation in ("right of", "below") else -15.5
     offsets = (shift, 0.0) if relation in ("left of", "right of") else (0.0, shift)
     things = tuple(
-        _draw_thing(rng, name, colour, rng.uniform(10.0, 14.0), (32 + sign * offsets[0], 32 + sign * offsets[1]), 2.0)
+        _draw_thing(rng, name, colour, rng.uniform(11.0, 13.5), (32 + sign * offsets[0], 32 + sign * offsets[1]), 1.0)
         for name, colour, sign in zip((first, _draw_shape(rng)), colours, (1, -1), strict=True)
     )
     return Scene(things, background, gradient, relation)
@@ -159,8 +159,8 @@ def _draw_shape(rng: random.Random) -> str:
 def _draw_thing(
     rng: random.Random, shape: str, colour: str, radius: float, centre: tuple[float, float], jitter: float
 ) -> Thing:
-    x, y = (value + rng.uniform(-jitter, jitter) * 0.7 for value in centre)
-    return Thing(shape, colour, x, y, radius, rng.uniform(-18.0, 18.0), rng.random() < 0.25)
+    x, y = (value + rng.uniform(-jitter, jitter) for value in centre)
+    return Thing(shape, colour, x, y, radius, rng.uniform(-10.0, 10.0), rng.random() < 0.2)
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from chainrule.scenes.base import sample_scene
 from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, autocast, fit, latents, save_half
 from chainrule.scenes.train.clip import MAX_TOKENS
 
-STEPS = 7_500
+STEPS = 30_000
 BATCH = 64
 DROP_CAPTION = 0.1
 
