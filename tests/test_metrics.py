@@ -26,7 +26,7 @@ def test_wilson_covers_what_it_promises() -> None:
     covered = np.mean([interval.low <= p <= interval.high for interval in intervals])
     assert 0.92 < covered < 0.98
     assert wilson(0, 10).low == 0.0
-    assert wilson(10, 10).high == 1.0
+    assert wilson(10, 10).high == pytest.approx(1.0)
 
 
 def test_bootstrap_is_near_the_normal_interval() -> None:
