@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -138,11 +139,18 @@ def fit(
 
 
 def save_half(model: Any, folder: Path) -> None:
-    """Write a diffusers or transformers model in float16, the precision that is committed."""
+    """Write a diffusers or transformers model in float16, the precision that is committed.
+
+    transformers loads in the dtype that the configuration names: it says float32, so that the parts of a pipeline agree.
+    """
     copy = deepcopy(model).to("cpu").half()
     for value in copy.parameters():
         value.data = value.data.contiguous()
     copy.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if "dtype" in config:
+        path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def autocast(settings: Settings) -> torch.autocast:
