@@ -141,7 +141,7 @@ def fit(
 def save_half(model: Any, folder: Path) -> None:
     """Write a diffusers or transformers model in float16, the precision that is committed.
 
-    transformers loads in the dtype that the configuration names: it says float32, so that the parts of a pipeline agree.
+    transformers loads in the dtype that the configuration names: float32, so that a pipeline's parts agree.
     """
     copy = deepcopy(model).to("cpu").half()
     for value in copy.parameters():
