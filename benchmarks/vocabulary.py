@@ -60,11 +60,14 @@ def doodl_at(settings: Doodl) -> Callable[[Task], Result]:
 
 
 STEPS = PRESETS["tuned"].steps
+EQUAL = 3 * PRESETS["tuned"].iterations
+"""As many draws as cost what DOODL tuned does: three network passes a step and iteration (DDIM, Checkpoint)."""
+
 CONTENDERS = (
     Contender("plain", lambda task: plain(task, steps=STEPS)),
     Contender("one-step, scale 30", one_step_at(30.0)),
     Contender("best of 16", best_of_at(16)),
-    Contender("best of 120 (the cost of DOODL tuned)", best_of_at(120)),
+    Contender(f"best of {EQUAL} (the cost of DOODL tuned)", best_of_at(EQUAL)),
     Contender("DOODL tuned", doodl_at(PRESETS["tuned"])),
     Contender("DOODL tuned, from the seed's own noise", doodl_at(tuned(start_of=1))),
     Contender("DOODL faithful (clip 1e-3, m = 50, T = 50)", doodl_at(PRESETS["faithful"]), seeds=4),

@@ -6,11 +6,13 @@ import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chainrule.scenes import base as world
 from chainrule.scenes.base import render, sample_scene
 
 TRAIN_SEEDS = 1_000_000
@@ -54,7 +57,7 @@ class Pictures:
 
 def pictures(settings: Settings) -> Pictures:
     """The training scenes, drawn once and kept in the work folder."""
-    path = settings.work / f"pictures-{settings.scenes}.npy"
+    path = settings.work / f"pictures-{settings.scenes}-{_fingerprint(world)}.npy"
     if not path.exists():
         settings.work.mkdir(parents=True, exist_ok=True)
         seeds = range(TRAIN_SEEDS, TRAIN_SEEDS + settings.scenes)
@@ -64,6 +67,16 @@ def pictures(settings: Settings) -> Pictures:
         np.save(partial, drawn)
         partial.replace(path)
     return Pictures(np.load(path, mmap_mode="r"), TRAIN_SEEDS)
+
+
+def _fingerprint(*made_by: ModuleType | Path) -> str:
+    """Which world, and which autoencoder, a kept array belongs to: after a change of either it is made again."""
+    files = [source if isinstance(source, Path) else Path(str(source.__file__)) for source in made_by]
+    return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}"
+
+
+def _vae(settings: Settings) -> Path:
+    return settings.weights / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors"
 
 
 def _draw(seed: int) -> np.ndarray:
@@ -169,7 +182,7 @@ def load_autoencoder(settings: Settings) -> AutoencoderKL:
 
 def latents(settings: Settings) -> Tensor:
     """The latent means of all training scenes, (N, 4, 16, 16) float16, computed once."""
-    path = settings.work / f"latents-{settings.scenes}.npy"
+    path = settings.work / f"latents-{settings.scenes}-{_fingerprint(world, _vae(settings))}.npy"
     if not path.exists():
         data, model = pictures(settings), load_autoencoder(settings)
         with torch.no_grad(), autocast(settings):
@@ -183,7 +196,7 @@ def latents(settings: Settings) -> Tensor:
 
 def reconstructions(settings: Settings, count: int = 30_000) -> Pictures:
     """The first `count` training pictures after a way through the autoencoder, computed once."""
-    path = settings.work / f"reconstructions-{count}.npy"
+    path = settings.work / f"reconstructions-{count}-{_fingerprint(world, _vae(settings))}.npy"
     if not path.exists():
         codes, model = latents(settings)[:count], load_autoencoder(settings)
         with torch.no_grad(), autocast(settings):

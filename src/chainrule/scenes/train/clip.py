@@ -127,7 +127,7 @@ def train(settings: Settings) -> None:
     contrastive(settings, "clip", model, steps=1500, part=0)
     _save(model, tokenizer, settings, "clip")
     text = CLIPTextModel.from_pretrained(settings.weights / "clip")
-    text.half().save_pretrained(settings.weights / "pipeline" / "text_encoder")
+    save_half(text, settings.weights / "pipeline" / "text_encoder")
 
 
 def train_judge(settings: Settings) -> None:
