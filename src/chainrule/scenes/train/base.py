@@ -20,9 +20,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import CLIPImageProcessor
 
 from chainrule.scenes import base as world
-from chainrule.scenes.base import render, sample_scene
+from chainrule.scenes.base import SIDE, render, sample_scene
 
 TRAIN_SEEDS = 1_000_000
 """Seed of the first training scene. Fresh scenes, for measuring, have seeds far below."""
@@ -164,6 +165,13 @@ def save_half(model: Any, folder: Path) -> None:
     config = json.loads(path.read_text())
     if "dtype" in config:
         path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+
+
+def save_vision(model: Any, folder: Path) -> None:
+    """As `save_half`, for a network of 64x64 pixels in [-1, 1], with the preprocessing that says so."""
+    save_half(model, folder)
+    size, half = {"height": SIDE, "width": SIDE}, [0.5, 0.5, 0.5]
+    CLIPImageProcessor(size=size, crop_size=size, image_mean=half, image_std=half).save_pretrained(folder)
 
 
 def autocast(settings: Settings) -> torch.autocast:

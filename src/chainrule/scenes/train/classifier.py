@@ -7,15 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
-    CLIPImageProcessor,
     ConvNextConfig,
     ConvNextForImageClassification,
-    PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
 )
 
-from chainrule.scenes.base import SHAPES, SIDE, sample_scene
+from chainrule.scenes.base import SHAPES, sample_scene
 from chainrule.scenes.train.base import (
     TRAIN_SEEDS,
     Settings,
@@ -24,7 +22,7 @@ from chainrule.scenes.train.base import (
     fit,
     pictures,
     reconstructions,
-    save_half,
+    save_vision,
 )
 
 BATCH = 96
@@ -56,7 +54,7 @@ def train(settings: Settings) -> None:
         return functional.binary_cross_entropy_with_logits(logits.float(), target)
 
     fit("classifier", model, loss, settings, steps=1800, rate=2e-3, ema=0.995, weight_decay=0.05)
-    _save(model, settings, "classifier")
+    save_vision(model, settings.weights / "classifier")
 
 
 def train_judge(settings: Settings) -> None:
@@ -88,12 +86,4 @@ def train_judge(settings: Settings) -> None:
         return functional.cross_entropy(logits.float(), target)
 
     fit("judge", model, loss, settings, steps=1800, rate=2e-3, ema=0.995, weight_decay=0.05)
-    _save(model, settings, "judge")
-
-
-def _save(model: PreTrainedModel, settings: Settings, name: str) -> None:
-    save_half(model, settings.weights / name)
-    size = {"height": SIDE, "width": SIDE}
-    half_range = [0.5, 0.5, 0.5]
-    processor = CLIPImageProcessor(size=size, crop_size=size, image_mean=half_range, image_std=half_range)
-    processor.save_pretrained(settings.weights / name)
+    save_vision(model, settings.weights / "judge")

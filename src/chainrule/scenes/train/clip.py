@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import (
     CLIPConfig,
-    CLIPImageProcessor,
     CLIPModel,
     CLIPTextModel,
     CLIPTokenizer,
@@ -29,11 +28,11 @@ from chainrule.scenes.train.base import (
     pictures,
     reconstructions,
     save_half,
+    save_vision,
 )
 
 BATCH = 128
 MAX_TOKENS = 24
-MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 def new_tokenizer() -> CLIPTokenizer:
@@ -125,7 +124,8 @@ def train(settings: Settings) -> None:
     vision = {"patch_size": 8, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
     model = new(tokenizer, vision, text_layers=3, width=128, seed=1).to(settings.device)
     contrastive(settings, "clip", model, steps=1500, part=0)
-    _save(model, tokenizer, settings, "clip")
+    save_vision(model, settings.weights / "clip")
+    tokenizer.save_pretrained(settings.weights / "clip")
     text = CLIPTextModel.from_pretrained(settings.weights / "clip")
     save_half(text, settings.weights / "pipeline" / "text_encoder")
 
@@ -136,12 +136,5 @@ def train_judge(settings: Settings) -> None:
     vision = {"patch_size": 16, "hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 3}
     model = new(tokenizer, vision, text_layers=2, width=96, seed=101).to(settings.device)
     contrastive(settings, "judge-clip", model, steps=1000, part=1)
-    _save(model, tokenizer, settings, "judge_clip")
-
-
-def _save(model: CLIPModel, tokenizer: CLIPTokenizer, settings: Settings, name: str) -> None:
-    folder = settings.weights / name
-    save_half(model, folder)
-    tokenizer.save_pretrained(folder)
-    size = {"height": SIDE, "width": SIDE}
-    CLIPImageProcessor(size=size, crop_size=size, image_mean=list(MEAN), image_std=list(STD)).save_pretrained(folder)
+    save_vision(model, settings.weights / "judge_clip")
+    tokenizer.save_pretrained(settings.weights / "judge_clip")
