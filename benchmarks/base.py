@@ -33,6 +33,7 @@ def publish(name: str, text: str) -> None:
         page = re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _: section, page, flags=re.DOTALL)
     else:
         page = f"{page}\n{section}\n"
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(page)
 
 

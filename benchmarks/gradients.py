@@ -175,7 +175,7 @@ def main() -> None:
         exact = chainrule.load(dtype=torch.float64)
         x_T = exact.noise([0]).double()
         references = {
-            step: gradient(exact, Way("", step, Checkpoint()), steps, x_T) for step in {way.step for way in ways}
+            step: gradient(exact, Way("", step, Backprop()), steps, x_T) for step in {way.step for way in ways}
         }
         for network, latents in numbers:
             model = chainrule.load(dtype=getattr(torch, network))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def test_a_picture_makes_itself_again(guided: Path, tmp_path: Path) -> None:
         assert code == 0, output
         again = images(tmp_path / method)
         assert again[f"{method}-7.png"] == images(guided)[f"{method}-7.png"]
+    code, output = call("rerun", guided / "grid.png", "--output", tmp_path / "grid")
+    assert (code, images(tmp_path / "grid")) == (0, images(guided)), output
 
 
 def test_a_finished_run_is_not_done_again(guided: Path) -> None:
@@ -177,6 +180,24 @@ def test_an_output_that_is_taken_or_unwritable_is_refused_and_nothing_is_lost(gu
     assert (code, "cannot be written" in output) == (2, True)
 
 
+def test_models_lists_what_can_be_loaded(tmp_path: Path) -> None:
+    for name, family in {"a--mine": "StableDiffusionPipeline", "b--other": "FluxPipeline", "c--bert": None}.items():
+        snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / "0"
+        snapshot.mkdir(parents=True)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("0")
+        if family:
+            (snapshot / "model_index.json").write_text(json.dumps({"_class_name": family}))
+    command = [sys.executable, "-m", "chainrule", "models"]
+    done = subprocess.run(command, env=os.environ | {"HF_HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert done.stdout.split() == ["scenes", "a/mine"], done.stderr
+
+
+def test_a_file_is_not_a_run(guided: Path) -> None:
+    code, output = call("resume", guided / "grid.png")
+    assert (code, "is not a run's folder" in output) == (2, True)
+
+
 def test_a_picture_of_someone_else_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "other.png")
     code, output = call("rerun", tmp_path / "other.png")
@@ -188,11 +209,15 @@ def test_a_nan_loss_keeps_what_there_is(tmp_path: Path, monkeypatch: pytest.Monk
 
     original, count = Classifier.__call__, iter(range(100))
 
-    def sometimes_nan(self, images):
-        return original(self, images) * (float("nan") if next(count) >= 2 else 1.0)
+    def sometimes_nan(self, images):  # two calls an iteration: crops to optimise, the whole image to choose
+        return original(self, images) * (float("nan") if next(count) >= 4 else 1.0)
 
-    monkeypatch.setattr(Classifier, "__call__", sometimes_nan)
-    code, output = call(*GUIDE, "--method", "doodl", "--output", tmp_path / "nan")
+    with monkeypatch.context() as patched:
+        patched.setattr(Classifier, "__call__", sometimes_nan)
+        code, output = call(*GUIDE, "--method", "doodl", "--output", tmp_path / "nan")
     assert code == 2
     assert "the loss is nan in iteration 2" in output
-    assert "doodl-0.png" in images(tmp_path / "nan")
+    kept = images(tmp_path / "nan")
+    code, output = call("rerun", tmp_path / "nan" / "images" / "doodl-0.png", "--output", tmp_path / "again")
+    assert code == 0, output
+    assert images(tmp_path / "again") == kept  # the two iterations that were done, not the four that were asked for

@@ -212,3 +212,59 @@ def test_inputs_are_not_mutated() -> None:
         conditioned(network), x_T, network.schedule.times(TIMES), step=EDICT(), gradient=Reversible()
     ).sum().backward()
     assert torch.equal(x_T, before)
+
+
+WAYS = pytest.mark.parametrize(
+    ("step", "gradient"), [(DDIM(), Checkpoint()), (EDICT(), Checkpoint()), (EDICT(), Reversible())], ids=str
+)
+
+
+@WAYS
+def test_one_tensor_conditioned_on_twice_counts_twice_not_four_times(step: Step, gradient: Gradient) -> None:
+    network = TinyNetwork()
+    c = conditioned(network).conditioning[0].requires_grad_()
+
+    def found(way: Gradient) -> Tensor:
+        denoiser = ClassifierFree(Conditioned(network, (c,)), (c,), 1.7)
+        x_0 = sample(denoiser, latents(), network.schedule.times(TIMES), step=step, gradient=way)
+        return torch.autograd.grad(objective(x_0), c)[0]
+
+    torch.testing.assert_close(found(gradient), found(Backprop()), rtol=1e-8, atol=1e-10)
+
+
+@WAYS
+def test_conditioning_computed_from_conditioning(step: Step, gradient: Gradient) -> None:
+    """Refused where the way through it would be counted twice; exact from a copy, as the message says."""
+    network = TinyNetwork()
+    c = conditioned(network).conditioning[0].requires_grad_()
+
+    def found(positive: Tensor, way: Gradient) -> Tensor:
+        denoiser = ClassifierFree(Conditioned(network, (positive,)), (0.5 * positive,), 1.7)
+        x_0 = sample(denoiser, latents(), network.schedule.times(TIMES), step=step, gradient=way)
+        return torch.autograd.grad(objective(x_0), c)[0]
+
+    with pytest.raises(UserError, match="condition on a copy"):
+        found(c, gradient)
+    copied = ClassifierFree(Conditioned(network, (c.clone(),)), (0.5 * c,), 1.7)
+    x_0 = sample(copied, latents(), network.schedule.times(TIMES), step=step, gradient=gradient)
+    expected = found(c, Backprop())
+    torch.testing.assert_close(torch.autograd.grad(objective(x_0), c)[0], expected, rtol=1e-8, atol=1e-10)
+
+
+@WAYS
+def test_autocast_is_entered_again_for_the_backward_pass(step: Step, gradient: Gradient) -> None:
+    network = TinyNetwork(dtype=torch.float32)
+    weight = network.weights[0].requires_grad_()
+    c = conditioned(network).conditioning[0].float()
+
+    def found(way: Gradient) -> tuple[Tensor, ...]:
+        x_T = latents(dtype=torch.float32).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x_0 = sample(Conditioned(network, (c,)), x_T, network.schedule.times(TIMES), step=step, gradient=way)
+        return torch.autograd.grad(objective(x_0), [x_T, weight])
+
+    (of_x_T, of_weight), (x_T_expected, weight_expected) = found(gradient), found(Backprop())
+    close = 2e-2 if isinstance(gradient, Reversible) else 1e-5  # going back rounds again in a bfloat16 network
+    assert (of_x_T - x_T_expected).norm() <= close * x_T_expected.norm()
+    # Backprop sums the steps' gradients of the weight in bfloat16, the others in float32
+    assert (of_weight - weight_expected).norm() <= 2e-2 * weight_expected.norm()

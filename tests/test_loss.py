@@ -70,6 +70,7 @@ def test_cutouts_are_replayable_and_belong_to_their_image() -> None:
     values = loss.replayed(noise, 7)(x)
     assert torch.equal(values, loss.replayed(noise, 7)(x))
     assert not torch.equal(values, loss.replayed(noise, 8)(x))
+    assert not torch.equal(values, loss.replayed(noise, 9)(x))
     torch.testing.assert_close(loss.replayed(Noise((2,)), 7)(x[1:2]), values[1:2])
 
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 
-from chainrule import DDIM, EDICT, Noise, UserError, sample
-from chainrule.denoiser import Conditioned, Denoiser
+from chainrule import DDIM, EDICT, Backprop, Checkpoint, Noise, UserError, sample
+from chainrule.denoiser import Conditioned, Denoiser, Velocity
+from chainrule.gradient import Gradient
 from chainrule.guide import ClassifierFree, OneStep
 from chainrule.loss import Call
 from conftest import TinyNetwork, conditioned, latents
@@ -55,6 +59,30 @@ def test_one_step_guidance_is_the_formula() -> None:
     torch.testing.assert_close(guided.eps, plain.eps + 3.0 * network.schedule.sigma(t) * gradient)
     alpha, sigma = network.schedule.alpha(t), network.schedule.sigma(t)
     torch.testing.assert_close(alpha * guided.x0 + sigma * guided.eps, x)
+
+
+def test_one_step_guidance_of_a_learned_conditioning_from_fixed_noise() -> None:
+    network = TinyNetwork(Velocity())
+    c = conditioned(network).conditioning[0].requires_grad_()
+    times = network.schedule.times(4)
+
+    def found(gradient: Gradient) -> Tensor:
+        denoiser = one_step(Conditioned(network, (c,)))
+        return torch.autograd.grad(sample(denoiser, latents(), times, gradient=gradient).square().sum(), c)[0]
+
+    torch.testing.assert_close(found(Checkpoint()), found(Backprop()))
+    assert found(Backprop()).abs().sum() > 0
+
+
+def test_one_step_guidance_starts_where_there_is_no_signal() -> None:
+    network = TinyNetwork(Velocity())
+    network.schedule = replace(network.schedule, alpha_bar=torch.linspace(0.999, 0.0, 1000, dtype=torch.float64))
+    assert network.schedule.alpha(999) == 0.0
+    denoiser = conditioned(network)
+    times = torch.tensor([999.0, 500.0, 10.0, -1.0])
+    plain_image, guided = (sample(d, latents(), times) for d in (denoiser, one_step(denoiser)))
+    assert torch.isfinite(guided).all()
+    assert not torch.allclose(plain_image, guided)
 
 
 def test_one_step_guidance_works_without_grad_and_lowers_the_loss() -> None:
@@ -113,6 +141,8 @@ def test_noise_is_replayable_per_image() -> None:
     assert torch.equal(noise.normal(3, (2, 2))[1], Noise((9,)).normal(3, (2, 2))[0])
     assert torch.equal(noise.normal(3, (5,))[0], noise.normal(3, (5,))[2])
     assert not torch.equal(noise.normal(3, (5,)), noise.normal(4, (5,)))
+    some = torch.stack([Noise((9,)).normal(draw, (2,))[0] for draw in (0, 1, 2, 3, 1 << 20, 1 << 21, (1 << 21) + 1)])
+    assert len(some.unique(dim=0)) == len(some)
     assert torch.equal(noise.normal(0, (3,))[1], torch.randn(3, generator=torch.Generator().manual_seed(9)))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,5 +43,9 @@ class Noise:
 
 
 def generator(seed: int, draw: int) -> torch.Generator:
-    """The generator of one draw of one image. Draw 0 is `torch.manual_seed(seed)`, as everywhere else."""
-    return torch.Generator().manual_seed(seed + (draw << 31))
+    """The generator of one draw of one image. Draw 0 is `torch.manual_seed(seed)`, as everywhere else.
+
+    The others are hashed: of a seed, torch's generator for the CPU keeps only the lowest 32 bits.
+    """
+    hashed = seed if draw == 0 else int(np.random.SeedSequence((seed, draw)).generate_state(1)[0])
+    return torch.Generator().manual_seed(hashed)

@@ -85,7 +85,8 @@ class Settings(BaseModel):
         if not self.prompt.strip():
             raise UserError('the prompt is empty: say what to draw, for example "a red shape on a white background"')
         model = load(self.model, dtype=DTYPES[self.dtype], device=self.device)
-        model.schedule.times(self.steps)  # an impossible number of steps is said now
+        for steps in (self.steps, self.doodl.steps):
+            model.schedule.times(steps)  # an impossible number is said now
         denoiser = model.denoiser(self.prompt, negative_prompt=self.negative_prompt, guidance_scale=self.guidance_scale)
         return Task(model, denoiser, self.seeds, self.loss.build(self.device) if self.loss else None)
 
@@ -126,6 +127,10 @@ class Run:
             return cls(folder, Settings.model_validate_json(path.read_text()))
         except FileNotFoundError:
             raise UserError(f"{folder} holds no run (no settings.json): name a folder that chainrule wrote") from None
+        except OSError as error:
+            raise UserError(
+                f"{folder} is not a run's folder ({error.strerror}): name one that chainrule wrote"
+            ) from None
         except ValidationError as error:
             raise UserError(f"{path} is not a run of this version of chainrule: {first_line(error)}") from error
 
@@ -153,7 +158,7 @@ class Run:
             return one_step(task, scale=settings.one_step_scale, steps=steps, on_step=report.on_step)
         if method == "best-of":
             return best_of(task, settings.best_of, steps=steps, on_step=report.on_step)
-        last = self._load_state() or start(task, settings.doodl)
+        last = self._load_state() or start(task, settings.doodl, on_step=report.on_step)
         for state in run(task, settings.doodl, last, report.on_step):
             last = state
             self._save_state(state)
@@ -197,21 +202,25 @@ class Run:
         score = self._scorer(task)
         scores = {method: score(batch) for method, batch in images.items()}
         (self.folder / "images").mkdir(exist_ok=True)
-        for method, batch in images.items():
-            for seed, image in zip(settings.seeds, batch, strict=True):
+        state = self._load_state()
+        if state is not None and not self._path("doodl").exists():
+            # what was stopped is made again by as many iterations as were done
+            so_far = settings.doodl.model_copy(update={"iterations": state.iteration - 1})
+            settings = settings.model_copy(update={"doodl": so_far})
+        for method in (m for m in settings.methods if m in images):
+            for seed, image in zip(settings.seeds, images[method], strict=True):
                 with atomic(self.folder / "images" / f"{method}-{seed}.png") as path:
                     save_picture(to_pil(image), path, settings, method, seed)
         history: dict[str, object] = {"seeds": settings.seeds, "scores": scores}
-        state = self._load_state()
         if state is not None:
             history["doodl"] = state.history.tolist()
             with atomic(self.folder / "loss.png") as path:
-                loss_curve(state.history.cpu(), settings.seeds).save(path)
+                save_picture(loss_curve(state.history.cpu(), settings.seeds), path, settings)
         with atomic(self.folder / "history.json") as path:
             path.write_text(json.dumps(history, indent=1))
         with atomic(self.folder / "grid.png") as path:
             rows = [f"seed {seed}" for seed in settings.seeds]
-            grid(images, rows, scores, title=self._title()).save(path)
+            save_picture(grid(images, rows, scores, title=self._title()), path, settings)
         return self.folder / "grid.png"
 
     def _scorer(self, task: Task) -> Callable[[Tensor], list[str]]:
@@ -232,16 +241,27 @@ class Run:
         return self.settings.prompt + (f"   ->   {loss.target}" if loss else "")
 
 
-def save_picture(image: Image.Image, path: Path, settings: Settings, method: str, seed: int) -> None:
+class Origin(BaseModel):
+    """What a picture carries: the settings of its run, and which image of it this is (None: one of all of them)."""
+
+    version: str
+    settings: Settings
+    method: Method | None
+    seed: int | None
+
+
+def save_picture(
+    image: Image.Image, path: Path, settings: Settings, method: Method | None = None, seed: int | None = None
+) -> None:
     """Write a PNG that carries its settings."""
     info = PngImagePlugin.PngInfo()
-    origin = {"version": chainrule.__version__, "method": method, "seed": seed, "settings": settings.model_dump()}
-    info.add_itxt("chainrule", json.dumps(origin))
+    origin = Origin(version=chainrule.__version__, settings=settings, method=method, seed=seed)
+    info.add_itxt("chainrule", origin.model_dump_json())
     image.save(path, format="PNG", pnginfo=info)
 
 
-def origin(picture: Path) -> tuple[Settings, Method, int]:
-    """(settings, method, seed) that a picture carries. Raises UserError if it is missing or carries none."""
+def origin(picture: Path) -> Origin:
+    """What a picture carries. Raises UserError if it is missing or carries nothing."""
     try:
         with Image.open(picture) as image:
             text = getattr(image, "text", {}).get("chainrule")
@@ -250,11 +270,11 @@ def origin(picture: Path) -> tuple[Settings, Method, int]:
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"{picture} is not an image: name a picture that chainrule wrote") from error
     if text is None:
-        raise UserError(
-            f"{picture} carries no settings: name a picture that chainrule wrote, from a run's images folder"
-        )
-    found = json.loads(text)
-    return Settings.model_validate(found["settings"]), found["method"], found["seed"]
+        raise UserError(f"{picture} carries no settings: name a picture that chainrule wrote")
+    try:
+        return Origin.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{picture} is not of this version of chainrule: {first_line(error)}") from error
 
 
 @contextmanager

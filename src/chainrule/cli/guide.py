@@ -26,7 +26,9 @@ def guide(
     ] = None,
     rate: Annotated[float | None, typer.Option(help="DOODL's learning rate; the preset's if not named.")] = None,
     crops: Annotated[int | None, typer.Option(help="How many crops DOODL judges; 0 is the whole image.")] = None,
-    one_step_scale: Annotated[float, typer.Option(help="The scale of one-step guidance.")] = 5.0,
+    one_step_scale: Annotated[
+        float | None, typer.Option(help="The scale of one-step guidance; the preset's if not named.")
+    ] = None,
     best_of: Annotated[int, typer.Option(help="How many draws best-of makes.")] = 8,
     objective: Annotated[str, typer.Option(help="bce (the paper's) or ce.")] = "bce",
     classifier: Annotated[
@@ -43,7 +45,7 @@ def guide(
         name = preset or ("tuned" if model == "scenes" else "faithful")
         if name not in PRESETS:
             raise UserError(f"there is no preset {name!r}: choose {' or '.join(PRESETS)}")
-        chosen = PRESETS[name].model_dump()
+        chosen = PRESETS[name].doodl.model_dump()
         changes: dict[str, Any] = {"steps": steps, "iterations": iterations, "crops": crops}
         chosen |= {key: value for key, value in changes.items() if value is not None}
         if rate is not None:
@@ -57,7 +59,7 @@ def guide(
             steps=chosen["steps"],
             methods=method or ["plain", "one-step", "doodl"],
             loss=base.parse_loss(loss, objective, classifier),
-            one_step_scale=one_step_scale,
+            one_step_scale=PRESETS[name].one_step_scale if one_step_scale is None else one_step_scale,
             best_of=best_of,
             doodl=chosen,
             dtype=dtype,

@@ -20,13 +20,15 @@ def resume(run: Annotated[Path, typer.Argument(help="The folder of a run that wa
 
 
 def rerun(
-    picture: Annotated[Path, typer.Argument(help="A picture from a run's images folder.")], output: base.Output = None
+    picture: Annotated[Path, typer.Argument(help="A picture of a run: an image, or its grid.")],
+    output: base.Output = None,
 ) -> None:
     """Make a picture again, from the settings that it carries."""
     with base.plain_errors():
-        settings, method, seed = origin(picture)
-        run = base.begin(settings.model_copy(update={"methods": (method,)}), output)
-        typer.echo(run.folder / "images" / f"{method}-{seed}.png")
+        made = origin(picture)
+        methods = made.settings.methods if made.method is None else (made.method,)
+        run = base.begin(made.settings.model_copy(update={"methods": methods}), output)
+        typer.echo(run.folder / ("grid.png" if made.method is None else f"images/{made.method}-{made.seed}.png"))
 
 
 def models() -> None:

@@ -12,14 +12,17 @@ and recomputing them (`Reversible`) differ in nothing else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from chainrule.denoiser import Denoiser
+from chainrule.errors import UserError
 from chainrule.step.base import State, Step
 
 OnStep = Callable[[int, int], None]
@@ -104,9 +107,10 @@ class Tape(ABC):
 
 def integrate_on_tape(chain: Chain, state: State, tape: Tape, stop: int) -> State:
     """Walk the first `stop` steps of `chain` so that the backward pass holds the graph of one step at a time."""
-    inputs = chain.denoiser.inputs
+    inputs = distinct(chain.denoiser.inputs)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*state, *inputs))):
         return chain.last(state, stop=stop)
+    _check_unrelated(inputs)
     return _OnTape.apply(chain, tape, stop, len(state), *state, *inputs)  # type: ignore[no-any-return]
 
 
@@ -116,7 +120,9 @@ class _OnTape(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, chain: Chain, tape: Tape, stop: int, width: int, *tensors: Tensor) -> State:
         ctx.chain, ctx.tape, ctx.stop, ctx.width = chain, tape, stop, width
-        last = tape.record(chain, tuple(tensor.detach() for tensor in tensors[:width]), stop)
+        ctx.precision = _precision(tensors[0].device.type)
+        with ctx.precision():
+            last = tape.record(chain, tuple(tensor.detach() for tensor in tensors[:width]), stop)
         ctx.save_for_backward(*tensors)  # autograd then refuses a backward pass after a tensor was changed in place
         return tuple(tensor.clone() for tensor in last)
 
@@ -129,7 +135,7 @@ class _OnTape(torch.autograd.Function):
         for i in reversed(range(ctx.stop)):
             # nobody asks for the gradient of a starting state that needs none
             ask_state = i > 0 or any(wanted[: ctx.width])
-            with torch.enable_grad():
+            with torch.enable_grad(), ctx.precision():
                 before, after = ctx.tape.rebuild(ctx.chain, i)
             asked = (*(before if ask_state else ()), *inputs)
             found = torch.autograd.grad(after, asked, gradients, allow_unused=True)
@@ -137,6 +143,29 @@ class _OnTape(torch.autograd.Function):
             totals = [_add(total, new) for total, new in zip(totals, of_inputs, strict=True)]
         state_gradients = gradients if ask_state else (None,) * ctx.width
         return (None, None, None, None, *state_gradients, *totals)
+
+
+def _precision(device_type: str) -> Callable[[], AbstractContextManager[None]]:
+    """The autocast that is on now, to be entered again: a step is rebuilt in the numbers in which it ran.
+
+    Without the cache of cast weights, which would carry a weight's copy from a walk without a graph to one with.
+    """
+    enabled, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
+    return partial(torch.autocast, device_type, dtype=dtype, enabled=enabled, cache_enabled=False)
+
+
+def _check_unrelated(inputs: Sequence[Tensor]) -> None:
+    """Refuse a conditioning computed from another: autograd would count the way through it at every step, and again."""
+    for tensor in inputs:
+        others = [other for other in inputs if other is not tensor and other.requires_grad]
+        if tensor.grad_fn is None or not others:
+            continue
+        found = torch.autograd.grad(tensor.sum(), others, allow_unused=True, retain_graph=True)
+        if any(gradient is not None for gradient in found):
+            raise UserError(
+                "a conditioning tensor is computed from another one that is conditioned on too: condition on a copy of "
+                "that one (`tensor.clone()`), so that neither comes from the other"
+            )
 
 
 def _split(found: tuple[Tensor | None, ...], before: State) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
@@ -150,6 +179,11 @@ def _split(found: tuple[Tensor | None, ...], before: State) -> tuple[tuple[Tenso
 
 def _add(total: Tensor | None, new: Tensor | None) -> Tensor | None:
     return new if total is None else total if new is None else total + new
+
+
+def distinct(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Each tensor once: autograd would give the whole gradient to every mention of it."""
+    return tuple({id(tensor): tensor for tensor in tensors}.values())
 
 
 def leaves(state: State) -> State:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chainrule.denoiser import Denoiser, Prediction, Wrapper
 from chainrule.errors import UserError
-from chainrule.gradient.base import Chain, Gradient, Rebuilt, Tape, integrate_on_tape, leaves
+from chainrule.gradient.base import Chain, Gradient, Rebuilt, Tape, distinct, integrate_on_tape, leaves
 from chainrule.step.base import State
 
 
@@ -77,7 +77,7 @@ class _Replayer(Wrapper):
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         leaf, prediction = self.denoiser.calls.pop()
-        return Prediction(*_Graft.apply(x, leaf, prediction, *self.inputs))
+        return Prediction(*_Graft.apply(x, leaf, prediction, *distinct(self.inputs)))
 
 
 class _Graft(torch.autograd.Function):

@@ -30,14 +30,16 @@ class OneStep(Wrapper):
     scale: float
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        if alpha == 0.0:  # zero terminal SNR: x_t holds nothing of the image yet, so nothing of it can be pushed
+            return self.denoiser(x, t)
         differentiable = torch.is_grad_enabled() and (x.requires_grad or bool(self.inputs))
         with torch.enable_grad():
-            x = x if differentiable else x.detach().requires_grad_()
+            x = x if differentiable and x.requires_grad else x.detach().requires_grad_()
             prediction = self.denoiser(x, t)
             loss = self.loss(self.decode(prediction.x0)).sum()
             (gradient,) = torch.autograd.grad(loss, x, create_graph=differentiable)
         if not differentiable:
             prediction = Prediction(prediction.x0.detach(), prediction.eps.detach())
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         change = self.scale * sigma * gradient
         return Prediction(prediction.x0 - sigma / alpha * change, prediction.eps + change)

@@ -53,7 +53,7 @@ class ImageClassifier:
 
     def index(self, label: str | int) -> int:
         """The class named `label` (or numbered); raises UserError, with the nearest names, if there is none."""
-        if isinstance(label, int) or label.isdigit():
+        if isinstance(label, int) or (label not in self.labels and label.isdigit()):
             if not 0 <= int(label) < len(self.labels):
                 raise UserError(f"there is no class {label}: this classifier has {len(self.labels)}, numbered from 0")
             return int(label)
@@ -88,9 +88,9 @@ def load_classifier(name: str | Path | None = None, device: str | torch.device =
     from transformers import AutoModelForImageClassification
     from transformers.image_processing_base import ImageProcessingMixin
 
-    source = str(name or bundled.CLASSIFIER)
-    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
-        raise UserError(f"there is no classifier at {source}: name a folder or a model on the hub")
+    source = str(Path(name or bundled.CLASSIFIER).expanduser())
+    if str(name).startswith((".", "/", "~")) and not Path(source).is_dir():
+        raise UserError(f"there is no classifier at {name}: name a folder or a model on the hub")
     try:
         network = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32)
         settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
@@ -99,8 +99,16 @@ def load_classifier(name: str | Path | None = None, device: str | torch.device =
         raise UserError(f"{source!r} cannot be loaded as an image classifier ({reason}): check the name") from error
     network = network.to(device).eval().requires_grad_(False)
     labels = tuple(network.config.id2label[i] for i in range(network.config.num_labels))
-    mean, std = tuple(settings.get("image_mean", (0.5,) * 3)), tuple(settings.get("image_std", (0.5,) * 3))
-    return ImageClassifier(_Logits(network), labels, _size(settings), mean, std)
+    logits = _Logits(network, flipped=settings.get("do_flip_channel_order", False))
+    return ImageClassifier(logits, labels, _size(settings), *_normalisation(settings))
+
+
+def _normalisation(settings: dict) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the standard deviation that a preprocessor's settings ask for; 0 and 1 if they ask for none."""
+    mean, std = settings.get("image_mean"), settings.get("image_std")
+    if not settings.get("do_normalize", mean is not None):
+        return (0.0,) * 3, (1.0,) * 3
+    return tuple(mean or (0.5,) * 3), tuple(std or (0.5,) * 3)
 
 
 def _size(settings: dict) -> tuple[int, int]:
@@ -113,10 +121,12 @@ def _size(settings: dict) -> tuple[int, int]:
 
 
 class _Logits(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
+    """The logits of a transformers classifier, which may want blue first (`flipped`)."""
+
+    def __init__(self, network: nn.Module, flipped: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.flipped = network, flipped
 
     def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.network(pixels).logits
+        logits: Tensor = self.network(pixels.flip(1) if self.flipped else pixels).logits
         return logits

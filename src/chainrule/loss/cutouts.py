@@ -39,6 +39,8 @@ class Cutouts(Loss):
     def __post_init__(self) -> None:
         if self.count < 1:
             raise UserError(f"{self.count} crops are not possible: choose 1 or more, or leave the crops away")
+        if isinstance(self.loss, Cutouts):
+            raise UserError("these are crops of crops: let the method crop (its `crops`), or the loss, but not both")
 
     def __call__(self, images: Tensor) -> Tensor:
         noise = self.noise if len(self.noise.seeds) > 1 else Noise(self.noise.seeds * len(images))

@@ -21,6 +21,7 @@ calls and without a pair that can drift: `DDIM` with `Adam` is what the bundled 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, NamedTuple
 
@@ -112,8 +113,8 @@ class DoodlState(NamedTuple):
     """All of a DOODL run at one moment, as tensors: what is written to disk, and what a resumed run starts from.
 
     `x_T` (B, C, h, w) is the noise to try next, `memory` (2, B, C, h, w) the optimiser's, `radius` (B,) the norm of the
-    first draw; `best_x_T`, `best_latents` and `best_losses` belong to the best images so far, `first_latents` to the
-    unguided ones; `history` (k, B) holds the loss of each image at each iteration so far.
+    first draw; `best_x_T`, `best_latents` and `best_losses` (of whole images, not of crops) belong to the best images
+    so far; `history` (k, B) holds the optimised loss of each image at each iteration so far.
     """
 
     x_T: Tensor
@@ -122,7 +123,6 @@ class DoodlState(NamedTuple):
     best_x_T: Tensor
     best_latents: Tensor
     best_losses: Tensor
-    first_latents: Tensor
     history: Tensor
 
     @property
@@ -131,23 +131,22 @@ class DoodlState(NamedTuple):
         return len(self.history)
 
 
-def start(task: Task, settings: Doodl, x_T: Tensor | None = None) -> DoodlState:
+def start(task: Task, settings: Doodl, x_T: Tensor | None = None, on_step: OnStep | None = None) -> DoodlState:
     """The state before the first iteration: at `x_T`, or at the task's noise, or the best of several draws of it."""
     if x_T is None:
         several = settings.start_of > 1
-        x_T = best_of(task, settings.start_of, steps=settings.steps).x_T if several else task.x_T
+        x_T = best_of(task, settings.start_of, steps=settings.steps, on_step=on_step).x_T if several else task.x_T
     x_T = x_T.detach().clone()
     worst = torch.full((len(x_T),), torch.inf, device=x_T.device)
     memory = torch.zeros(2, *x_T.shape, device=x_T.device, dtype=x_T.dtype)
-    return DoodlState(x_T, memory, _norm(x_T), x_T, x_T, worst, x_T, worst.new_zeros(0, len(x_T)))
+    return DoodlState(x_T, memory, _norm(x_T), x_T, x_T, worst, worst.new_zeros(0, len(x_T)))
 
 
 def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> DoodlState:
     """One iteration of Algorithm 1: generate, judge, remember the best, and move the noise."""
     k, step, noise = state.iteration, settings.step, task.noise
-    loss = task.wanted()
-    if settings.crops:
-        loss = Cutouts(loss, settings.crops, settings.cut_power)
+    whole = task.wanted()
+    loss = Cutouts(whole, settings.crops, settings.cut_power) if settings.crops else whole
     loss = loss.replayed(noise, CROPS + k)
 
     with torch.enable_grad():
@@ -157,18 +156,20 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
             task.denoiser, step.init(x_T), times, step=step, gradient=Checkpoint(settings.keep), on_step=on_step
         )
         losses = torch.stack([loss(task.model.decode(latents)) for latents in last]).mean(dim=0)
-        _check(losses, k, task.seeds)
+        _check("loss", losses, k, task.seeds)
         done = k >= settings.iterations
         gradient = torch.zeros_like(x_T) if done else torch.autograd.grad(losses.sum(), x_T)[0]
+    _check("gradient", gradient.flatten(1).sum(dim=1), k, task.seeds)
 
-    losses, latents = losses.detach(), step.final(last).detach()
-    better = (losses < state.best_losses)[:, None, None, None]
+    with torch.no_grad():  # the best is chosen by whole images: of crops, the best are the luckiest
+        latents = step.final(last).detach()
+        scores = whole.replayed(noise, CROPS)(task.model.decode(latents))
+    better = (scores < state.best_losses)[:, None, None, None]
     best = {
         "best_x_T": torch.where(better, state.x_T, state.best_x_T),
         "best_latents": torch.where(better, latents, state.best_latents),
-        "best_losses": torch.minimum(losses, state.best_losses),
-        "first_latents": latents if k == 0 else state.first_latents,
-        "history": torch.cat([state.history, losses[None]]),
+        "best_losses": torch.minimum(scores, state.best_losses),
+        "history": torch.cat([state.history, losses.detach()[None]]),
     }
     if done:
         return state._replace(**best)
@@ -209,7 +210,7 @@ def doodl(
     state after each iteration. Raises UserError if the loss or the gradient stops being finite.
     """
     settings = settings or Doodl()
-    last = start(task, settings, x_T)
+    last = start(task, settings, x_T, on_step)
     for state in run(task, settings, last, on_step):
         last = state
         if on_iteration:
@@ -228,10 +229,8 @@ def _norm(x: Tensor) -> Tensor:
     return x.flatten(1).norm(dim=1)
 
 
-def _check(losses: Tensor, k: int, seeds: tuple[int, ...]) -> None:
-    if not torch.isfinite(losses).all():
-        which = [seed for seed, fine in zip(seeds, torch.isfinite(losses).tolist(), strict=True) if not fine]
-        raise UserError(
-            f"the loss is {losses[~torch.isfinite(losses)][0].item()} in iteration {k} (seed {which[0]}): lower the "
-            "rate, or use float32; the best so far is kept"
-        )
+def _check(name: str, values: Tensor, k: int, seeds: tuple[int, ...]) -> None:
+    """Raise UserError unless all `values` (B,), the `name` in iteration `k`, are finite."""
+    for value, seed in zip(values.tolist(), seeds, strict=True):
+        if not math.isfinite(value):
+            raise UserError(f"the {name} is {value} in iteration {k} (seed {seed}): lower the rate, or use float32")

@@ -1,12 +1,24 @@
-"""Named settings of DOODL."""
+"""Named settings of DOODL, and of the baseline beside it."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from chainrule.methods.doodl import Adam, Doodl
 
+
+class Preset(NamedTuple):
+    """`doodl`'s settings, and the scale of one-step guidance that goes with them."""
+
+    doodl: Doodl
+    one_step_scale: float
+
+
 PRESETS = {
-    "faithful": Doodl(),
-    "tuned": Doodl(iterations=40, steps=20, optimiser=Adam(rate=0.12), mix=None, perturbation=0.0, crops=4),
+    "faithful": Preset(Doodl(), 5.0),
+    "tuned": Preset(
+        Doodl(iterations=40, steps=20, optimiser=Adam(rate=0.12), mix=None, perturbation=0.0, crops=4), 30.0
+    ),
 }
 """`faithful` is the paper's for Stable Diffusion; `tuned` is a first guess for the bundled world: it waits for
 `benchmarks/vocabulary.py --tune` on the final generator."""

@@ -35,6 +35,7 @@ def load(
     family is not supported.
     """
     import diffusers
+    from diffusers.utils import is_accelerate_available
 
     _check_device(device)
     source = bundled.PIPELINE if name in (None, BUNDLED) else Path(name).expanduser()  # type: ignore[arg-type]
@@ -44,7 +45,12 @@ def load(
         raise UserError(f"{name} is a {family}, which is not supported yet: {', '.join(FAMILIES)} is")
     try:
         pipeline = getattr(diffusers, family).from_pretrained(
-            str(source), dtype=dtype, safety_checker=None, variant=variant, local_files_only=source.is_dir()
+            str(source),
+            dtype=dtype,
+            safety_checker=None,
+            variant=variant,
+            local_files_only=source.is_dir(),
+            low_cpu_mem_usage=is_accelerate_available(),  # the default, without a request to install accelerate
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
@@ -56,14 +62,20 @@ def load(
 
 def installed() -> list[str]:
     """The checkpoints that can be loaded without a download: the bundled one and those in the hub's cache."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import scan_cache_dir, try_to_load_from_cache
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        cached = [repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+        cached = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
     except CacheNotFound:
         cached = []
-    return [BUNDLED, *sorted(cached)]
+    indices = {name: try_to_load_from_cache(name, "model_index.json") for name in cached}
+    return [BUNDLED, *(name for name, path in indices.items() if isinstance(path, str) and _supported(Path(path)))]
+
+
+def _supported(index: Path) -> bool:
+    """Whether the pipeline of this index can be adapted."""
+    return json.loads(index.read_text()).get("_class_name") in FAMILIES
 
 
 def _check_device(device: str | torch.device) -> None:

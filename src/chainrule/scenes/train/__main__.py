@@ -29,12 +29,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/scenes"), help="checkpoints and drawn pictures")
     parser.add_argument("--weights", type=Path, default=Path(__file__).parents[1] / "weights", help="where to write")
     parser.add_argument("--scenes", type=int, default=60_000, help="how many training scenes to draw")
-    parser.add_argument("--compile", action="store_true", help="compile the U-Net (needs a C++ compiler)")
     arguments = parser.parse_args()
     unknown = [part for part in arguments.parts if part not in PARTS]
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
-    settings = Settings(arguments.work, arguments.weights, arguments.device, arguments.scenes, arguments.compile)
+    settings = Settings(arguments.work, arguments.weights, arguments.device, arguments.scenes)
     torch.manual_seed(0)
     for part in arguments.parts or PARTS:
         PARTS[part](settings)

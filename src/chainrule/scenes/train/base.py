@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,53 +30,57 @@ TRAIN_SEEDS = 1_000_000
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how to train. `compile` needs a C++ compiler and saves a third of the U-Net's time."""
+    """Where and how to train."""
 
     work: Path
     weights: Path
     device: str = "cpu"
     scenes: int = 60_000
-    compile: bool = False
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """`images` (N, 64, 64, 3) uint8 (memory-mapped), and the scene's seed of each."""
+    """`images` (N, 64, 64, 3) uint8 (memory-mapped), of the scenes with seeds from `TRAIN_SEEDS`."""
 
     images: np.ndarray
-    first_seed: int
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, index: np.ndarray, device: str) -> Tensor:
         """The pictures at `index` as (B, 3, 64, 64) in [-1, 1]."""
-        pixels = torch.from_numpy(self.images[np.sort(index)]).to(device)
+        pixels = torch.from_numpy(self.images[index]).to(device)
         return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
 def pictures(settings: Settings) -> Pictures:
     """The training scenes, drawn once and kept in the work folder."""
-    path = settings.work / f"pictures-{settings.scenes}-{_fingerprint(world)}.npy"
-    if not path.exists():
-        settings.work.mkdir(parents=True, exist_ok=True)
+
+    def draw_all() -> np.ndarray:
         seeds = range(TRAIN_SEEDS, TRAIN_SEEDS + settings.scenes)
         with ProcessPoolExecutor() as pool:
-            drawn = np.stack(list(pool.map(_draw, seeds, chunksize=500)))
+            return np.stack(list(pool.map(_draw, seeds, chunksize=500)))
+
+    return Pictures(_kept("pictures", settings.scenes, settings, draw_all))
+
+
+def _kept(name: str, count: int, settings: Settings, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array `make()`, from the work folder if it was made before; memory-mapped."""
+    path = settings.work / f"{name}-{count}-{_made_from(name, settings)}.npy"
+    if not path.exists():
+        settings.work.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part.npy")
-        np.save(partial, drawn)
+        np.save(partial, make())
         partial.replace(path)
-    return Pictures(np.load(path, mmap_mode="r"), TRAIN_SEEDS)
+    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
-def _fingerprint(*made_by: ModuleType | Path) -> str:
-    """Which world, and which autoencoder, a kept array belongs to: after a change of either it is made again."""
-    files = [source if isinstance(source, Path) else Path(str(source.__file__)) for source in made_by]
+def _made_from(name: str, settings: Settings) -> str:
+    """Which world, and which autoencoder, a kept file belongs to: after a change of either it is made again."""
+    files = [Path(str(world.__file__))]
+    if name not in ("pictures", "autoencoder"):
+        files.append(settings.weights / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors")
     return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}"
-
-
-def _vae(settings: Settings) -> Path:
-    return settings.weights / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors"
 
 
 def _draw(seed: int) -> np.ndarray:
@@ -104,7 +107,7 @@ def fit(
     decay `ema` (less at the start). Every batch is a function of its step alone, and the state is written
     every `save_every` seconds: a run that was killed goes on where it was.
     """
-    state_path = settings.work / f"{name}.pt"
+    state_path = settings.work / f"{name}-{_made_from(name, settings)}.pt"
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     start = 0
@@ -190,28 +193,32 @@ def load_autoencoder(settings: Settings) -> AutoencoderKL:
 
 def latents(settings: Settings) -> Tensor:
     """The latent means of all training scenes, (N, 4, 16, 16) float16, computed once."""
-    path = settings.work / f"latents-{settings.scenes}-{_fingerprint(world, _vae(settings))}.npy"
-    if not path.exists():
+
+    @torch.no_grad()
+    def encode_all() -> np.ndarray:
         data, model = pictures(settings), load_autoencoder(settings)
-        with torch.no_grad(), autocast(settings):
+        with autocast(settings):
             parts = [
                 model.encode(data.batch(index, settings.device)).latent_dist.mean.half().cpu().numpy()
                 for index in np.array_split(np.arange(len(data)), -(-len(data) // 200))
             ]
-        np.save(path, np.concatenate(parts))
-    return torch.from_numpy(np.load(path))
+        return np.concatenate(parts)
+
+    return torch.from_numpy(np.array(_kept("latents", settings.scenes, settings, encode_all)))
 
 
 def reconstructions(settings: Settings, count: int = 30_000) -> Pictures:
     """The first `count` training pictures after a way through the autoencoder, computed once."""
-    path = settings.work / f"reconstructions-{count}-{_fingerprint(world, _vae(settings))}.npy"
-    if not path.exists():
+
+    @torch.no_grad()
+    def decode_all() -> np.ndarray:
         codes, model = latents(settings)[:count], load_autoencoder(settings)
-        with torch.no_grad(), autocast(settings):
+        with autocast(settings):
             parts = [model.decode(z.float().to(settings.device)).sample.float().cpu() for z in codes.split(200)]
         pixels = torch.cat(parts).clamp(-1, 1).add(1).mul(127.5).round().byte()
-        np.save(path, pixels.permute(0, 2, 3, 1).numpy())
-    return Pictures(np.load(path, mmap_mode="r"), TRAIN_SEEDS)
+        return pixels.permute(0, 2, 3, 1).numpy()
+
+    return Pictures(_kept("reconstructions", min(count, settings.scenes), settings, decode_all))
 
 
 # --- augmentation -----------------------------------------------------------------------------------------------
