@@ -78,8 +78,9 @@ def _kept(name: str, count: int, settings: Settings, make: Callable[[], np.ndarr
 def _made_from(name: str, settings: Settings) -> str:
     """Which world, and which autoencoder, a kept file belongs to: after a change of either it is made again."""
     files = [Path(str(world.__file__))]
-    if name not in ("pictures", "autoencoder"):
-        files.append(settings.weights / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors")
+    vae = settings.weights / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors"
+    if name not in ("pictures", "autoencoder") and vae.exists():
+        files.append(vae)
     return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}"
 
 
