@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from chainrule.scenes.base import (
     NAMED_SHAPES,
     SHAPES,
     SIZE_WORDS,
+    Scene,
+    Thing,
     render,
     sample_scene,
 )
@@ -95,6 +98,21 @@ def test_a_thing_can_be_isolated() -> None:
     alone = read(isolate(pixels([scene])[0], kept.colour))
     assert [thing.colour for thing in alone.things] == [kept.colour]
     assert other.colour != kept.colour
+
+
+def test_what_a_bag_of_words_would_confuse() -> None:
+    from chainrule.scenes.train.clip import confusions
+
+    red, blue = Thing("circle", "red", 20, 32, 12), Thing("heart", "blue", 44, 32, 12)
+    assert confusions(Scene((red, blue), "white", relation="left of")) == [
+        "a red circle right of a blue shape on a white background",
+        "a red shape left of a blue circle on a white background",
+    ]
+    assert confusions(Scene((red,), "white")) == []
+    square = replace(blue, shape="square")  # a circle below a square is held out: not even a wrong caption says it
+    assert confusions(Scene((red, square), "white", relation="above")) == [
+        "a red square above a blue circle on a white background"
+    ]
 
 
 def test_unknown_shapes_are_refused() -> None:

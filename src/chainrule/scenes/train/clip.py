@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,11 +15,10 @@ from torch.nn import functional
 from transformers import (
     CLIPConfig,
     CLIPModel,
-    CLIPTextModel,
     CLIPTokenizer,
 )
 
-from chainrule.scenes.base import BACKGROUNDS, COLOURS, NAMED_SHAPES, RELATIONS, SIDE, SIZE_WORDS, sample_scene
+from chainrule.scenes.base import BACKGROUNDS, COLOURS, NAMED_SHAPES, RELATIONS, SIDE, SIZE_WORDS, Scene, sample_scene
 from chainrule.scenes.train.base import (
     TRAIN_SEEDS,
     Settings,
@@ -27,11 +27,11 @@ from chainrule.scenes.train.base import (
     fit,
     pictures,
     reconstructions,
-    save_half,
     save_vision,
 )
 
 BATCH = 128
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 MAX_TOKENS = 24
 
 
@@ -85,29 +85,52 @@ def new(tokenizer: CLIPTokenizer, vision: dict[str, int], text_layers: int, widt
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))
 
 
+def confusions(scene: Scene) -> list[str]:
+    """Captions that a bag of words would take for the scene's: the relation turned round, the shapes changed over.
+
+    Yuksekgonul et al., "When and why vision-language models behave like bags-of-words, and what to do about it", 2023:
+    other pictures' captions alone never ask which thing is left of which. Without these the text encoder gave "left of"
+    and "right of" the same embedding (cosine 0.999), and the generator placed things by chance.
+    """
+    if scene.relation is None:
+        return []
+    first, second = scene.things
+    wrong = (
+        replace(scene, relation=OPPOSITE[scene.relation]),
+        replace(scene, things=(replace(first, shape=second.shape), replace(second, shape=first.shape))),
+    )
+    return [other.caption for other in wrong if other.caption != scene.caption and not other.held_out]
+
+
 def contrastive(settings: Settings, name: str, model: CLIPModel, steps: int, part: int) -> None:
-    """Train `model` on captions and pictures (renders and reconstructions); `part` 0 or 1 picks a half of the data."""
+    """Train `model` on pictures (renders and reconstructions), their captions, and captions to be told from those.
+
+    `part` 0 or 1 picks a half of the data.
+    """
     renders, rebuilt = pictures(settings), reconstructions(settings)
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
-    captions = [sample_scene(TRAIN_SEEDS + i).caption for i in range(len(renders))]
-    distinct = sorted(set(captions))
+    scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(rebuilt))]
+    distinct = sorted({caption for scene in scenes for caption in (scene.caption, *confusions(scene))})
     number = {caption: i for i, caption in enumerate(distinct)}
-    which = torch.tensor([number[caption] for caption in captions])
+    which = torch.tensor([number[scene.caption] for scene in scenes])
+    wrong = [[number[caption] for caption in confusions(scene)] for scene in scenes]
     tokens = tokenizer(distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng([step, part])
         index = np.sort(rng.integers(len(rebuilt) // 2, size=BATCH) * 2 + part)
         x = torch.cat([renders.batch(index[::2], settings.device), rebuilt.batch(index[1::2], settings.device)])
-        classes = which[np.concatenate([index[::2], index[1::2]])]
+        index = np.concatenate([index[::2], index[1::2]])
+        pictured = which[index]
+        said = torch.cat([pictured, torch.tensor([caption for i in index for caption in wrong[i]], dtype=torch.long)])
         with autocast(settings):
             image = model.get_image_features(augment(x, generator, colour=0.3))
-            text = model.get_text_features(tokens[classes].to(settings.device))
+            text = model.get_text_features(tokens[said].to(settings.device))
         image, text = (functional.normalize(_tensor(value).float(), dim=1) for value in (image, text))
         logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
-        same = (classes[:, None] == classes[None, :]).float().to(settings.device)
-        target = same / same.sum(dim=1, keepdim=True)
-        return 0.5 * (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target))
+        same = (pictured[:, None] == said[None, :]).float().to(settings.device)
+        to_text, to_image = (value / value.sum(dim=1, keepdim=True) for value in (same, same.T[:BATCH]))
+        return 0.5 * (functional.cross_entropy(logits, to_text) + functional.cross_entropy(logits.T[:BATCH], to_image))
 
     fit(name, model, loss, settings, steps=steps, rate=1e-3, ema=0.995, weight_decay=0.05)
 
@@ -118,16 +141,14 @@ def _tensor(features: object) -> Tensor:
 
 
 def train(settings: Settings) -> None:
-    """The guiding CLIP, and the text encoder and tokenizer of the pipeline, which are its text half."""
+    """The guiding CLIP, and the pipeline's tokenizer; the pipeline's text encoder begins as its text half."""
     tokenizer = new_tokenizer()
     tokenizer.save_pretrained(settings.weights / "pipeline" / "tokenizer")
     vision = {"patch_size": 8, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
     model = new(tokenizer, vision, text_layers=3, width=128, seed=1).to(settings.device)
-    contrastive(settings, "clip", model, steps=1500, part=0)
+    contrastive(settings, "clip", model, steps=2000, part=0)
     save_vision(model, settings.weights / "clip")
     tokenizer.save_pretrained(settings.weights / "clip")
-    text = CLIPTextModel.from_pretrained(settings.weights / "clip")
-    save_half(text, settings.weights / "pipeline" / "text_encoder")
 
 
 def train_judge(settings: Settings) -> None:

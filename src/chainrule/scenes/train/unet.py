@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from chainrule.scenes.base import sample_scene
@@ -17,6 +17,8 @@ from chainrule.scenes.train.clip import MAX_TOKENS
 
 STEPS = 15_000
 BATCH = 64
+PAIRS = 32
+"""How many of a batch show two things: which is which is harder to learn than what a single thing looks like."""
 DROP_CAPTION = 0.1
 
 
@@ -49,18 +51,21 @@ def scheduler() -> DDIMScheduler:
 
 
 def train(settings: Settings) -> None:
-    """Velocity matching with captions dropped now and then; timesteps stratified over the batch."""
+    """Velocity matching with captions dropped now and then; timesteps stratified over the batch.
+
+    The text encoder begins as CLIP's and learns with the U-Net: a contrastive loss hardly asks which thing is where.
+    """
     torch.manual_seed(2)
     codes = latents(settings)
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(settings.weights / "pipeline" / "text_encoder").float().eval()
-    captions = [sample_scene(TRAIN_SEEDS + i).caption for i in range(len(codes))]
-    distinct = ["", *sorted(set(captions))]
+    text_encoder = CLIPTextModel.from_pretrained(settings.weights / "clip").float().to(settings.device)
+    scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(codes))]
+    distinct = ["", *sorted({scene.caption for scene in scenes})]
     number = {caption: i for i, caption in enumerate(distinct)}
-    which = torch.tensor([number[caption] for caption in captions])
+    which = torch.tensor([number[scene.caption] for scene in scenes])
+    things = np.array([len(scene.things) for scene in scenes])
+    singles, pairs = np.flatnonzero(things == 1), np.flatnonzero(things == 2)
     tokens = tokenizer(distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
-    with torch.no_grad():
-        embeddings = torch.cat([text_encoder(part).last_hidden_state for part in tokens.split(500)])
     noise_schedule = scheduler()
     alpha_bar = noise_schedule.alphas_cumprod
     model = new().to(settings.device)
@@ -69,9 +74,11 @@ def train(settings: Settings) -> None:
     # the eager gradient, no warning), and eager steps take the same time.
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        index = torch.from_numpy(np.random.default_rng(step).integers(len(codes), size=BATCH))
+        rng = np.random.default_rng(step)
+        chosen = np.concatenate([rng.choice(pairs, PAIRS), rng.choice(singles, BATCH - PAIRS)])
+        index = torch.from_numpy(rng.permutation(chosen))  # timesteps rise along the batch
         dropped = torch.rand(BATCH, generator=generator) < DROP_CAPTION
-        text = embeddings[torch.where(dropped, 0, which[index])].to(settings.device)
+        said = tokens[torch.where(dropped, 0, which[index])].to(settings.device)
         x_0 = codes[index].float()
         offset = torch.rand(1, generator=generator)
         t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH + offset) % 1.0
@@ -80,17 +87,19 @@ def train(settings: Settings) -> None:
         eps = torch.randn(x_0.shape, generator=generator)
         x_t, v = alpha * x_0 + sigma * eps, alpha * eps - sigma * x_0
         with autocast(settings):
-            out = model(x_t.to(settings.device), t.to(settings.device), text).sample
+            out = model(x_t.to(settings.device), t.to(settings.device), text_encoder(said).last_hidden_state).sample
         return (out.float() - v.to(settings.device)).square().mean()
 
-    fit("unet", model, loss, settings, steps=STEPS, rate=1e-3, ema=0.9985)
-    save(model, settings)
+    both = nn.ModuleDict({"unet": model, "text_encoder": text_encoder})
+    fit("unet", both, loss, settings, steps=STEPS, rate=1e-3, ema=0.9985)
+    save(model, text_encoder, settings)
 
 
-def save(model: UNet2DConditionModel, settings: Settings) -> None:
-    """Write the U-Net and what makes the folder a pipeline."""
+def save(model: UNet2DConditionModel, text_encoder: CLIPTextModel, settings: Settings) -> None:
+    """Write the U-Net, the text encoder, and what makes the folder a pipeline."""
     folder = settings.weights / "pipeline"
     save_half(model, folder / "unet")
+    save_half(text_encoder, folder / "text_encoder")
     scheduler().save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",
