@@ -15,7 +15,7 @@ from chainrule.scenes.base import sample_scene
 from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, autocast, fit, latents, save_half
 from chainrule.scenes.train.clip import MAX_TOKENS
 
-STEPS = 15_000
+STEPS = 24_000
 BATCH = 64
 PAIRS = 32
 """How many of a batch show two things: which is which is harder to learn than what a single thing looks like."""
