@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import chainrule
-from base import machine, publish, table
+from base import RESULTS, machine, publish, table
 from chainrule import bundled
 from chainrule.loss import load_classifier
 from chainrule.loss.classifier import ImageClassifier
@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--captions", type=int, default=512)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--sheet", type=Path, default=Path("docs/images/scenes.png"))
+    parser.add_argument("--sheet", type=Path, default=RESULTS.parent / "images" / "scenes.png")
     arguments = parser.parse_args()
     model, judge, guide = chainrule.load(), load_judge(), load_classifier()
     n = arguments.captions
