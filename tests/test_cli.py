@@ -209,8 +209,8 @@ def test_a_nan_loss_keeps_what_there_is(tmp_path: Path, monkeypatch: pytest.Monk
 
     original, count = Classifier.__call__, iter(range(100))
 
-    def sometimes_nan(self, images):  # two calls an iteration: crops to optimise, the whole image to choose
-        return original(self, images) * (float("nan") if next(count) >= 4 else 1.0)
+    def sometimes_nan(self, images):  # eight calls for the start; two an iteration: the crops, the whole image
+        return original(self, images) * (float("nan") if next(count) >= 12 else 1.0)
 
     with monkeypatch.context() as patched:
         patched.setattr(Classifier, "__call__", sometimes_nan)

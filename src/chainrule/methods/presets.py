@@ -17,7 +17,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "faithful": Preset(Doodl(), 5.0),
     "tuned": Preset(
-        Doodl(iterations=40, steps=20, optimiser=Adam(rate=0.12), mix=None, perturbation=0.0, crops=4), 30.0
+        Doodl(start_of=8, iterations=15, steps=20, optimiser=Adam(rate=0.1), mix=None, perturbation=0.0, crops=4), 30.0
     ),
 }
 """`faithful` is the paper's for Stable Diffusion; `tuned` is a first guess for the bundled world: it waits for
