@@ -86,19 +86,26 @@ def one_step_at(scale: float) -> Contender:
 
 PLAIN = Contender("plain", plain, {"steps": STEPS})
 ONE_STEP = one_step_at(TUNED.one_step_scale)
-BEST_OF_FEW = Contender("best of 16", best_of, {"count": 16, "steps": STEPS})
+BEST_OF_START = Contender(
+    f"best of {TUNED.doodl.start_of} (DOODL tuned's start)", best_of, {"count": TUNED.doodl.start_of, "steps": STEPS}
+)
 BEST_OF_EQUAL = Contender(f"best of {EQUAL} (the cost of DOODL tuned)", best_of, {"count": EQUAL, "steps": STEPS})
 DOODL_TUNED = guided("DOODL tuned", TUNED.doodl)
 DOODL_FAITHFUL = guided("DOODL faithful", FAITHFUL.doodl, seeds=2)
-CONTENDERS = (PLAIN, ONE_STEP, BEST_OF_FEW, BEST_OF_EQUAL, DOODL_TUNED, DOODL_FAITHFUL)
-QUESTIONS = ((ONE_STEP, PLAIN), (DOODL_TUNED, PLAIN), (DOODL_TUNED, ONE_STEP), (DOODL_TUNED, BEST_OF_EQUAL))
+CONTENDERS = (PLAIN, ONE_STEP, BEST_OF_START, BEST_OF_EQUAL, DOODL_TUNED, DOODL_FAITHFUL)
+QUESTIONS = (
+    (ONE_STEP, PLAIN),
+    (DOODL_TUNED, PLAIN),
+    (DOODL_TUNED, ONE_STEP),
+    (DOODL_TUNED, BEST_OF_START),
+    (DOODL_TUNED, BEST_OF_EQUAL),
+)
 
 TUNING = (
     *(one_step_at(scale) for scale in (3.0, 10.0, 30.0, 100.0, 300.0)),
     *(
         guided(f"DOODL Adam {rate}, {crops} crops", tuned(optimiser=Adam(rate=rate), crops=crops))
-        for rate in (0.05, 0.1, 0.2)
-        for crops in (0, 4)
+        for rate, crops in ((0.05, 4), (0.1, 4), (0.2, 4), (0.1, 0))
     ),
     guided("DOODL momentum, clip 0.01", tuned(optimiser=Momentum(rate=100.0, clip=1e-2))),
 )
