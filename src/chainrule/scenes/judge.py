@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from chainrule import bundled
 from chainrule.loss.classifier import ImageClassifier, load_classifier
@@ -19,6 +20,9 @@ from chainrule.scenes.base import BACKGROUNDS, COLOURS, SHAPES, Scene
 MIN_CHROMA = 0.2
 MIN_SHARE = 0.1
 """A colour is a thing's if it covers at least this share of all saturated pixels."""
+
+SINGLE_EXTENT = 32
+"""How many pixels a single thing is wide or high, about."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,27 @@ def read(image: Tensor) -> Reading:
 
 
 def isolate(image: Tensor, colour: str) -> Tensor:
-    """`image` (3, 64, 64) with every thing of another colour painted over with the background's median."""
+    """The thing of `colour` in `image` (3, 64, 64) alone, in the middle, and as large as the judge knows single things.
+
+    Things of other colours are painted over with the background's median. If there is nothing of that colour, the
+    background is left.
+    """
     nearest, saturated = _colour_map(image)
     other = saturated & (nearest != list(COLOURS).index(colour))
-    around = torch.nn.functional.max_pool2d(other.float()[None], 5, stride=1, padding=2)[0] > 0
+    around = functional.max_pool2d(other.float()[None], 5, stride=1, padding=2)[0] > 0
     mine = saturated & ~other
     fill = image[:, ~saturated].median(dim=1).values if (~saturated).any() else image.mean(dim=(1, 2))
-    return torch.where((around & ~mine)[None], fill[:, None, None], image)
+    alone = torch.where((around & ~mine)[None], fill[:, None, None], image)
+    rows, columns = torch.nonzero(mine, as_tuple=True)
+    if not len(rows):
+        return alone
+    ends = torch.tensor([0.01, 0.99])  # a stray pixel does not count
+    (left, right), (top, bottom) = columns.float().quantile(ends), rows.float().quantile(ends)
+    zoom = max(right - left + 1, bottom - top + 1) / SINGLE_EXTENT
+    x, y = ((first + last + 1) / image.shape[-1] - 1 for first, last in ((left, right), (top, bottom)))  # -1 to 1
+    window = torch.tensor([[[zoom, 0.0, x], [0.0, zoom, y]]])
+    grid = functional.affine_grid(window, [1, *image.shape], align_corners=False)
+    return functional.grid_sample(alone[None], grid, padding_mode="border", align_corners=False)[0]
 
 
 def related(relation: str, first: Seen, second: Seen) -> bool:
