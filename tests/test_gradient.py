@@ -19,7 +19,7 @@ STEPS = [DDIM(), EDICT(), EDICT(alternate=False), EDICT(mix=0.8)]
 PAIRS = [
     (step, gradient)
     for step in STEPS
-    for gradient in (Checkpoint(), Checkpoint(keep=2), Checkpoint(keep=9), Reversible())
+    for gradient in (Checkpoint(), Checkpoint(keep=2), Checkpoint(keep=9), Reversible(), Reversible(every=2))
     if step.reversible or not isinstance(gradient, Reversible)
 ]
 
@@ -202,6 +202,26 @@ def test_a_chain_that_cannot_be_inverted_is_refused() -> None:
     network = TinyNetwork()
     with pytest.raises(UserError, match=r"Reversible cannot differentiate DDIM.*use the EDICT step, or Checkpoint"):
         sample(conditioned(network), latents(), network.schedule.times(TIMES), gradient=Reversible())
+
+
+def test_reversible_stays_exact_in_a_long_chain_in_float32() -> None:
+    """Undone in one go, 150 steps of EDICT multiply rounding by p^-300, a number of ten digits."""
+    network = TinyNetwork(dtype=torch.float32)
+
+    def found(way: Gradient) -> Tensor:
+        x_T = latents(dtype=torch.float32).requires_grad_()
+        denoiser = Conditioned(network, (conditioned(network).conditioning[0].float(),))
+        x_0 = sample(denoiser, x_T, network.schedule.times(150), step=EDICT(), gradient=way)
+        return torch.autograd.grad(objective(x_0), x_T)[0]
+
+    exact = found(Backprop())
+    torch.testing.assert_close(found(Reversible()), exact, rtol=1e-4, atol=1e-4 * exact.abs().max().item())
+    assert (found(Reversible(every=150)) - exact).norm() > 0.01 * exact.norm()
+
+
+def test_reversible_with_no_step_between_states_is_refused() -> None:
+    with pytest.raises(UserError, match="every 0 steps: choose 1 or more"):
+        Reversible(every=0)
 
 
 def test_inputs_are_not_mutated() -> None:
