@@ -52,7 +52,9 @@ class Memcnn(Gradient):
 
         for i in range(len(chain)):
             module = memcnn.InvertibleModuleWrapper(_Layer(chain, i), keep_input=self.keep_input)
-            state = module(*(tensor.clone() for tensor in state))
+            if i == 0 or self.keep_input:  # it empties its inputs if it does not keep them: never the chain's own
+                state = tuple(tensor.clone() for tensor in state)
+            state = module(*state)
         return state
 
 
