@@ -107,6 +107,10 @@ TUNING = (
         guided(f"DOODL Adam {rate}, {crops} crops", tuned(optimiser=Adam(rate=rate), crops=crops))
         for rate, crops in ((0.05, 4), (0.1, 4), (0.2, 4), (0.1, 0))
     ),
+    *(
+        guided(f"DOODL start of {count}, {iterations} iterations", tuned(start_of=count, iterations=iterations))
+        for count, iterations in ((16, 12), (32, 7))
+    ),
     guided("DOODL momentum, clip 0.01", tuned(optimiser=Momentum(rate=100.0, clip=1e-2))),
 )
 
