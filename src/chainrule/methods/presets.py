@@ -17,8 +17,9 @@ class Preset(NamedTuple):
 PRESETS = {
     "faithful": Preset(Doodl(), 5.0),
     "tuned": Preset(
-        Doodl(start_of=8, iterations=15, steps=20, optimiser=Adam(rate=0.05), mix=None, perturbation=0.0, crops=4), 30.0
+        Doodl(start_of=32, iterations=7, steps=20, optimiser=Adam(rate=0.05), mix=None, perturbation=0.0, crops=4), 30.0
     ),
 }
 """`faithful` is the paper's for Stable Diffusion; `tuned` was chosen on the bundled world by
-`benchmarks/vocabulary.py --tune` (`docs/results.md`): there the rate and the crops hardly matter, the start does."""
+`benchmarks/vocabulary.py --tune` (`docs/results.md`): there the rate and the crops hardly matter,
+the number of draws among which the start is chosen does."""
