@@ -27,7 +27,7 @@ class Reversible(Gradient):
     """The exact gradient of a reversible solver; memory grows by a state for `every` so many steps only.
 
     Rounding grows on the way back from one kept state to the one before: keep latents in float32 or float64 whatever
-    the network's dtype; with a network in half precision, `Checkpoint` is exact where this is off by a little.
+    the network's dtype; with a network in half precision, `Checkpoint` is exact where this rounds again.
     """
 
     every: int = 20
