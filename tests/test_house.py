@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "chainrule"
 LINES = (
-    "errors", "bundled", "schedule", "noise", "denoiser", "loss", "step", "guide", "constraint", "control", "gradient",
+    "errors", "bundled", "schedule", "noise", "denoiser", "vision", "loss", "step", "guide", "constraint", "control", "gradient",
     "sample", "models", "metrics", "methods", "scenes", "pictures", "run", "cli", "app", "__main__",
 )  # fmt: skip
 """From the ground floor up. A file imports from its own folder's base.py and from lines above it in this list."""
@@ -60,6 +60,8 @@ SHARED = {
     ("methods", "presets"): (("methods", "doodl"),),
     # an optimisation may start at the best of several draws
     ("methods", "doodl"): (("methods", "best_of"),),
+    # a rating is a head on CLIP's embedding
+    ("loss", "aesthetic"): (("loss", "clip"),),
     ("scenes", "train", "unet"): (("scenes", "train", "clip"),),
     ("scenes", "train", "noise_aware"): (("scenes", "train", "unet"),),
 }

@@ -9,3 +9,4 @@ WEIGHTS = Path(__file__).parent / "scenes" / "weights"
 PIPELINE, CLASSIFIER, JUDGE, CLIP, JUDGE_CLIP, NOISE_AWARE = (
     WEIGHTS / name for name in ("pipeline", "classifier", "judge", "clip", "judge_clip", "noise_aware_classifier")
 )
+RATER = WEIGHTS / "rater" / "model.safetensors"

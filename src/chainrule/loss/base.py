@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
+import torch
 from torch import Tensor
 
 from chainrule.errors import UserError
@@ -13,11 +15,23 @@ from chainrule.noise import Noise
 
 
 class Loss(ABC):
-    """`images (B, 3, H, W) in [0, 1] -> (B,)`, differentiable; the loss of an image depends on that image alone."""
+    """`images (B, 3, H, W) in [0, 1] -> (B,)`, differentiable; the loss of an image depends on that image alone.
+
+    A loss is a sum of named terms, so that what it is made of can be followed.
+    """
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The names of its n terms."""
 
     @abstractmethod
+    def terms(self, images: Tensor) -> Tensor:
+        """Each term for each image, (n, B)."""
+
     def __call__(self, images: Tensor) -> Tensor:
         """The loss of each image, (B,)."""
+        return self.terms(images).sum(dim=0)
 
     def replayed(self, noise: Noise, draw: int) -> Loss:
         """This loss with its random choices, if it makes any, fixed to draw `draw` of `noise` (one seed an image)."""
@@ -32,11 +46,29 @@ class Loss(ABC):
     __rmul__ = __mul__
 
 
+class Term(Loss):
+    """A loss of a single term."""
+
+    name: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def terms(self, images: Tensor) -> Tensor:
+        return self(images)[None]
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """The loss of each image, (B,)."""
+
+
 @dataclass(frozen=True)
-class Call(Loss):
+class Call(Term):
     """Any differentiable function from images (B, 3, H, W) to (B,) as a loss."""
 
     function: Callable[[Tensor], Tensor]
+    name: str = "loss"
 
     def __call__(self, images: Tensor) -> Tensor:
         value = self.function(images)
@@ -52,25 +84,32 @@ class Call(Loss):
 class Sum(Loss):
     """The sum of several losses."""
 
-    terms: tuple[Loss, ...]
+    parts: tuple[Loss, ...]
 
-    def __call__(self, images: Tensor) -> Tensor:
-        first, *others = (term(images) for term in self.terms)
-        return sum(others, start=first)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(chain.from_iterable(part.names for part in self.parts))
+
+    def terms(self, images: Tensor) -> Tensor:
+        return torch.cat([part.terms(images) for part in self.parts])
 
     def replayed(self, noise: Noise, draw: int) -> Loss:
-        return Sum(tuple(term.replayed(noise, draw) for term in self.terms))
+        return Sum(tuple(part.replayed(noise, draw) for part in self.parts))
 
 
 @dataclass(frozen=True)
 class Scaled(Loss):
     """A loss times a number."""
 
-    term: Loss
+    part: Loss
     weight: float
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.weight * self.term(images)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{self.weight:g} {name}" for name in self.part.names)
+
+    def terms(self, images: Tensor) -> Tensor:
+        return self.weight * self.part.terms(images)
 
     def replayed(self, noise: Noise, draw: int) -> Loss:
-        return Scaled(self.term.replayed(noise, draw), self.weight)
+        return Scaled(self.part.replayed(noise, draw), self.weight)

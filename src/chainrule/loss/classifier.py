@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from chainrule import bundled
 from chainrule.errors import UserError
-from chainrule.loss.base import Loss
+from chainrule.loss.base import Term
+from chainrule.vision import Preprocess, load_pretrained
 
 Objective = Callable[[Tensor, int], Tensor]
 """(logits (B, K), the index of the class) -> (B,)."""
@@ -32,24 +34,17 @@ def cross_entropy(logits: Tensor, index: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ImageClassifier:
-    """`images (B, 3, H, W) in [0, 1] -> logits (B, K)`: resized and normalised as the network expects, differentiably.
+    """`images (B, 3, H, W) in [0, 1] -> logits (B, K)`, in the dtype of the images.
 
-    `size` is the (height, width) that the network takes; `mean` and `std` are those of its training; `dtype` is its
-    weights'. Logits have the dtype of the images.
+    `network` takes what `preprocess` makes of them; `labels` are the names of its K classes.
     """
 
     network: Callable[[Tensor], Tensor]
     labels: tuple[str, ...]
-    size: tuple[int, int]
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    dtype: torch.dtype = torch.float32
+    preprocess: Preprocess
 
     def __call__(self, images: Tensor) -> Tensor:
-        if tuple(images.shape[-2:]) != self.size:
-            images = functional.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
-        mean, std = (images.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
-        return self.network(((images - mean) / std).to(self.dtype)).to(images.dtype)
+        return self.network(self.preprocess(images)).to(images.dtype)
 
     def index(self, label: str | int) -> int:
         """The class named `label` (or numbered); raises UserError, with the nearest names, if there is none."""
@@ -66,7 +61,7 @@ class ImageClassifier:
 
 
 @dataclass(frozen=True, eq=False)
-class Classifier(Loss):
+class Classifier(Term):
     """How far `classifier` is from seeing `target` (a label or its index), by `objective`."""
 
     classifier: ImageClassifier
@@ -75,6 +70,10 @@ class Classifier(Loss):
 
     def __post_init__(self) -> None:
         self.classifier.index(self.target)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"classifier={self.target}"
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.objective(self.classifier(images), self.classifier.index(self.target))
@@ -85,48 +84,19 @@ def load_classifier(name: str | Path | None = None, device: str | torch.device =
 
     Raises UserError if there is none of that name.
     """
-    from transformers import AutoModelForImageClassification
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    source = str(Path(name or bundled.CLASSIFIER).expanduser())
-    if str(name).startswith((".", "/", "~")) and not Path(source).is_dir():
-        raise UserError(f"there is no classifier at {name}: name a folder or a model on the hub")
-    try:
-        network = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32)
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{source!r} cannot be loaded as an image classifier ({reason}): check the name") from error
-    network = network.to(device).eval().requires_grad_(False)
+    network, preprocess = load_pretrained(
+        "AutoModelForImageClassification", name or bundled.CLASSIFIER, "image classifier"
+    )
     labels = tuple(network.config.id2label[i] for i in range(network.config.num_labels))
-    logits = _Logits(network, flipped=settings.get("do_flip_channel_order", False))
-    return ImageClassifier(logits, labels, _size(settings), *_normalisation(settings))
+    return ImageClassifier(_Logits(network.to(device)), labels, preprocess)
 
 
-def _normalisation(settings: dict) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and the standard deviation that a preprocessor's settings ask for; 0 and 1 if they ask for none."""
-    mean, std = settings.get("image_mean"), settings.get("image_std")
-    if not settings.get("do_normalize", mean is not None):
-        return (0.0,) * 3, (1.0,) * 3
-    return tuple(mean or (0.5,) * 3), tuple(std or (0.5,) * 3)
+@dataclass(frozen=True, eq=False)
+class _Logits:
+    """The logits of a transformers classifier."""
 
+    network: Any
 
-def _size(settings: dict) -> tuple[int, int]:
-    """The input size in a preprocessor's settings, which have had several forms over the years."""
-    size = settings.get("crop_size") or settings.get("size") or 224
-    if isinstance(size, int):
-        return size, size
-    edge = size.get("shortest_edge")
-    return (edge, edge) if edge else (size["height"], size["width"])
-
-
-class _Logits(nn.Module):
-    """The logits of a transformers classifier, which may want blue first (`flipped`)."""
-
-    def __init__(self, network: nn.Module, flipped: bool) -> None:
-        super().__init__()
-        self.network, self.flipped = network, flipped
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.network(pixels.flip(1) if self.flipped else pixels).logits
+    def __call__(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.network(pixels).logits
         return logits

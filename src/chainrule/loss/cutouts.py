@@ -42,15 +42,19 @@ class Cutouts(Loss):
         if isinstance(self.loss, Cutouts):
             raise UserError("these are crops of crops: let the method crop (its `crops`), or the loss, but not both")
 
-    def __call__(self, images: Tensor) -> Tensor:
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.loss.names
+
+    def terms(self, images: Tensor) -> Tensor:
         noise = self.noise if len(self.noise.seeds) > 1 else Noise(self.noise.seeds * len(images))
         crops = [
             _crop(image, *row)
             for image, rows in zip(images, noise.uniform(self.draw, (self.count, 3)).tolist(), strict=True)
             for row in self._boxes(rows, image.shape[-2], image.shape[-1])
         ]
-        losses: Tensor = self.loss(torch.stack(crops))
-        return losses.unflatten(0, (len(images), self.count)).mean(dim=1)
+        of_crops = self.loss.terms(torch.stack(crops))
+        return of_crops.unflatten(1, (len(images), self.count)).mean(dim=2)
 
     def replayed(self, noise: Noise, draw: int) -> Loss:
         return Cutouts(self.loss.replayed(noise, draw), self.count, self.cut_power, self.smallest, noise, draw)

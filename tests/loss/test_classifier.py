@@ -11,6 +11,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from chainrule import Noise, UserError
 from chainrule.loss import Call, Classifier, Cutouts, Loss, load_classifier
 from chainrule.loss.classifier import ImageClassifier, cross_entropy
+from chainrule.vision import Preprocess
 
 LABELS = ("star", "heart", "moon")
 
@@ -22,7 +23,7 @@ def images(batch: int = 3, side: int = 16) -> Tensor:
 def classifier() -> ImageClassifier:
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
-    return ImageClassifier(network, LABELS, (8, 8))
+    return ImageClassifier(network, LABELS, Preprocess((8, 8)))
 
 
 def brightness() -> Loss:
@@ -114,10 +115,10 @@ def test_any_transformers_classifier_loads(tmp_path: Path) -> None:
     mean, std = torch.tensor([0.1, 0.2, 0.3])[:, None, None], torch.tensor([0.4, 0.5, 0.6])[:, None, None]
     torch.testing.assert_close(loaded(x), network((x - mean) / std).logits)
     assert loaded.labels == LABELS
-    assert not any(p.requires_grad for p in loaded.network.parameters())
+    assert not any(p.requires_grad for p in loaded.network.network.parameters())
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "not-a-name"])
 def test_a_missing_classifier_is_said(name: str) -> None:
-    with pytest.raises(UserError, match=r"no classifier at|cannot be loaded as an image classifier"):
+    with pytest.raises(UserError, match=r"no image classifier at|cannot be loaded as an image classifier"):
         load_classifier(name)
