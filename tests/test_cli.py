@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from chainrule.cli import app
 from chainrule.methods.presets import PRESETS
-from chainrule.run import Run, Settings
+from chainrule.run import Run
+from chainrule.settings import Settings
 
 PROMPT = "a red shape on a white background"
 GUIDE = ["guide", PROMPT, "--loss", "classifier=heart", "--steps", "3", "--iterations", "4", "--seed", "0,7"]
@@ -143,7 +144,7 @@ BAD = {
     "unknown model": (["generate", PROMPT, "-m", "./nope"], "there is no model 'nope': name a diffusers folder"),
     "unknown class": ([*GUIDE[:2], "--loss", "classifier=hart"], "no class 'hart'; it has, for example, heart"),
     "unknown loss": ([*GUIDE[:2], "--loss", "beauty"], "'beauty' is no loss: write classifier=CLASS"),
-    "unknown classifier": ([*GUIDE, "--classifier", "./nope"], "there is no classifier at ./nope"),
+    "unknown classifier": ([*GUIDE, "--classifier", "./nope"], "there is no image classifier at ./nope"),
     "unknown method": ([*GUIDE, "--method", "magic"], "methods.0 cannot be 'magic': input should be 'plain'"),
     "unknown preset": ([*GUIDE, "--preset", "magic"], "there is no preset 'magic': choose faithful or tuned"),
     "zero steps": (["generate", PROMPT, "--steps", "0"], "steps cannot be 0"),

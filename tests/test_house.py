@@ -11,8 +11,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "chainrule"
 LINES = (
-    "errors", "bundled", "schedule", "noise", "denoiser", "vision", "loss", "step", "guide", "constraint", "control", "gradient",
-    "sample", "models", "metrics", "methods", "scenes", "pictures", "run", "cli", "app", "__main__",
+    "errors", "bundled", "schedule", "noise", "denoiser", "vision", "loss", "step", "guide", "constraint", "control",
+    "gradient", "sample", "models", "metrics", "methods", "scenes", "pictures", "settings", "run", "cli", "app", "__main__",
 )  # fmt: skip
 """From the ground floor up. A file imports from its own folder's base.py and from lines above it in this list."""
 

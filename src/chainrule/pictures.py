@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from chainrule.errors import UserError
 
 TILE = 192
 """The least side of an image in a grid, in pixels; smaller ones are enlarged by a whole factor."""
@@ -17,6 +22,25 @@ def to_pil(image: Tensor) -> Image.Image:
     """`image` (3, H, W) in [0, 1] as an RGB picture."""
     pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
     return Image.fromarray(pixels.numpy())
+
+
+def load_picture(path: str | Path) -> Tensor:
+    """The picture in a file as (3, H, W) in [0, 1]: turned as its camera says, on white where it is transparent.
+
+    Raises UserError if there is none, or if it is not a picture.
+    """
+    try:
+        with Image.open(Path(path).expanduser()) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            pixels = np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}: name a picture") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path} is not an image: name a picture, a PNG or a JPEG for example") from error
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
 
 
 def grid(
@@ -47,8 +71,16 @@ def grid(
     return sheet
 
 
-def loss_curve(history: Tensor, seeds: Sequence[int]) -> Image.Image:
-    """The loss (k, B) of each image over the iterations, as a line chart."""
+def loss_curves(curves: Mapping[str, Tensor], seeds: Sequence[int]) -> Image.Image:
+    """Line charts below one another, one for each named quantity (k, B) over the iterations."""
+    charts = [_chart(name, values, seeds) for name, values in curves.items()]
+    sheet = Image.new("RGB", (charts[0].width, sum(chart.height for chart in charts)))
+    for i, chart in enumerate(charts):
+        sheet.paste(chart, (0, i * chart.height))
+    return sheet
+
+
+def _chart(name: str, history: Tensor, seeds: Sequence[int]) -> Image.Image:
     width, height, left, right, top, bottom = 720, 420, 70, 110, 20, 50
     chart = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(chart), ImageFont.load_default(13)
@@ -62,7 +94,7 @@ def loss_curve(history: Tensor, seeds: Sequence[int]) -> Image.Image:
         draw.text((8, y - 8), f"{value:.3g}", "black", font)
     draw.text((left, height - 28), "iteration 0", "black", font)
     draw.text((width - right - 20, height - 28), str(len(history) - 1), "black", font)
-    draw.text((width / 2 - 15, height - 28), "loss", "black", font)
+    draw.text((width / 2, height - 21), name, "black", font, anchor="mm")
     for index, seed in enumerate(seeds):
         colour = COLOURS[index % len(COLOURS)]
         points = [

@@ -18,77 +18,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import chainrule
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
-from chainrule.loss import Classifier, Loss, load_classifier
-from chainrule.loss.classifier import binary_cross_entropy, cross_entropy
-from chainrule.methods import Doodl, DoodlState, Result, Task, best_of, one_step, plain
+from chainrule.methods import DoodlState, Result, Task, best_of, one_step, plain
 from chainrule.methods.doodl import result, run, start
-from chainrule.models import load
-from chainrule.pictures import grid, loss_curve, to_pil
-
-Method = Literal["plain", "one-step", "best-of", "doodl"]
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
-class LossSettings(BaseModel):
-    """A loss by name: today a classifier's class; `model` None is the bundled classifier."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["classifier"]
-    target: str
-    model: str | None = None
-    objective: Literal["bce", "ce"] = "bce"
-
-    def build(self, device: str) -> Loss:
-        """The loss itself."""
-        objective = binary_cross_entropy if self.objective == "bce" else cross_entropy
-        return Classifier(load_classifier(self.model, device), self.target, objective)
-
-
-class Settings(BaseModel):
-    """All that decides what a run makes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prompt: str
-    negative_prompt: str = ""
-    model: str = "scenes"
-    guidance_scale: float | None = None
-    seeds: tuple[int, ...] = (0,)
-    steps: int = Field(default=50, ge=1)
-    methods: tuple[Method, ...] = ("plain",)
-    loss: LossSettings | None = None
-    one_step_scale: float = 5.0
-    best_of: int = Field(default=8, ge=1)
-    doodl: Doodl = Doodl()
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
-    device: str = "cpu"
-
-    def task(self) -> Task:
-        """Load the model and the loss."""
-        if not self.prompt.strip():
-            raise UserError('the prompt is empty: say what to draw, for example "a red shape on a white background"')
-        model = load(self.model, dtype=DTYPES[self.dtype], device=self.device)
-        for steps in (self.steps, self.doodl.steps):
-            model.schedule.times(steps)  # an impossible number is said now
-        denoiser = model.denoiser(self.prompt, negative_prompt=self.negative_prompt, guidance_scale=self.guidance_scale)
-        return Task(model, denoiser, self.seeds, self.loss.build(self.device) if self.loss else None)
+from chainrule.pictures import grid, loss_curves, to_pil
+from chainrule.settings import ClassifierWish, Method, Settings
 
 
 @dataclass(frozen=True)
@@ -213,9 +156,14 @@ class Run:
                     save_picture(to_pil(image), path, settings, method, seed)
         history: dict[str, object] = {"seeds": settings.seeds, "scores": scores}
         if state is not None:
+            names = task.wanted().names
             history["doodl"] = state.history.tolist()
+            history["terms"] = [{"name": name, "values": state.terms[:, i].tolist()} for i, name in enumerate(names)]
+            curves = {"loss": state.history.cpu()}
+            if len(names) > 1:
+                curves |= {name: state.terms[:, i].cpu() for i, name in enumerate(names)}
             with atomic(self.folder / "loss.png") as path:
-                save_picture(loss_curve(state.history.cpu(), settings.seeds), path, settings)
+                save_picture(loss_curves(curves, settings.seeds), path, settings)
         with atomic(self.folder / "history.json") as path:
             path.write_text(json.dumps(history, indent=1))
         with atomic(self.folder / "grid.png") as path:
@@ -225,20 +173,21 @@ class Run:
 
     def _scorer(self, task: Task) -> Callable[[Tensor], list[str]]:
         """What stands under each image: on the bundled world, how sure the independent judge is of the wanted class."""
-        loss, settings = task.loss, self.settings.loss
-        if loss is None or settings is None:
+        loss, wishes = task.loss, self.settings.wishes
+        if loss is None:
             return lambda images: [""] * len(images)
-        if self.settings.model == "scenes" and settings.model is None:
+        first = wishes[0]
+        if self.settings.model == "scenes" and isinstance(first, ClassifierWish) and first.model is None:
             from chainrule.scenes.judge import load_judge, probabilities
 
-            judge, target = load_judge(), settings.target
+            judge, target = load_judge(), first.target
             column = judge.index(target)
             return lambda images: [f"judge: {p:.0%} {target}" for p in probabilities(judge, images.cpu())[:, column]]
         return lambda images: [f"loss {value:.3f}" for value in loss(images).tolist()]
 
     def _title(self) -> str:
-        loss = self.settings.loss
-        return self.settings.prompt + (f"   ->   {loss.target}" if loss else "")
+        wishes = ", ".join(wish.label for wish in self.settings.wishes)
+        return self.settings.prompt + (f"   ->   {wishes}" if wishes else "")
 
 
 class Origin(BaseModel):

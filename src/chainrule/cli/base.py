@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from chainrule.errors import UserError
 from chainrule.methods import DoodlState, Task
-from chainrule.run import LossSettings, Report, Run, Settings, first_line
+from chainrule.run import Report, Run, first_line
+from chainrule.settings import Settings
 
 console = Console(stderr=True)
 
@@ -52,12 +53,54 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def parse_loss(text: str, objective: str, classifier: str | None) -> LossSettings:
-    """The loss that `--loss kind=target` names."""
-    kind, _, target = text.partition("=")
-    if kind != "classifier" or not target:
-        raise UserError(f"{text!r} is no loss: write classifier=CLASS, for example classifier=heart")
-    return LossSettings.model_validate({"kind": kind, "target": target, "model": classifier, "objective": objective})
+KINDS = {
+    "classifier": "classifier=CLASS",
+    "text": "text=WORDS",
+    "image": "image=FILE,FILE",
+    "aesthetic": "aesthetic=10",
+    "symmetry": "symmetry",
+    "brightness": "brightness=0.8",
+    "picture": "picture=FILE",
+    "histogram": "histogram=FILE",
+    "perceptual": "perceptual=FILE",
+    "style": "style=FILE",
+}
+"""Each kind of loss as one writes it."""
+
+
+def parse_weight(text: str) -> tuple[float, str]:
+    """(weight, the rest) of `[WEIGHT*]REST`.
+
+    >>> parse_weight("0.5*symmetry"), parse_weight("text=2 * 3")
+    ((0.5, 'symmetry'), (1.0, 'text=2 * 3'))
+    """
+    match = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*\*\s*(.+)", text)
+    return (float(match[1]), match[2]) if match else (1.0, text.strip())
+
+
+def parse_wish(text: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings of the loss that `--loss [WEIGHT*]KIND[=TARGET]` names; `options` are those of its kind.
+
+    >>> parse_wish("0.5*classifier=heart", {"classifier": {"objective": "ce"}})
+    {'kind': 'classifier', 'weight': 0.5, 'target': 'heart', 'objective': 'ce'}
+    """
+    weight, rest = parse_weight(text)
+    kind, equals, target = rest.partition("=")
+    if kind not in KINDS or bool(target.strip()) != ("=" in KINDS[kind]) or bool(equals) != bool(target):
+        raise UserError(
+            f"{text!r} is no loss: write {', '.join(KINDS.values())}, if you like with a weight, as 0.5*..."
+        )
+    wish: dict[str, Any] = {"kind": kind, "weight": weight}
+    if kind == "image":
+        wish["target"] = [_absolute(path) for path in target.split(",")]
+    elif target:
+        wish["target"] = _absolute(target) if KINDS[kind].endswith("FILE") else target
+    return wish | dict(options.get(kind, {}))
+
+
+def _absolute(path: str) -> str:
+    """A path that still names the file when the run is made again from elsewhere."""
+    return str(Path(path.strip()).expanduser().absolute())
 
 
 def new_folder(output: Path | None, prompt: str) -> Path:

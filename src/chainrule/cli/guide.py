@@ -13,7 +13,10 @@ from chainrule.methods.presets import PRESETS
 
 def guide(
     prompt: base.Prompt,
-    loss: Annotated[str, typer.Option(help="Towards what: classifier=CLASS (a label or its number).")],
+    loss: Annotated[
+        list[str],
+        typer.Option(help=f"Towards what: {', '.join(base.KINDS.values())}; with a weight, 0.5*...; several add up."),
+    ],
     method: Annotated[
         list[str] | None, typer.Option(help="plain, one-step, best-of or doodl; give several for a grid.")
     ] = None,
@@ -34,6 +37,18 @@ def guide(
     classifier: Annotated[
         str | None, typer.Option(help="Any transformers image classifier; the bundled one if not named.")
     ] = None,
+    clip: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Any transformers CLIP or SigLIP; several, with weights (0.5*NAME), add up. Bundled if none."
+        ),
+    ] = None,
+    rater: Annotated[
+        str | None, typer.Option(help="An aesthetic head (a file) for the CLIP; the bundled one if not named.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="For perceptual and style: a VGG's weights, or a transformers vision network.")
+    ] = None,
     negative_prompt: base.Negative = "",
     guidance_scale: base.Scale = None,
     dtype: base.Dtype = "float32",
@@ -50,6 +65,15 @@ def guide(
         chosen |= {key: value for key, value in changes.items() if value is not None}
         if rate is not None:
             chosen["optimiser"]["rate"] = rate
+        clips = dict(base.parse_weight(text)[::-1] for text in clip or [])
+        options: dict[str, dict[str, Any]] = {
+            "classifier": {"model": classifier, "objective": objective},
+            "text": {"clips": clips} if clips else {},
+            "image": {"clips": clips} if clips else {},
+            "aesthetic": {"head": rater, "clip": next(iter(clips), None)},
+            "perceptual": {"network": features},
+            "style": {"network": features},
+        }
         settings = base.settings(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -58,7 +82,7 @@ def guide(
             seeds=base.parse_seeds(seed),
             steps=chosen["steps"],
             methods=method or ["plain", "one-step", "doodl"],
-            loss=base.parse_loss(loss, objective, classifier),
+            wishes=[base.parse_wish(text, options) for text in loss],
             one_step_scale=PRESETS[name].one_step_scale if one_step_scale is None else one_step_scale,
             best_of=best_of,
             doodl=chosen,

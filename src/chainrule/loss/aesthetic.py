@@ -1,6 +1,6 @@
 """The loss of a rating: towards more beautiful, or less (DOODL section 5.3).
 
-    loss = |a(x_0) - A|        a a linear or MLP head on CLIP's image embedding, trained on people's ratings from 1 to 10
+    loss = |a(x_0) - A|        a: a linear or MLP head on CLIP's image embedding, trained on ratings from 1 to 10
 
 The public heads (LAION's, and those of Simulacra Aesthetic Captions) have no non-linearity between their layers, so
 their layers are read off their weights.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -61,8 +62,8 @@ def load_rater(
     width, expected = network.width, layers[0].in_features
     if width != expected:
         raise UserError(
-            f"the aesthetic head reads embeddings of {expected} numbers and {network.name} gives {width}: name the CLIP "
-            "that the head was trained with"
+            f"the aesthetic head reads embeddings of {expected} numbers and {network.name} gives {width}: name the "
+            "CLIP that the head was trained with"
         )
     return Rater(network, layers)
 
@@ -72,7 +73,7 @@ def linear_layers(weights: dict[str, Tensor]) -> nn.Sequential:
     keys = [key for key, value in weights.items() if key.endswith("weight") and value.ndim == 2]
     keys.sort(key=lambda key: [int(number) for number in re.findall(r"\d+", key)])
     shapes = [tuple(weights[key].shape) for key in keys]
-    if not keys or shapes[-1][0] != 1 or any(a[0] != b[1] for a, b in zip(shapes, shapes[1:], strict=False)):
+    if not keys or shapes[-1][0] != 1 or any(a[0] != b[1] for a, b in pairwise(shapes)):
         raise UserError("these weights are no aesthetic head: linear layers that end in one number are wanted")
     layers = []
     for key in keys:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -41,7 +41,7 @@ class Loss(ABC):
         return Sum((self, other))
 
     def __mul__(self, weight: float) -> Loss:
-        return Scaled(self, weight)
+        return self if weight == 1.0 else Scaled(self, weight)
 
     __rmul__ = __mul__
 
@@ -95,6 +95,11 @@ class Sum(Loss):
 
     def replayed(self, noise: Noise, draw: int) -> Loss:
         return Sum(tuple(part.replayed(noise, draw) for part in self.parts))
+
+
+def added(losses: Sequence[Loss]) -> Loss:
+    """The sum of one or more losses."""
+    return losses[0] if len(losses) == 1 else Sum(tuple(losses))
 
 
 @dataclass(frozen=True)

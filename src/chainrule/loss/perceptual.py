@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chainrule import bundled
 from chainrule.errors import UserError
 from chainrule.loss.base import Term
 from chainrule.vision import Preprocess, load_pretrained, load_weights, scaled
@@ -97,9 +98,12 @@ def load_vgg(path: str | Path, device: str | torch.device = "cpu") -> Vgg:
     return vgg
 
 
-def load_backbone(name: str | Path, device: str | torch.device = "cpu") -> Backbone:
-    """Any `transformers` vision network by folder or hub name. Raises UserError if there is none of that name."""
-    network, preprocess = load_pretrained("AutoModel", name, "vision network")
+def load_backbone(name: str | Path | None = None, device: str | torch.device = "cpu") -> Backbone:
+    """The bundled classifier (None), or any `transformers` vision network by folder or hub name.
+
+    Raises UserError if there is none of that name.
+    """
+    network, preprocess = load_pretrained("AutoModel", name or bundled.CLASSIFIER, "vision network")
     return Backbone(getattr(network, "vision_model", network).to(device), preprocess)
 
 

@@ -52,7 +52,8 @@ class Task:
 class Result:
     """`images` (B, 3, H, W) in [0, 1], their `latents` and starting noise `x_T` (B, C, h, w), and `losses` (B,).
 
-    `history` (k, B) holds the loss of each image at each iteration of a method that iterates.
+    `history` (k, B) holds the loss of each image at each iteration of a method that iterates, `terms` (k, n, B) what it
+    was the sum of (`Loss.names`).
     """
 
     images: Tensor
@@ -60,6 +61,7 @@ class Result:
     x_T: Tensor
     losses: Tensor | None = None
     history: Tensor | None = None
+    terms: Tensor | None = None
 
 
 _DDIM = DDIM()

@@ -114,7 +114,7 @@ class DoodlState(NamedTuple):
 
     `x_T` (B, C, h, w) is the noise to try next, `memory` (2, B, C, h, w) the optimiser's, `radius` (B,) the norm of the
     first draw; `best_x_T`, `best_latents` and `best_losses` (of whole images, not of crops) belong to the best images
-    so far; `history` (k, B) holds the optimised loss of each image at each iteration so far.
+    so far; `terms` (k, n, B) holds the n terms of the optimised loss of each image at each iteration so far.
     """
 
     x_T: Tensor
@@ -123,12 +123,17 @@ class DoodlState(NamedTuple):
     best_x_T: Tensor
     best_latents: Tensor
     best_losses: Tensor
-    history: Tensor
+    terms: Tensor
 
     @property
     def iteration(self) -> int:
         """How many iterations are done."""
-        return len(self.history)
+        return len(self.terms)
+
+    @property
+    def history(self) -> Tensor:
+        """The optimised loss of each image at each iteration so far, (k, B)."""
+        return self.terms.sum(dim=1)
 
 
 def start(task: Task, settings: Doodl, x_T: Tensor | None = None, on_step: OnStep | None = None) -> DoodlState:
@@ -136,10 +141,10 @@ def start(task: Task, settings: Doodl, x_T: Tensor | None = None, on_step: OnSte
     if x_T is None:
         several = settings.start_of > 1
         x_T = best_of(task, settings.start_of, steps=settings.steps, on_step=on_step).x_T if several else task.x_T
-    x_T = x_T.detach().clone()
+    x_T, names = x_T.detach().clone(), task.wanted().names
     worst = torch.full((len(x_T),), torch.inf, device=x_T.device)
     memory = torch.zeros(2, *x_T.shape, device=x_T.device, dtype=x_T.dtype)
-    return DoodlState(x_T, memory, _norm(x_T), x_T, x_T, worst, worst.new_zeros(0, len(x_T)))
+    return DoodlState(x_T, memory, _norm(x_T), x_T, x_T, worst, worst.new_zeros(0, len(names), len(x_T)))
 
 
 def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> DoodlState:
@@ -155,7 +160,8 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
         last = sample_state(
             task.denoiser, step.init(x_T), times, step=step, gradient=Checkpoint(settings.keep), on_step=on_step
         )
-        losses = torch.stack([loss(task.model.decode(latents)) for latents in last]).mean(dim=0)
+        terms = torch.stack([loss.terms(task.model.decode(latents)) for latents in last]).mean(dim=0)
+        losses = terms.sum(dim=0)
         _check("loss", losses, k, task.seeds)
         done = k >= settings.iterations
         gradient = torch.zeros_like(x_T) if done else torch.autograd.grad(losses.sum(), x_T)[0]
@@ -169,7 +175,7 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
         "best_x_T": torch.where(better, state.x_T, state.best_x_T),
         "best_latents": torch.where(better, latents, state.best_latents),
         "best_losses": torch.minimum(scores, state.best_losses),
-        "history": torch.cat([state.history, losses.detach()[None]]),
+        "terms": torch.cat([state.terms, terms.detach()[None]]),
     }
     if done:
         return state._replace(**best)
@@ -222,7 +228,7 @@ def doodl(
 def result(task: Task, state: DoodlState) -> Result:
     """The best images so far, with the losses by which they were chosen."""
     images = task.model.decode(state.best_latents)
-    return Result(images, state.best_latents, state.best_x_T, state.best_losses, state.history)
+    return Result(images, state.best_latents, state.best_x_T, state.best_losses, state.history, state.terms)
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -1,0 +1,207 @@
+"""What a run is asked for, as settings that can be written down: enough to do it again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from chainrule.errors import UserError
+from chainrule.loss import (
+    Aesthetic,
+    Brightness,
+    Classifier,
+    ClipImage,
+    ClipText,
+    ColourHistogram,
+    Loss,
+    Perceptual,
+    Style,
+    Symmetry,
+    Target,
+    load_backbone,
+    load_classifier,
+    load_clip,
+    load_rater,
+    load_vgg,
+)
+from chainrule.loss.base import added
+from chainrule.loss.classifier import binary_cross_entropy, cross_entropy
+from chainrule.loss.perceptual import Features
+from chainrule.methods import Doodl, Task
+from chainrule.models import load
+from chainrule.pictures import load_picture
+
+Method = Literal["plain", "one-step", "best-of", "doodl"]
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Wish(_Frozen, ABC):
+    """A loss by name: `weight` times that of its `kind`."""
+
+    kind: str
+    weight: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """What is asked for, in short."""
+        target = getattr(self, "target", None)
+        names = [
+            Path(t).name if isinstance(t, Path) else f"{t}" for t in (target if isinstance(target, tuple) else [target])
+        ]
+        text = self.kind if target is None else f"{self.kind}={','.join(names)}"
+        return text if self.weight == 1.0 else f"{self.weight:g}*{text}"
+
+    @abstractmethod
+    def loss(self, device: str) -> Loss:
+        """The loss itself, without its weight. Raises UserError for a file or a network that is not there."""
+
+    def build(self, device: str) -> Loss:
+        """The weighted loss."""
+        return self.weight * self.loss(device)
+
+
+class ClassifierWish(Wish):
+    """That a classifier sees the class `target`; `model` None is the bundled classifier."""
+
+    kind: Literal["classifier"]
+    target: str
+    model: str | None = None
+    objective: Literal["bce", "ce"] = "bce"
+
+    def loss(self, device: str) -> Loss:
+        objective = binary_cross_entropy if self.objective == "bce" else cross_entropy
+        return Classifier(load_classifier(self.model, device), self.target, objective)
+
+
+Clips = dict[str, float]
+"""CLIPs by folder or hub name ("" is the bundled one), each with its weight."""
+
+
+class TextWish(Wish):
+    """That the image is like the text `target`, to one CLIP or several with weights."""
+
+    kind: Literal["text"]
+    target: str
+    clips: Clips = Field(default={"": 1.0}, min_length=1)
+
+    def loss(self, device: str) -> Loss:
+        return added([w * ClipText(load_clip(name or None, device), self.target) for name, w in self.clips.items()])
+
+
+class ImageWish(Wish):
+    """That the image shows what the pictures `target` (files) show, to one CLIP or several with weights."""
+
+    kind: Literal["image"]
+    target: tuple[Path, ...]
+    clips: Clips = Field(default={"": 1.0}, min_length=1)
+
+    def loss(self, device: str) -> Loss:
+        pictures = [load_picture(path) for path in self.target]
+        return added([w * ClipImage(load_clip(name or None, device), pictures) for name, w in self.clips.items()])
+
+
+class AestheticWish(Wish):
+    """That people would rate the image `target`; `head` and `clip` None are the bundled ones."""
+
+    kind: Literal["aesthetic"]
+    target: float
+    head: str | None = None
+    clip: str | None = None
+
+    def loss(self, device: str) -> Loss:
+        return Aesthetic(load_rater(self.head, self.clip, device), self.target)
+
+
+class SymmetryWish(Wish):
+    """That the image is its own mirror image."""
+
+    kind: Literal["symmetry"]
+
+    def loss(self, device: str) -> Loss:
+        return Symmetry()
+
+
+class BrightnessWish(Wish):
+    """That the image's mean luminance is `target`."""
+
+    kind: Literal["brightness"]
+    target: float = Field(ge=0, le=1)
+
+    def loss(self, device: str) -> Loss:
+        return Brightness(self.target)
+
+
+class PictureWish(Wish):
+    """That the image has the pixels (`picture`) or the colours (`histogram`) of the picture `target`."""
+
+    kind: Literal["picture", "histogram"]
+    target: Path
+
+    def loss(self, device: str) -> Loss:
+        picture = load_picture(self.target)
+        return Target(picture) if self.kind == "picture" else ColourHistogram(picture)
+
+
+class FeaturesWish(Wish):
+    """That a network sees the content (`perceptual`) or the style of the picture `target`.
+
+    `network` is a VGG's state dict (a file) or a `transformers` vision network; None is the bundled classifier.
+    """
+
+    kind: Literal["perceptual", "style"]
+    target: Path
+    network: str | None = None
+
+    def loss(self, device: str) -> Loss:
+        vgg = self.network is not None and Path(self.network).expanduser().is_file()
+        features: Features = load_vgg(self.network, device) if vgg else load_backbone(self.network, device)
+        picture = load_picture(self.target).to(device)
+        return Perceptual(features, picture) if self.kind == "perceptual" else Style(features, picture)
+
+
+AnyWish = Annotated[
+    ClassifierWish | TextWish | ImageWish | AestheticWish | SymmetryWish | BrightnessWish | PictureWish | FeaturesWish,
+    Field(discriminator="kind"),
+]
+
+
+class Settings(_Frozen):
+    """All that decides what a run makes."""
+
+    prompt: str
+    negative_prompt: str = ""
+    model: str = "scenes"
+    guidance_scale: float | None = None
+    seeds: tuple[int, ...] = (0,)
+    steps: int = Field(default=50, ge=1)
+    methods: tuple[Method, ...] = ("plain",)
+    wishes: tuple[AnyWish, ...] = ()
+    one_step_scale: float = 5.0
+    best_of: int = Field(default=8, ge=1)
+    doodl: Doodl = Doodl()
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+
+    def task(self) -> Task:
+        """Load the model and the losses."""
+        if not self.prompt.strip():
+            raise UserError('the prompt is empty: say what to draw, for example "a red shape on a white background"')
+        model = load(self.model, dtype=DTYPES[self.dtype], device=self.device)
+        for steps in (self.steps, self.doodl.steps):
+            model.schedule.times(steps)  # an impossible number is said now
+        denoiser = model.denoiser(self.prompt, negative_prompt=self.negative_prompt, guidance_scale=self.guidance_scale)
+        loss = added([wish.build(self.device) for wish in self.wishes]) if self.wishes else None
+        return Task(model, denoiser, self.seeds, loss)
