@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from chainrule.denoiser import Denoiser, Prediction, Wrapper
+from chainrule.guide.base import pushed
 from chainrule.loss.base import Loss
 
 
@@ -41,5 +42,4 @@ class OneStep(Wrapper):
             (gradient,) = torch.autograd.grad(loss, x, create_graph=differentiable)
         if not differentiable:
             prediction = Prediction(prediction.x0.detach(), prediction.eps.detach())
-        change = self.scale * sigma * gradient
-        return Prediction(prediction.x0 - sigma / alpha * change, prediction.eps + change)
+        return pushed(prediction, self.scale * sigma * gradient, alpha, sigma)

@@ -3,6 +3,7 @@
 from chainrule.methods.base import Result, Task
 from chainrule.methods.best_of import best, best_of, draws
 from chainrule.methods.doodl import Adam, Doodl, DoodlState, Momentum, doodl
+from chainrule.methods.noise_aware import noise_aware
 from chainrule.methods.one_step import one_step
 from chainrule.methods.plain import plain
 
@@ -17,6 +18,7 @@ __all__ = [
     "best_of",
     "doodl",
     "draws",
+    "noise_aware",
     "one_step",
     "plain",
 ]

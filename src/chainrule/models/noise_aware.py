@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
+
+from chainrule import bundled
+from chainrule.errors import UserError
 
 
 class NoiseAwareClassifier(ModelMixin, ConfigMixin):
@@ -32,6 +37,26 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
         for block in self.blocks:
             h = block(h, embedding)
         return self.out(self.head(h))
+
+
+def load_noise_aware(target: str, device: str | torch.device = "cpu") -> Callable[[Tensor, float], Tensor]:
+    """The energy of the bundled noise-aware classifier, (x_t (B, C, h, w), t) -> (B,): how far it is from `target`.
+
+    The loss of its training, binary cross-entropy. Raises UserError if it does not know the class.
+    """
+    network = NoiseAwareClassifier.from_pretrained(bundled.NOISE_AWARE, dtype=torch.float32)
+    network = network.to(device).eval().requires_grad_(False)
+    if target not in network.labels:
+        raise UserError(f"the noise-aware classifier has no class {target!r}; it has {', '.join(network.labels)}")
+    index = network.labels.index(target)
+
+    def energy(x_t: Tensor, t: float) -> Tensor:
+        logits = network(x_t.float(), torch.full((len(x_t),), t, device=x_t.device)).to(x_t.dtype)
+        wanted = torch.zeros_like(logits)
+        wanted[:, index] = 1.0
+        return nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1)
+
+    return energy
 
 
 class _Block(nn.Module):
