@@ -19,7 +19,7 @@ from chainrule import bundled
 from chainrule.loss import load_classifier
 from chainrule.loss.classifier import ImageClassifier
 from chainrule.methods import Task, plain
-from chainrule.metrics import Interval, bootstrap, wilson
+from chainrule.metrics import Interval, bootstrap, psnr, wilson
 from chainrule.models import Model
 from chainrule.pictures import to_pil
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES, Scene, contact_sheet, render, sample_scene
@@ -81,11 +81,10 @@ def main() -> None:
     singles = [sample_scene(seed, single=True) for seed in range(n)]
     fresh = pixels(singles)
     rebuilt = reconstruct(model, fresh)
-    psnr = 10 * torch.log10(1 / (rebuilt - fresh).square().mean(dim=(1, 2, 3)))
     mixed = [sample_scene(seed) for seed in range(n)]
     mixed_pixels = pixels(mixed)
     rows: list[tuple[str, Interval, str]] = [
-        ("reconstruction PSNR, dB", bootstrap(psnr.tolist()), "30"),
+        ("reconstruction PSNR, dB", bootstrap(psnr(rebuilt, fresh).tolist()), "30"),
         ("judge right on fresh renders", accuracy(judge, fresh, singles), ""),
         ("judge right on reconstructions", accuracy(judge, rebuilt, singles), "0.97"),
         ("guide right on reconstructions", accuracy(guide, rebuilt, singles), ""),

@@ -31,7 +31,7 @@ from chainrule.denoiser import Denoiser
 from chainrule.loss import Classifier, load_classifier
 from chainrule.loss.classifier import ImageClassifier
 from chainrule.methods import Adam, Doodl, Momentum, Result, Task, best, doodl, draws, one_step, plain
-from chainrule.methods.presets import PRESETS
+from chainrule.methods.presets import preset
 from chainrule.metrics import bootstrap, frechet_distance
 from chainrule.models import Model
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES, render, sample_scene
@@ -39,7 +39,7 @@ from chainrule.scenes.judge import load_judge
 
 PROMPTS = (("red", "white"), ("blue", "gray"))
 FIRST_SEED, TUNING_SEED = 0, 10_000
-TUNED, FAITHFUL = PRESETS["tuned"], PRESETS["faithful"]
+TUNED, FAITHFUL = preset("tuned"), preset("faithful")
 STEPS = TUNED.doodl.steps
 EQUAL = TUNED.doodl.start_of + 3 * TUNED.doodl.iterations + 1
 """As many draws as cost what DOODL tuned does: its start, three network passes a step and iteration, the last image."""

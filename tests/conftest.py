@@ -96,6 +96,8 @@ class TinyCodec(Codec):
     """A smooth map from latents (2, 4, 4) to images (3, 8, 8)."""
 
     latent_shape = (2, 4, 4)
+    factor = 2
+    multiple = 2
 
     def decode(self, latents: Tensor) -> Tensor:
         images = torch.cat([latents, latents.sum(dim=1, keepdim=True)], dim=1)

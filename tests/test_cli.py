@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from chainrule.cli import app
-from chainrule.methods.presets import PRESETS
+from chainrule.methods.presets import preset
 from chainrule.run import Run
 from chainrule.settings import Settings
 
@@ -210,7 +210,7 @@ def test_a_nan_loss_keeps_what_there_is(tmp_path: Path, monkeypatch: pytest.Monk
     from chainrule.loss import Classifier
 
     original, count = Classifier.__call__, iter(range(100))
-    start = PRESETS["tuned"].doodl.start_of
+    start = preset("tuned").doodl.start_of
 
     def sometimes_nan(self, images):  # a call for each draw of the start; two an iteration: the crops, the whole image
         return original(self, images) * (float("nan") if next(count) >= start + 4 else 1.0)

@@ -12,7 +12,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "chainrule"
 LINES = (
     "errors", "bundled", "schedule", "noise", "denoiser", "vision", "loss", "step", "guide", "constraint", "control",
-    "gradient", "sample", "models", "metrics", "methods", "scenes", "pictures", "settings", "run", "cli", "app", "__main__",
+    "gradient", "sample", "models", "metrics", "methods", "scenes", "pictures", "settings", "run", "cli", "app",
+    "__main__",
 )  # fmt: skip
 """From the ground floor up. A file imports from its own folder's base.py and from lines above it in this list."""
 
@@ -62,6 +63,8 @@ SHARED = {
     ("methods", "doodl"): (("methods", "best_of"),),
     # a rating is a head on CLIP's embedding
     ("loss", "aesthetic"): (("loss", "clip"),),
+    # two ways of judging, one way of seeing colours
+    ("scenes", "rating"): (("scenes", "judge"),),
     ("scenes", "train", "unet"): (("scenes", "train", "clip"),),
     ("scenes", "train", "noise_aware"): (("scenes", "train", "unet"),),
 }

@@ -1,7 +1,8 @@
-"""Pictures of results: images, labelled grids, loss curves. Pillow only."""
+"""Pictures, in and out: photos, labelled grids, loss curves. Pillow only."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.nn import functional
 
 from chainrule.errors import UserError
 
@@ -41,6 +43,31 @@ def load_picture(path: str | Path) -> Tensor:
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"{path} is not an image: name a picture, a PNG or a JPEG for example") from error
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+
+
+def fitted(picture: Tensor, area: int, multiple: int) -> Tensor:
+    """`picture` (3, h, w) with about `area` pixels and sides that are multiples of `multiple`, (3, H, W).
+
+    Its proportions change by less than `multiple` asks for; `framed` gives them back.
+    """
+    height, width = picture.shape[-2:]
+    scale = math.sqrt(area / (height * width))
+    sides = tuple(max(1, round(scale * side / multiple)) * multiple for side in (height, width))
+    return resized(picture[None], sides)[0]
+
+
+def framed(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """`images` (B, 3, H, W) in the proportions of `size` (height, width), by shortening one side."""
+    (height, width), ratio = images.shape[-2:], size[0] / size[1]
+    taller = height / width > ratio
+    return resized(images, (max(1, round(width * ratio)), width) if taller else (height, max(1, round(height / ratio))))
+
+
+def resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    """`images` (B, 3, H, W) in [0, 1] at another size, smoothly."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return functional.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def grid(

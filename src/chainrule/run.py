@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -28,10 +29,23 @@ from torch import Tensor
 import chainrule
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
-from chainrule.methods import DoodlState, Result, Task, best_of, one_step, plain
+from chainrule.guide.noise_aware import Energy
+from chainrule.methods import (
+    DoodlState,
+    Result,
+    Task,
+    best_of,
+    edict,
+    noise_aware,
+    one_step,
+    one_step_edit,
+    plain,
+    reconstruction,
+)
 from chainrule.methods.doodl import result, run, start
-from chainrule.pictures import grid, loss_curves, to_pil
-from chainrule.settings import ClassifierWish, Method, Settings
+from chainrule.models import BUNDLED
+from chainrule.pictures import framed, grid, loss_curves, to_pil
+from chainrule.settings import AestheticWish, ClassifierWish, Method, Settings
 
 
 @dataclass(frozen=True)
@@ -94,19 +108,44 @@ class Run:
         return self.write_pictures(task)
 
     def _do(self, method: Method, task: Task, report: Report) -> Result:
-        settings, steps = self.settings, self.settings.steps
-        if method == "plain":
-            return plain(task, steps=steps, on_step=report.on_step)
-        if method == "one-step":
-            return one_step(task, scale=settings.one_step_scale, steps=steps, on_step=report.on_step)
-        if method == "best-of":
-            return best_of(task, settings.best_of, steps=steps, on_step=report.on_step)
+        settings = self.settings
+        chain: dict[str, Any] = {"steps": settings.steps, "on_step": report.on_step}
+        if task.photo is not None:
+            chain["step"] = settings.doodl.step
+        redone = chain if settings.strength is None else chain | {"strength": settings.strength}
+        match method:
+            case "plain":
+                return plain(task, **chain)
+            case "best-of":
+                return best_of(task, settings.best_of, **chain)
+            case "noise-aware":
+                return noise_aware(task, energy=self._energy(), scale=settings.noise_aware_scale, **chain)
+            case "one-step" if task.photo is None:
+                return one_step(task, scale=settings.one_step_scale, **chain)
+            case "one-step":
+                return one_step_edit(task, scale=settings.one_step_scale, **redone)
+            case "reconstruction":
+                return reconstruction(task, **redone)
+            case "edict":
+                return edict(task, **redone)
         last = self._load_state() or start(task, settings.doodl, on_step=report.on_step)
         for state in run(task, settings.doodl, last, report.on_step):
             last = state
             self._save_state(state)
             report.on_iteration(state)
         return result(task, last)
+
+    def _energy(self) -> Energy:
+        """What the noise-aware classifier says of the first loss's class."""
+        first = next(iter(self.settings.wishes), None)
+        if self.settings.model != BUNDLED or not isinstance(first, ClassifierWish):
+            raise UserError(
+                "noise-aware guidance needs a classifier that was trained on the model's noisy latents, and the "
+                "bundled model alone has one, of shapes: leave the method away, or ask for --loss classifier=SHAPE"
+            )
+        from chainrule.models.noise_aware import load_noise_aware
+
+        return load_noise_aware(first.target, self.settings.device)
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -142,8 +181,12 @@ class Run:
         images: dict[str, Tensor] = {
             m: task.model.decode(z) for m in settings.methods if (z := self.latents(m)) is not None
         }
+        if task.photo is not None:
+            images = {"photo": task.photo.images} | images
         score = self._scorer(task)
         scores = {method: score(batch) for method, batch in images.items()}
+        if task.photo is not None:
+            images = {method: framed(batch, task.photo.size) for method, batch in images.items()}
         (self.folder / "images").mkdir(exist_ok=True)
         state = self._load_state()
         if state is not None and not self._path("doodl").exists():
@@ -177,7 +220,13 @@ class Run:
         if loss is None:
             return lambda images: [""] * len(images)
         first = wishes[0]
-        if self.settings.model == "scenes" and isinstance(first, ClassifierWish) and first.model is None:
+        if self.settings.model != BUNDLED:
+            return lambda images: [f"loss {value:.3f}" for value in loss(images).tolist()]
+        if isinstance(first, AestheticWish) and first.head is None:
+            from chainrule.scenes.rating import rating
+
+            return lambda images: [f"judge: {rating(image):.1f} of 10" for image in images]
+        if isinstance(first, ClassifierWish) and first.model is None:
             from chainrule.scenes.judge import load_judge, probabilities
 
             judge, target = load_judge(), first.target
@@ -187,7 +236,9 @@ class Run:
 
     def _title(self) -> str:
         wishes = ", ".join(wish.label for wish in self.settings.wishes)
-        return self.settings.prompt + (f"   ->   {wishes}" if wishes else "")
+        settings = self.settings
+        what = settings.prompt if settings.photo is None else f"{settings.photo.name}  {settings.prompt}".strip()
+        return what + (f"   ->   {wishes}" if wishes else "")
 
 
 class Origin(BaseModel):

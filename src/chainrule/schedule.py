@@ -110,3 +110,14 @@ def linspace(training: int, steps: int) -> Tensor:
     [999.0, 666.0, 333.0, 0.0]
     """
     return torch.linspace(0, training - 1, steps, dtype=torch.float64).round().flip(0)
+
+
+def tail(times: Tensor, strength: float) -> Tensor:
+    """The end of a chain: its last `strength` (above 0, at most 1) of the steps, at least one.
+
+    >>> tail(torch.tensor([751.0, 501.0, 251.0, 1.0, END]), 0.5).tolist()
+    [251.0, 1.0, -1.0]
+    """
+    if not 0.0 < strength <= 1.0:
+        raise UserError(f"the strength is the share of the chain to redo, above 0 and at most 1, not {strength}")
+    return times[-1 - max(1, round(strength * (len(times) - 1))) :]

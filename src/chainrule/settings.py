@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from chainrule.denoiser import Denoiser
 from chainrule.errors import UserError
 from chainrule.loss import (
     Aesthetic,
@@ -31,11 +32,13 @@ from chainrule.loss import (
 from chainrule.loss.base import added
 from chainrule.loss.classifier import binary_cross_entropy, cross_entropy
 from chainrule.loss.perceptual import Features
-from chainrule.methods import Doodl, Task
-from chainrule.models import load
-from chainrule.pictures import load_picture
+from chainrule.methods import Doodl, Photo, Task
+from chainrule.models import Model, load
+from chainrule.pictures import fitted, load_picture
 
-Method = Literal["plain", "one-step", "best-of", "doodl"]
+Method = Literal["plain", "one-step", "noise-aware", "best-of", "doodl", "reconstruction", "edict"]
+FOR_PHOTOS = frozenset({"one-step", "doodl", "reconstruction", "edict"})
+FROM_NOISE = frozenset({"plain", "one-step", "noise-aware", "best-of", "doodl"})
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -166,8 +169,10 @@ class FeaturesWish(Wish):
     network: str | None = None
 
     def loss(self, device: str) -> Loss:
-        vgg = self.network is not None and Path(self.network).expanduser().is_file()
-        features: Features = load_vgg(self.network, device) if vgg else load_backbone(self.network, device)
+        weights = self.network and Path(self.network).expanduser()
+        features: Features = (
+            load_vgg(weights, device) if weights and weights.is_file() else load_backbone(self.network, device)
+        )
         picture = load_picture(self.target).to(device)
         return Perceptual(features, picture) if self.kind == "perceptual" else Style(features, picture)
 
@@ -179,7 +184,11 @@ AnyWish = Annotated[
 
 
 class Settings(_Frozen):
-    """All that decides what a run makes."""
+    """All that decides what a run makes.
+
+    With a `photo`, the images are made of it, inverted under `source` (what it shows; empty: no prompt); `strength` is
+    how much of the chain is redone (None: as the method's paper does), and DOODL's solver is everyone's.
+    """
 
     prompt: str
     negative_prompt: str = ""
@@ -189,19 +198,46 @@ class Settings(_Frozen):
     steps: int = Field(default=50, ge=1)
     methods: tuple[Method, ...] = ("plain",)
     wishes: tuple[AnyWish, ...] = ()
+    photo: Path | None = None
+    source: str = ""
+    strength: float | None = Field(default=None, gt=0, le=1)
     one_step_scale: float = 5.0
+    noise_aware_scale: float = 5.0
     best_of: int = Field(default=8, ge=1)
     doodl: Doodl = Doodl()
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
 
     def task(self) -> Task:
-        """Load the model and the losses."""
-        if not self.prompt.strip():
-            raise UserError('the prompt is empty: say what to draw, for example "a red shape on a white background"')
+        """Load the model, the losses and the photo."""
+        self._check()
         model = load(self.model, dtype=DTYPES[self.dtype], device=self.device)
         for steps in (self.steps, self.doodl.steps):
             model.schedule.times(steps)  # an impossible number is said now
-        denoiser = model.denoiser(self.prompt, negative_prompt=self.negative_prompt, guidance_scale=self.guidance_scale)
         loss = added([wish.build(self.device) for wish in self.wishes]) if self.wishes else None
-        return Task(model, denoiser, self.seeds, loss)
+        photo = None if self.photo is None else self._photo(self.photo, model)
+        return Task(model, self._denoiser(model, self.prompt), self.seeds, loss, photo)
+
+    def _check(self) -> None:
+        """Raise UserError for what no setting alone is to blame for."""
+        if self.photo is None and not self.prompt.strip():
+            raise UserError('the prompt is empty: say what to draw, for example "a red shape on a white background"')
+        possible = FROM_NOISE if self.photo is None else FOR_PHOTOS
+        for method in self.methods:
+            if method not in possible:
+                what = "draws from noise" if self.photo else "edits a photo"
+                raise UserError(f"{method} {what}: choose among {', '.join(sorted(possible))}")
+        if "edict" in self.methods and not self.prompt.strip():
+            raise UserError("edict needs to know what the photo should show: say it with --to")
+
+    def _denoiser(self, model: Model, prompt: str) -> Denoiser:
+        """The model told `prompt`; of a photo that nothing is said about, unconditionally."""
+        scale = 1.0 if self.photo and not prompt.strip() else self.guidance_scale
+        return model.denoiser(prompt, negative_prompt=self.negative_prompt, guidance_scale=scale)
+
+    def _photo(self, path: Path, model: Model) -> Photo:
+        picture, codec = load_picture(path), model.codec
+        _, height, width = codec.latent_shape
+        image = fitted(picture, height * width * codec.factor**2, codec.multiple).to(model.device)
+        images = image.expand(len(self.seeds), *image.shape)
+        return Photo(images, self._denoiser(model, self.source), (picture.shape[-2], picture.shape[-1]))

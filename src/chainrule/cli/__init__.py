@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from chainrule.cli.edit import edit
 from chainrule.cli.generate import generate
 from chainrule.cli.guide import guide
+from chainrule.cli.invert import invert
 from chainrule.cli.runs import models, rerun, resume
 
 app = typer.Typer(
@@ -15,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
-for command in (generate, guide, resume, rerun, models):
+for command in (generate, guide, edit, invert, resume, rerun, models):
     app.command()(command)
 
 

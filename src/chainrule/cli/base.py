@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from chainrule.errors import UserError
 from chainrule.methods import DoodlState, Task
+from chainrule.methods.presets import preset
+from chainrule.models import BUNDLED
 from chainrule.run import Report, Run, first_line
 from chainrule.settings import Settings
 
@@ -31,6 +33,67 @@ Scale = Annotated[float | None, typer.Option("--guidance-scale", help="Classifie
 Dtype = Annotated[str, typer.Option(help="The network's numbers: float32, bfloat16, float16 or float64.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run folder; a new one in runs/ if not named.")]
+Photo = Annotated[Path, typer.Argument(help="A picture of any size.")]
+
+KINDS = {
+    "classifier": "classifier=CLASS",
+    "text": "text=WORDS",
+    "image": "image=FILE,FILE",
+    "aesthetic": "aesthetic=10",
+    "symmetry": "symmetry",
+    "brightness": "brightness=0.8",
+    "picture": "picture=FILE",
+    "histogram": "histogram=FILE",
+    "perceptual": "perceptual=FILE",
+    "style": "style=FILE",
+}
+"""Each kind of loss as one writes it."""
+
+# what a loss is, and who judges it
+Losses = Annotated[
+    list[str] | None,
+    typer.Option("--loss", help=f"Towards what: {', '.join(KINDS.values())}; with a weight, 0.5*...; several add up."),
+]
+Objective = Annotated[str, typer.Option(help="Of the classifier: bce (the paper's) or ce.")]
+ClassifierName = Annotated[
+    str | None, typer.Option("--classifier", help="Any transformers image classifier; the bundled one if not named.")
+]
+Clips = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--clip", help="Any transformers CLIP or SigLIP; several, with weights (0.5*NAME), add up. Bundled if none."
+    ),
+]
+RaterName = Annotated[
+    str | None,
+    typer.Option("--rater", help="An aesthetic head (a file) for the CLIP; the bundled one if not named."),
+]
+FeaturesName = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        help="For perceptual and style: a VGG's weights, or a transformers vision network.",
+    ),
+]
+
+# how it is optimised
+PresetName = Annotated[
+    str | None,
+    typer.Option("--preset", help="faithful (the paper's settings) or tuned (the bundled world's, where it is used)."),
+]
+PresetSteps = Annotated[int | None, typer.Option("--steps", help="Sampling steps; the preset's if not named.")]
+Iterations = Annotated[int | None, typer.Option(help="DOODL's iterations; the preset's if not named.")]
+Rate = Annotated[float | None, typer.Option(help="DOODL's learning rate; the preset's if not named.")]
+Crops = Annotated[int | None, typer.Option(help="How many crops DOODL judges, 0 for the whole image; the preset's.")]
+Mix = Annotated[
+    float | None,
+    typer.Option(help="EDICT's p: near 1, the pair of an inversion stays together. The preset's if not named."),
+]
+EditScale = Annotated[
+    float,
+    typer.Option("--guidance-scale", help="Classifier-free guidance where a prompt is given; EDICT's is 3."),
+]
+OneStepScale = Annotated[float | None, typer.Option(help="The scale of one-step guidance; the preset's if not named.")]
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -51,21 +114,6 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{text!r} names a seed twice: name each once")
     return tuple(seeds)
-
-
-KINDS = {
-    "classifier": "classifier=CLASS",
-    "text": "text=WORDS",
-    "image": "image=FILE,FILE",
-    "aesthetic": "aesthetic=10",
-    "symmetry": "symmetry",
-    "brightness": "brightness=0.8",
-    "picture": "picture=FILE",
-    "histogram": "histogram=FILE",
-    "perceptual": "perceptual=FILE",
-    "style": "style=FILE",
-}
-"""Each kind of loss as one writes it."""
 
 
 def parse_weight(text: str) -> tuple[float, str]:
@@ -96,6 +144,48 @@ def parse_wish(text: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str,
     elif target:
         wish["target"] = _absolute(target) if KINDS[kind].endswith("FILE") else target
     return wish | dict(options.get(kind, {}))
+
+
+def parse_wishes(
+    losses: list[str] | None,
+    *,
+    objective: str,
+    classifier: str | None,
+    clip: list[str] | None,
+    rater: str | None,
+    features: str | None,
+) -> list[dict[str, Any]]:
+    """The settings of all losses, with the networks that were named for their kinds."""
+    clips = dict(parse_weight(text)[::-1] for text in clip or [])
+    options: dict[str, dict[str, Any]] = {
+        "classifier": {"model": classifier, "objective": objective},
+        "text": {"clips": clips} if clips else {},
+        "image": {"clips": clips} if clips else {},
+        "aesthetic": {"head": rater, "clip": next(iter(clips), None)},
+        "perceptual": {"network": features},
+        "style": {"network": features},
+    }
+    return [parse_wish(text, options) for text in losses or []]
+
+
+def optimisation(
+    name: str | None,
+    wishes: list[dict[str, Any]],
+    *,
+    model: str,
+    photo: bool = False,
+    rate: float | None,
+    one_step_scale: float | None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """The settings of a preset (by `name`; None: the model's) with what was named otherwise (None: was not)."""
+    name = name or ("tuned" if model == BUNDLED else "faithful")
+    found = preset(name, wishes[0]["kind"] if wishes else "classifier", photo=photo)
+    chosen = found.doodl.model_dump() | {key: value for key, value in changes.items() if value is not None}
+    if rate is not None:
+        chosen["optimiser"]["rate"] = rate
+    scale = found.one_step_scale if one_step_scale is None else one_step_scale
+    return {"steps": chosen["steps"], "doodl": chosen, "one_step_scale": scale}
 
 
 def _absolute(path: str) -> str:
@@ -137,7 +227,7 @@ def plain_errors() -> Iterator[None]:
 def begin(settings: Settings, output: Path | None) -> Run:
     """Do a new run. The model and the loss are loaded first: a mistake leaves no folder behind."""
     task = settings.task()
-    run = Run.new(new_folder(output, settings.prompt), settings)
+    run = Run.new(new_folder(output, settings.prompt or (settings.photo.stem if settings.photo else "")), settings)
     execute(run, task)
     return run
 

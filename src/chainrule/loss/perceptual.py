@@ -22,7 +22,8 @@ from chainrule.errors import UserError
 from chainrule.loss.base import Term
 from chainrule.vision import Preprocess, load_pretrained, load_weights, scaled
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""The mean and the standard deviation of its colours."""
 
 
 class Features(ABC):
@@ -68,7 +69,7 @@ class Vgg(Features):
         self.taken = {1, *(pool + 2 for pool in pools[:-1])}
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        found, x = [], Preprocess((images.shape[-2], images.shape[-1]), **IMAGENET)(images)
+        found, x = [], Preprocess((images.shape[-2], images.shape[-1]), *IMAGENET)(images)
         for i, layer in enumerate(self.layers):
             x = layer(x)
             if i in self.taken:

@@ -14,22 +14,38 @@ from chainrule.gradient.base import OnStep
 from chainrule.loss.base import Loss
 from chainrule.models.base import Model
 from chainrule.noise import Noise
-from chainrule.sample import sample
-from chainrule.step.base import Step
+from chainrule.sample import invert, sample_state
+from chainrule.schedule import tail
+from chainrule.step.base import State, Step
 from chainrule.step.ddim import DDIM
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """Pictures to be edited: `images` (B, 3, H, W) in [0, 1] of sides that the model can make (`Codec.multiple`).
+
+    `denoiser` is what they are inverted under: told what they show, or nothing (no prompt, no guidance). `size` is the
+    (height, width) of the original, whose proportions a result should have.
+    """
+
+    images: Tensor
+    denoiser: Denoiser
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """One prompt for a batch of seeds, and what the images should be like.
 
-    `denoiser` is the model's with the prompt filled in, `loss` None for methods that need none.
+    `denoiser` is the model's with the prompt filled in, `loss` None for methods that need none, `photo` what the images
+    are made of where they are not made of noise (one for each seed).
     """
 
     model: Model
     denoiser: Denoiser
     seeds: tuple[int, ...]
     loss: Loss | None = None
+    photo: Photo | None = None
 
     @property
     def noise(self) -> Noise:
@@ -46,6 +62,12 @@ class Task:
         if self.loss is None:
             raise UserError("this method needs a loss: name one, for example --loss classifier=heart")
         return self.loss
+
+    def edited(self) -> Photo:
+        """The photos; raises UserError if the task has none."""
+        if self.photo is None:
+            raise UserError("this method edits a picture: name one, as in `chainrule edit photo.jpg`")
+        return self.photo
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +91,32 @@ _DDIM = DDIM()
 
 @torch.no_grad()
 def generate(
-    task: Task, denoiser: Denoiser, x_T: Tensor, steps: int, step: Step = _DDIM, on_step: OnStep | None = None
+    task: Task,
+    denoiser: Denoiser,
+    start: Tensor | State,
+    steps: int,
+    *,
+    step: Step = _DDIM,
+    strength: float = 1.0,
+    on_step: OnStep | None = None,
 ) -> Result:
-    """The images of `x_T` under `denoiser`, with the task's loss of each (on the whole image) if it has one."""
-    latents = sample(denoiser, x_T, task.model.schedule.times(steps), step=step, on_step=on_step)
+    """The images of `start` under `denoiser`, with the task's loss of each (on the whole image) if it has one.
+
+    `start` is noise (B, C, h, w), or the solver's state at the beginning of the last `strength` of the chain.
+    """
+    state = step.init(start) if isinstance(start, Tensor) else start
+    times = tail(task.model.schedule.times(steps), strength)
+    latents = step.final(sample_state(denoiser, state, times, step=step, on_step=on_step))
     images = task.model.decode(latents)
-    return Result(images, latents, x_T, None if task.loss is None else task.loss(images))
+    return Result(images, latents, state[0], None if task.loss is None else task.loss(images))
+
+
+@torch.no_grad()
+def inverted(task: Task, *, steps: int, step: Step, strength: float = 1.0, on_step: OnStep | None = None) -> State:
+    """The solver's state from which the last `strength` of the chain leads to the task's photos."""
+    photo = task.edited()
+    times = tail(task.model.schedule.times(steps), strength)
+    return invert(photo.denoiser, task.model.encode(photo.images), times, step=step, on_step=on_step)
 
 
 def chosen(index: Tensor, candidates: Sequence[Tensor]) -> Tensor:

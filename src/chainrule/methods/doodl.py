@@ -12,8 +12,12 @@ Where the paper and its public code differ, this follows the paper, and the othe
 
 - The paper's perturbation N(0, 1e-4 I) is a standard deviation of 1e-2; the code uses 1e-4 (`perturbation`).
 - The code takes the gradient of the pair's mean, which halves it once more: halve `rate` for that.
-- The code does not renormalise when a photo is edited (`renormalise`).
+- The code does not renormalise when a photo is edited (`renormalise`): its inversion has not the norm of noise.
 - The printed EDICT keeps its order, the code alternates (`alternate`).
+
+- The paper averages the pair after each update. What is averaged here is the update, so that the pair moves as one
+  (`average`): from a draw, where x = y, that is the same; from the inversion of a photo, where they differ a little,
+  averaging the latents themselves would lose the photo.
 
 The clip was chosen for Stable Diffusion's 64x64 latents. Other solvers and optimisers work as well, at half the network
 calls and without a pair that can drift: `DDIM` with `Adam` is what the bundled model's preset uses.
@@ -33,10 +37,10 @@ from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
 from chainrule.gradient.checkpoint import Checkpoint
 from chainrule.loss.cutouts import Cutouts
-from chainrule.methods.base import Result, Task
+from chainrule.methods.base import Result, Task, inverted
 from chainrule.methods.best_of import best_of
 from chainrule.sample import sample_state
-from chainrule.step.base import Step
+from chainrule.step.base import State, Step
 from chainrule.step.ddim import DDIM
 from chainrule.step.edict import EDICT
 
@@ -57,7 +61,7 @@ class Momentum(_Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
 
     def update(self, gradient: Tensor, memory: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """(what to add to x_T, the new memory); `memory` (2, B, C, h, w) starts at zero, `k` counts from 0."""
+        """(what to add to x_T, the new memory (2, *x_T.shape), zero before iteration `k` = 0)."""
         g = -self.rate * gradient
         if self.clip is not None:
             g = g.clamp(-self.clip, self.clip)
@@ -86,8 +90,10 @@ class Doodl(_Settings):
 
     `start_of` is how many draws of the noise are tried to find a start (1: the seed's own, as in the paper),
     `iterations` is m, `steps` is T, `mix` is EDICT's p (None: DDIM instead of EDICT), `perturbation` the standard
-    deviation of the noise added after each update, `crops` how many cutouts are judged (0: the whole image),
-    `target` a loss at which an image counts as done (all done: stop).
+    deviation of the noise added after each update, `average` moves EDICT's two latents as one, `renormalise` keeps
+    their norm that of the first draw (for photos, the paper's code does not), `crops` is how many cutouts are judged
+    (0: the whole image), `target` a loss at which an image counts as done (all done: stop), `keep` how many steps'
+    graphs are kept.
     """
 
     start_of: int = Field(default=1, ge=1)
@@ -97,6 +103,7 @@ class Doodl(_Settings):
     mix: float | None = 0.93
     alternate: bool = True
     perturbation: float = Field(default=1e-2, ge=0)
+    average: bool = True
     renormalise: bool = True
     crops: int = Field(default=16, ge=0)
     cut_power: float = 0.3
@@ -112,9 +119,10 @@ class Doodl(_Settings):
 class DoodlState(NamedTuple):
     """All of a DOODL run at one moment, as tensors: what is written to disk, and what a resumed run starts from.
 
-    `x_T` (B, C, h, w) is the noise to try next, `memory` (2, B, C, h, w) the optimiser's, `radius` (B,) the norm of the
-    first draw; `best_x_T`, `best_latents` and `best_losses` (of whole images, not of crops) belong to the best images
-    so far; `terms` (k, n, B) holds the n terms of the optimised loss of each image at each iteration so far.
+    `x_T` (P, B, C, h, w) is the noise to try next, of each of the solver's P latents (DDIM has one, EDICT a pair),
+    `memory` (2, P, B, C, h, w) the optimiser's, `radius` (P, B) the norm of the first draw; `best_x_T` (as `x_T`),
+    `best_latents` (B, C, h, w) and `best_losses` (B,) (of whole images, not of crops) belong to the best images so far;
+    `terms` (k, n, B) holds the n terms of the optimised loss of each image at each iteration so far.
     """
 
     x_T: Tensor
@@ -136,15 +144,21 @@ class DoodlState(NamedTuple):
         return self.terms.sum(dim=1)
 
 
-def start(task: Task, settings: Doodl, x_T: Tensor | None = None, on_step: OnStep | None = None) -> DoodlState:
-    """The state before the first iteration: at `x_T`, or at the task's noise, or the best of several draws of it."""
+def start(task: Task, settings: Doodl, x_T: Tensor | State | None = None, on_step: OnStep | None = None) -> DoodlState:
+    """The state before the first iteration: at `x_T`, or at the inversion of the task's photos, or at its noise.
+
+    `x_T` is the noise (B, C, h, w), or the solver's state at the noisy end, as an inversion gives it.
+    """
+    if x_T is None and task.photo is not None:
+        x_T = inverted(task, steps=settings.steps, step=settings.step, on_step=on_step)
     if x_T is None:
         several = settings.start_of > 1
         x_T = best_of(task, settings.start_of, steps=settings.steps, on_step=on_step).x_T if several else task.x_T
-    x_T, names = x_T.detach().clone(), task.wanted().names
-    worst = torch.full((len(x_T),), torch.inf, device=x_T.device)
-    memory = torch.zeros(2, *x_T.shape, device=x_T.device, dtype=x_T.dtype)
-    return DoodlState(x_T, memory, _norm(x_T), x_T, x_T, worst, worst.new_zeros(0, len(names), len(x_T)))
+    pair = torch.stack(settings.step.init(x_T) if isinstance(x_T, Tensor) else x_T).detach()
+    batch, names = pair.shape[1], task.wanted().names
+    worst = torch.full((batch,), torch.inf, device=pair.device)
+    terms = worst.new_zeros(0, len(names), batch)
+    return DoodlState(pair, torch.stack([0 * pair] * 2), _norm(pair), pair, pair[0], worst, terms)
 
 
 def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> DoodlState:
@@ -158,14 +172,14 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
         x_T = state.x_T.detach().requires_grad_()
         times = task.model.schedule.times(settings.steps)
         last = sample_state(
-            task.denoiser, step.init(x_T), times, step=step, gradient=Checkpoint(settings.keep), on_step=on_step
+            task.denoiser, x_T.unbind(), times, step=step, gradient=Checkpoint(settings.keep), on_step=on_step
         )
         terms = torch.stack([loss.terms(task.model.decode(latents)) for latents in last]).mean(dim=0)
         losses = terms.sum(dim=0)
         _check("loss", losses, k, task.seeds)
         done = k >= settings.iterations
         gradient = torch.zeros_like(x_T) if done else torch.autograd.grad(losses.sum(), x_T)[0]
-    _check("gradient", gradient.flatten(1).sum(dim=1), k, task.seeds)
+    _check("gradient", gradient.transpose(0, 1).flatten(1).sum(dim=1), k, task.seeds)
 
     with torch.no_grad():  # the best is chosen by whole images: of crops, the best are the luckiest
         latents = step.final(last).detach()
@@ -180,12 +194,14 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
     if done:
         return state._replace(**best)
 
+    if settings.average:  # dL/dx_T where x = y = x_T is the sum of the two gradients
+        gradient = gradient.sum(dim=0).expand_as(gradient)
     change, memory = settings.optimiser.update(gradient, state.memory, k)
     x_T = state.x_T + change
     if settings.perturbation:
-        x_T = x_T + settings.perturbation * noise.normal(PERTURBATION + k, x_T.shape[1:]).to(x_T)
+        x_T = x_T + settings.perturbation * noise.normal(PERTURBATION + k, x_T.shape[2:]).to(x_T)
     if settings.renormalise:
-        x_T = x_T * (state.radius / _norm(x_T))[:, None, None, None]
+        x_T = x_T * (state.radius / _norm(x_T))[..., None, None, None]
     return state._replace(x_T=x_T, memory=memory, **best)
 
 
@@ -206,14 +222,15 @@ def doodl(
     task: Task,
     settings: Doodl | None = None,
     *,
-    x_T: Tensor | None = None,
+    x_T: Tensor | State | None = None,
     on_iteration: Callable[[DoodlState], None] | None = None,
     on_step: OnStep | None = None,
 ) -> Result:
     """The best images that DOODL finds for the task's seeds.
 
-    Starts at the seeds' noise, or at `x_T` (B, C, h, w): the inversion of a photo, say. `on_iteration` is told the
-    state after each iteration. Raises UserError if the loss or the gradient stops being finite.
+    Starts at the seeds' noise, at the inversion of the task's photos if it has any, or at `x_T`: noise (B, C, h, w), or
+    the solver's state. `on_iteration` is told the state after each iteration. Raises UserError if the loss or the
+    gradient stops being finite.
     """
     settings = settings or Doodl()
     last = start(task, settings, x_T, on_step)
@@ -228,11 +245,11 @@ def doodl(
 def result(task: Task, state: DoodlState) -> Result:
     """The best images so far, with the losses by which they were chosen."""
     images = task.model.decode(state.best_latents)
-    return Result(images, state.best_latents, state.best_x_T, state.best_losses, state.history, state.terms)
+    return Result(images, state.best_latents, state.best_x_T[0], state.best_losses, state.history, state.terms)
 
 
 def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1)
+    return x.flatten(-3).norm(dim=-1)
 
 
 def _check(name: str, values: Tensor, k: int, seeds: tuple[int, ...]) -> None:

@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from chainrule.gradient.base import OnStep
 from chainrule.guide.one_step import OneStep
-from chainrule.methods.base import Result, Task, generate
+from chainrule.methods.base import Result, Task, generate, inverted
+from chainrule.step.base import Step
+from chainrule.step.ddim import DDIM
+from chainrule.step.edict import EDICT
+
+_DDIM, _EDICT = DDIM(), EDICT()
 
 
-def one_step(task: Task, *, scale: float, steps: int = 50, on_step: OnStep | None = None) -> Result:
+def one_step(task: Task, *, scale: float, steps: int = 50, step: Step = _DDIM, on_step: OnStep | None = None) -> Result:
     """The images of the task's seeds, each step pushed by the loss of the guessed image."""
-    denoiser = OneStep(task.denoiser, task.model.decode, task.wanted(), scale)
-    return generate(task, denoiser, task.x_T, steps, on_step=on_step)
+    return generate(task, _pushed(task, scale), task.x_T, steps, step=step, on_step=on_step)
+
+
+def one_step_edit(
+    task: Task,
+    *,
+    scale: float,
+    strength: float = 0.5,
+    steps: int = 50,
+    step: Step = _EDICT,
+    on_step: OnStep | None = None,
+) -> Result:
+    """The task's photos, inverted half the way (section 5.3: all the way loses them) and pushed on the way back."""
+    state = inverted(task, steps=steps, step=step, strength=strength, on_step=on_step)
+    return generate(task, _pushed(task, scale), state, steps, step=step, strength=strength, on_step=on_step)
+
+
+def _pushed(task: Task, scale: float) -> OneStep:
+    return OneStep(task.denoiser, task.model.decode, task.wanted(), scale)

@@ -1,10 +1,11 @@
-"""Named settings of DOODL, and of the baseline beside it."""
+"""Named settings of DOODL, and of the baseline beside it, for each kind of loss."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from chainrule.methods.doodl import Adam, Doodl
+from chainrule.errors import UserError
+from chainrule.methods.doodl import Adam, Doodl, Momentum
 
 
 class Preset(NamedTuple):
@@ -14,12 +15,35 @@ class Preset(NamedTuple):
     one_step_scale: float
 
 
-PRESETS = {
-    "faithful": Preset(Doodl(), 5.0),
-    "tuned": Preset(
-        Doodl(start_of=32, iterations=7, steps=20, optimiser=Adam(rate=0.05), mix=None, perturbation=0.0, crops=4), 30.0
-    ),
-}
-"""`faithful` is the paper's for Stable Diffusion; `tuned` was chosen on the bundled world by
-`benchmarks/vocabulary.py --tune` (`docs/results.md`): there the rate and the crops hardly matter,
-the number of draws among which the start is chosen does."""
+NAMES = ("faithful", "tuned")
+
+FAITHFUL_RATES = {"classifier": (0.05, 5.0), "text": (0.1, 30.0), "aesthetic": (1.0, 30.0), "image": (3.0, 300.0)}
+"""(DOODL's lambda, the baseline's) of the paper's section 5. Of aesthetics it names no baseline; of personalisation it
+says "much higher" than that of text, and five times the iterations."""
+
+TUNED_SCALES = {"classifier": 30.0, "text": 30.0, "aesthetic": 30.0, "image": 300.0}
+"""Of one-step guidance on the bundled world; chosen on other seeds by `--tune` of the benchmarks."""
+
+
+def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Preset:
+    """The settings `name` for a loss of a `kind` (`Wish.kind`), and for editing a photo.
+
+    "faithful" is the paper's for Stable Diffusion. "tuned" was chosen on the bundled world (`docs/results.md`): there
+    the rate and the crops hardly matter, the number of draws among which the start is chosen does; photos are inverted
+    with a mix of 0.99, because with 0.93 the two latents come apart. Raises UserError if there is none of that name.
+    """
+    if name not in NAMES:
+        raise UserError(f"there is no preset {name!r}: choose {' or '.join(NAMES)}")
+    if name == "faithful":
+        rate, scale = FAITHFUL_RATES.get(kind, FAITHFUL_RATES["classifier"])
+        found = Doodl(iterations=250 if kind == "image" else 50, optimiser=Momentum(rate=rate))
+    else:
+        scale = TUNED_SCALES.get(kind, TUNED_SCALES["classifier"])
+        found = Doodl(
+            start_of=32, iterations=7, steps=20, optimiser=Adam(rate=0.05), mix=None, perturbation=0.0, crops=4
+        )
+    if photo:
+        found = found.model_copy(update={"renormalise": False})
+        if name == "tuned":
+            found = found.model_copy(update={"mix": 0.99, "iterations": 15, "optimiser": Adam(rate=0.02)})
+    return Preset(found, scale)

@@ -19,6 +19,11 @@ class Codec(ABC):
     """Between images (B, 3, H, W) in [0, 1] and latents (B, C, h, w)."""
 
     latent_shape: tuple[int, int, int]
+    """The latents (C, h, w) of the images that the checkpoint was trained on."""
+    factor: int
+    """How many pixels a latent is wide and high."""
+    multiple: int
+    """The sides of an image, in pixels, must be multiples of this (the network halves the latents several times)."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def adapt(pipeline: Any, name: str, guidance_scale: float) -> Model:
     return Model(
         name=name,
         network=_UNet(pipeline.unet, schedule(pipeline.scheduler.config), _output(pipeline.scheduler.config)),
-        codec=_Autoencoder(pipeline.vae, (pipeline.unet.config.in_channels, height, width)),
+        codec=_autoencoder(pipeline, (pipeline.unet.config.in_channels, height, width)),
         text=_Clip(pipeline),
         guidance_scale=guidance_scale,
         device=pipeline.unet.device,
@@ -57,6 +57,11 @@ def _output(config: Any) -> Output:
     return OUTPUTS[kind]
 
 
+def _autoencoder(pipeline: Any, latent_shape: tuple[int, int, int]) -> _Autoencoder:
+    factor, halvings = (2 ** (len(part.config.block_out_channels) - 1) for part in (pipeline.vae, pipeline.unet))
+    return _Autoencoder(pipeline.vae, latent_shape, factor, factor * halvings)
+
+
 @dataclass(frozen=True, eq=False)
 class _UNet(Network):
     unet: Any
@@ -79,6 +84,8 @@ class _UNet(Network):
 class _Autoencoder(Codec):
     vae: Any
     latent_shape: tuple[int, int, int]
+    factor: int
+    multiple: int
 
     def decode(self, latents: Tensor) -> Tensor:
         z = latents / self.vae.config.scaling_factor

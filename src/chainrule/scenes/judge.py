@@ -43,7 +43,7 @@ class Reading:
     things: tuple[Seen, ...]
 
 
-def _hue(colour: Tensor) -> Tensor:
+def hue(colour: Tensor) -> Tensor:
     """The hue angle in radians of (..., 3) colours, from the two chromatic axes of the RGB cube."""
     red, green, blue = colour.unbind(-1)
     return torch.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue)
@@ -53,8 +53,8 @@ def _colour_map(image: Tensor) -> tuple[Tensor, Tensor]:
     """(index of the nearest colour (H, W), whether the pixel belongs to a thing (H, W)) of `image` (3, H, W)."""
     pixels = image.permute(1, 2, 0)
     chroma = pixels.amax(-1) - pixels.amin(-1)
-    hues = _hue(torch.tensor(list(COLOURS.values())) / 255)
-    difference = _hue(pixels)[..., None] - hues
+    hues = hue(torch.tensor(list(COLOURS.values())) / 255)
+    difference = hue(pixels)[..., None] - hues
     distance = torch.atan2(difference.sin(), difference.cos()).abs()
     return distance.argmin(-1), chroma > MIN_CHROMA
 

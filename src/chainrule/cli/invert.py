@@ -1,0 +1,106 @@
+"""`chainrule invert PHOTO`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import typer
+from rich.progress import Progress
+from rich.table import Table
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chainrule.cli import base
+from chainrule.methods import Task
+from chainrule.methods.edict import RoundTrip, round_trip
+from chainrule.metrics import psnr
+from chainrule.pictures import framed, grid
+from chainrule.run import Run, atomic, save_picture
+
+
+def invert(
+    photo: base.Photo,
+    prompt: Annotated[str, typer.Option(help="What the photo shows; nothing: it is inverted without.")] = "",
+    model: base.Model = "scenes",
+    steps: base.Steps = 50,
+    mix: base.Mix = None,
+    strength: Annotated[float, typer.Option(help="How much of the chain to go, up to 1.")] = 1.0,
+    guidance_scale: base.EditScale = 3.0,
+    dtype: base.Dtype = "float32",
+    device: base.Device = "cpu",
+    output: base.Output = None,
+) -> None:
+    """Find the noise that a photo would come from (EDICT), and measure the way there and back."""
+    with base.plain_errors():
+        chosen = base.optimisation(
+            None, [], model=model, photo=True, rate=None, one_step_scale=None, steps=steps, mix=mix
+        )
+        settings = base.settings(
+            photo=photo.expanduser().absolute(),
+            source=prompt,
+            prompt=prompt,
+            model=model,
+            guidance_scale=guidance_scale,
+            methods=("reconstruction",),
+            strength=strength,
+            dtype=dtype,
+            device=device,
+            **chosen,
+        )
+        task = settings.task()
+        run = Run.new(base.new_folder(output, photo.stem), settings)
+        trips = {name: _trip(task, run, name) for name in ("float32", "float64")}
+        _report(task, trips)
+        pair = {name: latents.contiguous().cpu() for name, latents in zip("xy", trips["float32"].state, strict=False)}
+        with atomic(run.folder / "inversion.safetensors") as path:
+            save_file(pair, path)
+        columns = _columns(task, trips["float32"])
+        with atomic(run.folder / "grid.png") as path:
+            size = task.edited().size
+            tiles = {name: framed(images, size) for name, images in columns.items()}
+            scores = {name: [f"{_decibels(task, images):.1f} dB"] for name, images in columns.items()}
+            save_picture(grid(tiles, [""], scores | {"photo": [""]}, title=photo.name), path, settings)
+        typer.echo(run.folder / "grid.png")
+
+
+def _trip(task: Task, run: Run, dtype: str) -> RoundTrip:
+    settings = run.settings
+    with Progress(console=base.console) as progress:
+        bar = progress.add_task(f"there and back in {dtype}", total=2)
+        done = 0
+
+        def on_step(i: int, steps: int) -> None:
+            nonlocal done
+            done += 1
+            progress.update(bar, completed=done, total=2 * steps)
+
+        return round_trip(
+            task,
+            strength=settings.strength or 1.0,
+            steps=settings.steps,
+            step=settings.doodl.step,
+            dtype=getattr(torch, dtype),
+            on_step=on_step,
+        )
+
+
+def _columns(task: Task, trip: RoundTrip) -> dict[str, Tensor]:
+    photo = task.edited().images
+    with torch.no_grad():
+        alone = task.model.decode(task.model.encode(photo))
+    return {"photo": photo, "autoencoder": alone, "there and back": trip.images}
+
+
+def _decibels(task: Task, images: Tensor) -> float:
+    return psnr(images, task.edited().images).mean().item()
+
+
+def _report(task: Task, trips: dict[str, RoundTrip]) -> None:
+    table = Table("latents", "drift |z' - z| / |z|", "pair |x - y| / |x|", "spread", "PSNR to the photo")
+    for name, trip in trips.items():
+        decibels = f"{_decibels(task, trip.images):.2f} dB"
+        table.add_row(name, f"{trip.error:.1e}", f"{trip.apart:.3f}", f"{trip.spread:.2f}", decibels)
+    alone = _decibels(task, _columns(task, trips["float32"])["autoencoder"])
+    table.add_row("autoencoder alone", "", "", "", f"{alone:.2f} dB")
+    base.console.print(table)

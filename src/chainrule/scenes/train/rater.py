@@ -1,0 +1,40 @@
+"""The head that rates pictures by the guiding CLIP's embedding, as the public aesthetic heads do."""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chainrule.loss.clip import load_clip
+from chainrule.scenes.rating import rating
+from chainrule.scenes.train.base import Settings, reconstructions
+
+RIDGE = 1e-3
+TEST = 2000
+
+
+@torch.no_grad()
+def train(settings: Settings, count: int = 20_000) -> None:
+    """Least squares from embeddings of the autoencoder's pictures to their ratings, with a small ridge."""
+    data, clip = reconstructions(settings), load_clip(settings.weights / "clip", settings.device)
+    embeddings, ratings = [], []
+    for index in torch.arange(min(count, len(data))).split(200):
+        images = data.batch(index.numpy(), settings.device) / 2 + 0.5
+        embeddings.append(clip.embed_images(images).cpu())
+        ratings += [rating(image) for image in images]
+    x, y = torch.cat(embeddings).double(), torch.tensor(ratings).double()
+    weight, bias = _fitted(x[:-TEST], y[:-TEST])
+    error = x[-TEST:] @ weight + bias - y[-TEST:]
+    print(f"rater: explains {1 - (error.square().mean() / y[-TEST:].var()).item():.3f} of the ratings' variance")
+    path = settings.weights / "rater" / "model.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"weight": weight[None].float(), "bias": bias[None].float()}, path)
+
+
+def _fitted(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(weight (D,), bias) of the least squares line from `x` (N, D) to `y` (N,)."""
+    centred, offset = x - x.mean(dim=0), y - y.mean()
+    gram = centred.T @ centred / len(x) + RIDGE * torch.eye(x.shape[1], dtype=x.dtype) * centred.var()
+    weight = torch.linalg.solve(gram, centred.T @ offset / len(x))
+    return weight, y.mean() - x.mean(dim=0) @ weight
