@@ -69,9 +69,9 @@ class TinyNetwork(Network):
     def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         self.calls += 1
         first, last, text = self.layers
-        (c,) = conditioning
-        h = torch.tanh(first(x) + text(c)[:, :, None, None] + t / 1000)
-        return 0.5 * x + last(h)
+        (c,), dtype = conditioning, first.weight.dtype
+        h = torch.tanh(first(x.to(dtype)) + text(c.to(dtype))[:, :, None, None] + t / 1000)
+        return 0.5 * x + last(h).to(x.dtype)
 
     @property
     def weights(self) -> tuple[Tensor, ...]:

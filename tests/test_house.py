@@ -63,8 +63,9 @@ SHARED = {
     ("methods", "doodl"): (("methods", "best_of"),),
     # a rating is a head on CLIP's embedding
     ("loss", "aesthetic"): (("loss", "clip"),),
-    # two ways of judging, one way of seeing colours
+    # two ways of judging, one way of seeing colours; what is rated teaches the rater
     ("scenes", "rating"): (("scenes", "judge"),),
+    ("scenes", "train", "rater"): (("scenes", "rating"),),
     ("scenes", "train", "unet"): (("scenes", "train", "clip"),),
     ("scenes", "train", "noise_aware"): (("scenes", "train", "unet"),),
 }

@@ -6,51 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 import chainrule
-from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, UserError, bundled, invert, sample
-
-
-def tiny_pipeline(scheduler) -> StableDiffusionPipeline:
-    torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(bundled.PIPELINE / "tokenizer")
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=24, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    return StableDiffusionPipeline(
-        vae=AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16,
-                          down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
-        unet=UNet2DConditionModel(sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
-                                  cross_attention_dim=16, attention_head_dim=2,
-                                  down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                                  up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
-        scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-
-
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-SCHEDULERS = {
-    "sd1": PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False),
-    "sd2": DDIMScheduler(
-        **BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-    ),
-    "zero": DDIMScheduler(
-        **BETAS, prediction_type="v_prediction", clip_sample=False, rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-    ),
-}  # fmt: skip
+from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, UserError, invert, sample
+from tiny import BETAS, SCHEDULERS, pipeline
 
 
 @pytest.fixture(scope="module", params=list(SCHEDULERS))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(request.param)
-    tiny_pipeline(SCHEDULERS[request.param]).save_pretrained(path)
+    pipeline(SCHEDULERS[request.param]).save_pretrained(path)
     return path
 
 
@@ -134,7 +100,7 @@ def test_a_prompt_past_the_limit_is_refused(folder: Path) -> None:
 
 
 def test_epsilon_at_zero_signal_is_refused(tmp_path: Path) -> None:
-    tiny_pipeline(DDIMScheduler(**BETAS, rescale_betas_zero_snr=True)).save_pretrained(tmp_path)
+    pipeline(DDIMScheduler(**BETAS, rescale_betas_zero_snr=True)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="cannot start at zero signal"):
         chainrule.load(tmp_path)
 

@@ -6,14 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import ViTConfig, ViTForImageClassification
 
 from chainrule import Noise, UserError
 from chainrule.loss import Call, Classifier, Cutouts, Loss, load_classifier
 from chainrule.loss.classifier import ImageClassifier, cross_entropy
 from chainrule.vision import Preprocess
-
-LABELS = ("star", "heart", "moon")
+from tiny import LABELS, save_classifier
 
 
 def images(batch: int = 3, side: int = 16) -> Tensor:
@@ -102,15 +100,7 @@ def test_zero_crops_are_refused() -> None:
 
 
 def test_any_transformers_classifier_loads(tmp_path: Path) -> None:
-    config = ViTConfig(
-        image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-        id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)},
-    )  # fmt: skip
-    network = ViTForImageClassification(config).eval()
-    network.save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(
-        '{"size": {"height": 8, "width": 8}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}'
-    )
+    network = save_classifier(tmp_path)
     loaded, x = load_classifier(tmp_path), images(side=8)
     mean, std = torch.tensor([0.1, 0.2, 0.3])[:, None, None], torch.tensor([0.4, 0.5, 0.6])[:, None, None]
     torch.testing.assert_close(loaded(x), network((x - mean) / std).logits)

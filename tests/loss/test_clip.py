@@ -9,33 +9,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
-from chainrule import UserError, bundled
+from chainrule import UserError
 from chainrule.loss import Aesthetic, ClipImage, ClipText, load_clip, load_rater
 from chainrule.loss.aesthetic import linear_layers
 from chainrule.loss.clip import Clip, spherical_distance
-
-TINY = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+from tiny import save_clip
 
 
 @pytest.fixture(scope="session", params=["clip", "siglip"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIP or SigLIP as people's folders are, with the bundled tokenizer."""
-    from transformers import CLIPTokenizer
-
-    path, tokenizer = tmp_path_factory.mktemp(request.param), CLIPTokenizer.from_pretrained(bundled.CLIP)
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = {**TINY, "vocab_size": len(tokenizer), "max_position_embeddings": 24, "projection_dim": 12, **special}
-    vision = {**TINY, "image_size": 8, "patch_size": 4, "projection_dim": 12}
-    torch.manual_seed(0)
-    if request.param == "clip":
-        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(path)
-    else:
-        SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    (path / "preprocessor_config.json").write_text('{"size": {"height": 8, "width": 8}, "image_mean": [0.5, 0.5, 0.5]}')
-    return path
+    return save_clip(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture

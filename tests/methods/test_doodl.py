@@ -41,7 +41,7 @@ def test_two_iterations_are_algorithm_1() -> None:
         velocity = 0.9 * velocity + (-5.0 * gradient).clamp(-1e-2, 1e-2)
         x_T = x_T + velocity + 1e-2 * job.noise.normal(PERTURBATION + i, x_T.shape[1:])
         x_T = x_T * (radius / x_T.flatten(1).norm(dim=1))[:, None, None, None]
-        torch.testing.assert_close(states[i].x_T, x_T)
+        torch.testing.assert_close(states[i].x_T, torch.stack([x_T, x_T]))
     assert len(states) == 3  # the noise after the last update is judged too
     assert states[2].x_T is states[1].x_T
 
@@ -74,7 +74,7 @@ def test_the_loss_falls_and_the_best_is_kept(optimiser, mix) -> None:
 def test_the_best_is_chosen_by_the_whole_image_not_by_lucky_crops() -> None:
     job, chosen = task(), []
     settings = Doodl(iterations=6, steps=3, optimiser=Adam(rate=0.3), mix=None, crops=1)
-    result = doodl(job, settings, on_iteration=lambda state: chosen.append(state.x_T))
+    result = doodl(job, settings, on_iteration=lambda state: chosen.append(state.x_T[0]))
     tried = torch.stack([doodl(job, Doodl(iterations=0, steps=3, mix=None, crops=0), x_T=x).losses for x in chosen])
     first = plain(job, steps=3).losses
     torch.testing.assert_close(result.losses, torch.minimum(first, tried.min(dim=0).values))

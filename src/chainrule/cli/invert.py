@@ -97,10 +97,15 @@ def _decibels(task: Task, images: Tensor) -> float:
 
 
 def _report(task: Task, trips: dict[str, RoundTrip]) -> None:
-    table = Table("latents", "drift |z' - z| / |z|", "pair |x - y| / |x|", "spread", "PSNR to the photo")
+    table = Table("latents", "drift", "pair apart", "spread", "PSNR to the photo")
     for name, trip in trips.items():
         decibels = f"{_decibels(task, trip.images):.2f} dB"
         table.add_row(name, f"{trip.error:.1e}", f"{trip.apart:.3f}", f"{trip.spread:.2f}", decibels)
     alone = _decibels(task, _columns(task, trips["float32"])["autoencoder"])
-    table.add_row("autoencoder alone", "", "", "", f"{alone:.2f} dB")
+    table.add_row("no inversion", "", "", "", f"{alone:.2f} dB")
     base.console.print(table)
+    base.console.print(
+        "drift: |z' - z| / |z| of the latents; pair apart: |x - y| / |x| at the noisy end; spread: the standard "
+        "deviation there (noise has 1)",
+        style="dim",
+    )

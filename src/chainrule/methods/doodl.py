@@ -100,7 +100,7 @@ class Doodl(_Settings):
     iterations: int = Field(default=50, ge=0)
     steps: int = Field(default=50, ge=1)
     optimiser: Annotated[Momentum | Adam, Field(discriminator="kind")] = Momentum()
-    mix: float | None = 0.93
+    mix: float | None = Field(default=0.93, gt=0, le=1)
     alternate: bool = True
     perturbation: float = Field(default=1e-2, ge=0)
     average: bool = True

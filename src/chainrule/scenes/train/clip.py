@@ -33,6 +33,8 @@ from chainrule.scenes.train.base import (
 BATCH = 128
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 MAX_TOKENS = 24
+TEMPERATURE, APART = 0.1, 0.5
+"""Of telling pictures apart, and its weight beside the captions."""
 
 
 def new_tokenizer() -> CLIPTokenizer:
@@ -102,10 +104,22 @@ def confusions(scene: Scene) -> list[str]:
     return [other.caption for other in wrong if other.caption != scene.caption and not other.held_out]
 
 
+def told_apart(first: Tensor, second: Tensor) -> Tensor:
+    """How hard it is to find each picture's other view (B, D) among all: SimCLR's loss on unit vectors.
+
+    Mu et al., "SLIP: Self-supervision meets language-image pre-training", 2021. Captions alone do not ask which of the
+    things that have no word of their own a picture shows; the embedding of one could then not stand for it.
+    """
+    views = torch.cat([first, second])
+    logits = (views @ views.T / TEMPERATURE).fill_diagonal_(-torch.inf)
+    return functional.cross_entropy(logits, torch.arange(len(views), device=views.device).roll(len(first)))
+
+
 def contrastive(settings: Settings, name: str, model: CLIPModel, steps: int, part: int) -> None:
     """Train `model` on pictures (renders and reconstructions), their captions, and captions to be told from those.
 
-    `part` 0 or 1 picks a half of the data.
+    Each picture is seen twice, augmented in two ways, to be told from all others. `part` 0 or 1 picks a half of the
+    data.
     """
     renders, rebuilt = pictures(settings), reconstructions(settings)
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
@@ -124,13 +138,16 @@ def contrastive(settings: Settings, name: str, model: CLIPModel, steps: int, par
         pictured = which[index]
         said = torch.cat([pictured, torch.tensor([caption for i in index for caption in wrong[i]], dtype=torch.long)])
         with autocast(settings):
-            image = model.get_image_features(augment(x, generator, colour=0.3))
+            views = torch.cat([augment(x, generator, colour=0.3), augment(x, generator, colour=0.3)])
+            image = model.get_image_features(views)
             text = model.get_text_features(tokens[said].to(settings.device))
         image, text = (functional.normalize(_tensor(value).float(), dim=1) for value in (image, text))
-        logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
+        first, second = image.chunk(2)
+        logits = model.logit_scale.exp().clamp(max=100) * first @ text.T
         same = (pictured[:, None] == said[None, :]).float().to(settings.device)
         to_text, to_image = (value / value.sum(dim=1, keepdim=True) for value in (same, same.T[:BATCH]))
-        return 0.5 * (functional.cross_entropy(logits, to_text) + functional.cross_entropy(logits.T[:BATCH], to_image))
+        by_words = functional.cross_entropy(logits, to_text) + functional.cross_entropy(logits.T[:BATCH], to_image)
+        return 0.5 * by_words + APART * told_apart(first, second)
 
     fit(name, model, loss, settings, steps=steps, rate=1e-3, ema=0.995, weight_decay=0.05)
 
