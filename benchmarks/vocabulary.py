@@ -11,17 +11,12 @@ that made them, so a stopped benchmark goes on where it was.
 
 from __future__ import annotations
 
-import argparse
-import time
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import chainrule
@@ -30,12 +25,14 @@ from chainrule import bundled
 from chainrule.denoiser import Denoiser
 from chainrule.loss import Classifier, load_classifier
 from chainrule.loss.classifier import ImageClassifier
-from chainrule.methods import Adam, Doodl, Momentum, Result, Task, best, doodl, draws, one_step, plain
+from chainrule.methods import Adam, Doodl, Momentum, Result, Task, best, doodl, draws, noise_aware, one_step, plain
 from chainrule.methods.presets import preset
 from chainrule.metrics import bootstrap, frechet_distance
 from chainrule.models import Model
+from chainrule.models.noise_aware import load_noise_aware
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES, render, sample_scene
 from chainrule.scenes.judge import load_judge
+from contest import Case, Contender, Contest, Made, options
 
 PROMPTS = (("red", "white"), ("blue", "gray"))
 FIRST_SEED, TUNING_SEED = 0, 10_000
@@ -43,6 +40,14 @@ TUNED, FAITHFUL = preset("tuned"), preset("faithful")
 STEPS = TUNED.doodl.steps
 EQUAL = TUNED.doodl.start_of + 3 * TUNED.doodl.iterations + 1
 """As many draws as cost what DOODL tuned does: its start, three network passes a step and iteration, the last image."""
+
+
+def noise_aware_towards(task: Task, scale: float, steps: int) -> Result:
+    """`chainrule.methods.noise_aware` towards the class that the task's classifier is asked for."""
+    wanted = task.wanted()
+    if not isinstance(wanted, Classifier):
+        raise TypeError("noise-aware guidance is told a classifier's class")
+    return noise_aware(task, energy=load_noise_aware(str(wanted.target)), scale=scale, steps=steps)
 
 
 @lru_cache(maxsize=1)
@@ -55,25 +60,8 @@ def best_of(task: Task, count: int, steps: int) -> Result:
     return best(drawn(task.model, task.denoiser, task.seeds, count, steps), task.wanted())
 
 
-@dataclass(frozen=True, eq=False)
-class Contender:
-    """A method under test. `seeds` is how many of each prompt's seeds it is run on (None: all)."""
-
-    name: str
-    method: Callable[..., Result]
-    settings: dict[str, object] = field(default_factory=dict)
-    seeds: int | None = None
-
-    def folder(self, work: Path) -> Path:
-        """Where its images are kept: another place for other settings or other weights."""
-        made_by = f"{self.method.__name__} {self.settings}".encode()
-        for folder in (bundled.PIPELINE, bundled.CLASSIFIER):
-            made_by += b"".join(path.read_bytes() for path in sorted(folder.rglob("*.safetensors")))
-        return work / f"{self.name} {zlib.crc32(made_by):08x}"
-
-
-def guided(name: str, settings: Doodl, seeds: int | None = None) -> Contender:
-    return Contender(name, doodl, {"settings": settings}, seeds)
+def guided(name: str, settings: Doodl, limit: int | None = None) -> Contender:
+    return Contender(name, doodl, {"settings": settings}, limit)
 
 
 def tuned(**changes: object) -> Doodl:
@@ -85,6 +73,10 @@ def one_step_at(scale: float) -> Contender:
     return Contender(f"one-step, scale {scale:g}", one_step, {"scale": scale, "steps": STEPS})
 
 
+def noise_aware_at(scale: float) -> Contender:
+    return Contender(f"noise-aware, scale {scale:g}", noise_aware_towards, {"scale": scale, "steps": STEPS})
+
+
 PLAIN = Contender("plain", plain, {"steps": STEPS})
 ONE_STEP = one_step_at(TUNED.one_step_scale)
 BEST_OF_START = Contender(
@@ -92,18 +84,22 @@ BEST_OF_START = Contender(
 )
 BEST_OF_EQUAL = Contender(f"best of {EQUAL} (the cost of DOODL tuned)", best_of, {"count": EQUAL, "steps": STEPS})
 DOODL_TUNED = guided("DOODL tuned", TUNED.doodl)
-DOODL_FAITHFUL = guided("DOODL faithful", FAITHFUL.doodl, seeds=2)
-CONTENDERS = (PLAIN, ONE_STEP, BEST_OF_START, BEST_OF_EQUAL, DOODL_TUNED, DOODL_FAITHFUL)
+DOODL_FAITHFUL = guided("DOODL faithful", FAITHFUL.doodl, limit=2)
+NOISE_AWARE = noise_aware_at(30.0)
+CONTENDERS = (PLAIN, ONE_STEP, NOISE_AWARE, BEST_OF_START, BEST_OF_EQUAL, DOODL_TUNED, DOODL_FAITHFUL)
 QUESTIONS = (
     (ONE_STEP, PLAIN),
+    (NOISE_AWARE, PLAIN),
     (DOODL_TUNED, PLAIN),
     (DOODL_TUNED, ONE_STEP),
+    (DOODL_TUNED, NOISE_AWARE),
     (DOODL_TUNED, BEST_OF_START),
     (DOODL_TUNED, BEST_OF_EQUAL),
 )
 
 TUNING = (
     *(one_step_at(scale) for scale in (3.0, 10.0, 30.0, 100.0, 300.0)),
+    *(noise_aware_at(scale) for scale in (10.0, 30.0, 100.0, 300.0, 1000.0)),
     *(
         guided(f"DOODL Adam {rate}, {crops} crops", tuned(optimiser=Adam(rate=rate), crops=crops))
         for rate, crops in ((0.05, 4), (0.1, 4), (0.2, 4), (0.1, 0))
@@ -119,61 +115,21 @@ TUNING = (
 )
 
 
-class Passes:
-    """Counts the images that pass through a U-Net, forwards and backwards."""
+def cases(model: Model, guide: ImageClassifier, first: int, count: int, size: int, limit: int | None) -> list[Case]:
+    """`count` seeds from `first`, shared out among the prompts; the first `limit` of each's, `size` at a time.
 
-    def __init__(self, model: Model) -> None:
-        self.images = 0
-        model.network.unet.register_forward_hook(self._forwards)  # type: ignore[attr-defined]
-
-    def _forwards(self, module: object, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        self.images += len(inputs[0])
-        if output[0].requires_grad:
-            output[0].register_hook(self._backwards)
-
-    def _backwards(self, gradient: Tensor) -> None:
-        self.images += len(gradient)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One prompt and some of its seeds."""
-
-    colour: str
-    background: str
-    seeds: tuple[int, ...]
-
-    def path(self, folder: Path, shape: str) -> Path:
-        return folder / f"{shape}-{self.seeds[0]}-{len(self.seeds)}.safetensors"
-
-
-def batches(first: int, count: int, size: int, limit: int | None) -> Iterator[Batch]:
-    """`count` seeds from `first`, shared out among the prompts; the first `limit` of each's, `size` at a time."""
-    each = count // len(PROMPTS)
+    Each class is asked for in turn, of the same seeds. In the order of the seeds, then of the classes.
+    """
+    each, found = count // len(PROMPTS), []
     for i, (colour, background) in enumerate(PROMPTS):
+        denoiser = model.denoiser(f"a {colour} shape on a {background} background")
         seeds = tuple(range(first + i * each, first + (i + 1) * each))[:limit]
         for start in range(0, len(seeds), size):
-            yield Batch(colour, background, seeds[start : start + size])
-
-
-def produce(
-    contender: Contender, model: Model, guide: ImageClassifier, passes: Passes, parts: list[Batch], folder: Path
-) -> None:
-    """Run one method on every class and batch of seeds, and keep its images."""
-    for part in parts:
-        denoiser = model.denoiser(f"a {part.colour} shape on a {part.background} background")
-        for shape in HIDDEN_SHAPES:
-            path = part.path(folder, shape)
-            if path.exists():
-                continue
-            passes.images, began = 0, time.perf_counter()
-            task = Task(model, denoiser, part.seeds, Classifier(guide, shape))
-            result = contender.method(task, **contender.settings)
-            seconds = time.perf_counter() - began
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cost = torch.tensor([passes.images / 2 / len(part.seeds), seconds / len(part.seeds)])
-            save_file({"images": result.images.clone(), "cost": cost}, path)
-            print(f"{contender.name}: {shape}, {part.colour}, {len(part.seeds)} seeds: {seconds:.0f} s", flush=True)
+            some = seeds[start : start + size]
+            for shape in HIDDEN_SHAPES:
+                task = partial(Task, model, denoiser, some, Classifier(guide, shape))
+                found.append(Case(f"{shape}-{some[0]}-{len(some)}", some, task))
+    return found
 
 
 @torch.no_grad()
@@ -220,22 +176,20 @@ class Outcome:
 
 
 @torch.no_grad()
-def outcome(judge: ImageClassifier, guide: ImageClassifier, parts: list[Batch], folder: Path) -> Outcome:
-    judged, guided_, seen, costs = [], [], [], []
-    for shape in HIDDEN_SHAPES:
-        kept = [load_file(part.path(folder, shape)) for part in parts]
-        images, wanted = torch.cat([each["images"] for each in kept]), SHAPES.index(shape)
-        judged.append(judge(images).argmax(dim=1) == wanted)
-        guided_.append(guide(images).argmax(dim=1) == wanted)
-        seen.append(features(judge, images))
-        costs.append(torch.stack([each["cost"] for each in kept]))
-    # (classes, batches, 2): where the classes share a batch's draws, the first one paid for all
-    cost = torch.stack(costs)
-    shared = bool((cost[1:, :, 0] == 0).all())
-    passes, seconds = (cost.amax(dim=0) if shared else cost.flatten(0, 1)).mean(dim=0).tolist()
-    by_judge, by_guide = (torch.stack(values, dim=1).float() for values in (judged, guided_))
-    seeds = tuple(seed for part in parts for seed in part.seeds)
-    return Outcome(seeds, by_judge, by_guide, torch.stack(seen, dim=1), passes, seconds)
+def outcome(judge: ImageClassifier, guide: ImageClassifier, cases: Sequence[Case], made: Made) -> Outcome:
+    """Images come in the order of the cases: batches of seeds, then classes, then seeds."""
+    seeds = tuple(seed for case in cases[:: len(HIDDEN_SHAPES)] for seed in case.seeds)
+    per_batch = [
+        images.unflatten(0, (len(HIDDEN_SHAPES), -1))
+        for images in made.images.split([len(HIDDEN_SHAPES) * len(case.seeds) for case in cases[:: len(HIDDEN_SHAPES)]])
+    ]
+    by_class = torch.cat(per_batch, dim=1)  # (classes, seeds, 3, H, W)
+    wanted = torch.tensor([SHAPES.index(shape) for shape in HIDDEN_SHAPES])[:, None]
+    judged, guided = (
+        torch.stack([network(images).argmax(dim=1) for images in by_class]) == wanted for network in (judge, guide)
+    )
+    seen = torch.stack([features(judge, images) for images in by_class], dim=1)
+    return Outcome(seeds, judged.T.float(), guided.T.float(), seen, made.passes, made.seconds)
 
 
 def row(name: str, found: Outcome, judge: ImageClassifier) -> list[object]:
@@ -251,23 +205,19 @@ def difference(one: Outcome, other: Outcome, judge: ImageClassifier) -> list[obj
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, "vocabulary")
     parser.add_argument("--seeds", type=int, default=32, help="for each class, shared out among the prompts")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--tune", action="store_true", help="compare hyper-parameters on other seeds")
-    parser.add_argument("--only", nargs="*", help="methods whose name begins so")
-    parser.add_argument("--work", type=Path, default=Path("runs/vocabulary"))
     arguments = parser.parse_args()
     model, judge, guide = chainrule.load(), load_judge(), load_classifier()
     first = TUNING_SEED if arguments.tune else FIRST_SEED
-    passes, found = Passes(model), dict[Contender, Outcome]()
-    for contender in TUNING if arguments.tune else CONTENDERS:
-        folder = contender.folder(arguments.work)
-        parts = list(batches(first, arguments.seeds, arguments.batch, contender.seeds))
-        if not arguments.only or contender.name.startswith(tuple(arguments.only)):
-            produce(contender, model, guide, passes, parts, folder)
-        if all(part.path(folder, shape).exists() for part in parts for shape in HIDDEN_SHAPES):
-            found[contender] = outcome(judge, guide, parts, folder)
+    contest = Contest(model, arguments.work, [bundled.PIPELINE, bundled.CLASSIFIER, bundled.NOISE_AWARE])
+
+    def asked(contender: Contender) -> list[Case]:
+        return cases(model, guide, first, arguments.seeds, arguments.batch, contender.limit)
+
+    played = contest.play(TUNING if arguments.tune else CONTENDERS, asked, arguments.only)
+    found = {contender: outcome(judge, guide, asked(contender), made) for contender, made in played.items()}
     publish(*report(found, judge, first, arguments.seeds, arguments.tune))
 
 
@@ -300,7 +250,22 @@ def report(
     if asked and not tune:
         rows = [[f"{a.name}, less {b.name}", *difference(whole[a], whole[b], judge)] for a, b in asked]
         text += ["Differences, paired:", table(["", "judge", "Frechet distance"], rows)]
+    if PLAIN in whole and not tune:
+        text += ["Frechet distance of each class, and its change against plain (Table 3):", per_class(whole, judge)]
     return "vocabulary-tuning" if tune else "vocabulary", "\n\n".join(text)
+
+
+def per_class(found: dict[Contender, Outcome], judge: ImageClassifier) -> str:
+    """Table 3: for each class the distance of plain images, and by how much each method changes it."""
+    before = found[PLAIN].distances(judge)
+    others = [contender for contender in found if contender is not PLAIN]
+    changes = [100 * (found[contender].distances(judge) / before - 1) for contender in others]
+    rows = [
+        [shape, f"{before[i]:.0f}", *(f"{change[i]:+.1f} %" for change in changes)]
+        for i, shape in enumerate(HIDDEN_SHAPES)
+    ]
+    rows.append(["mean", f"{before.mean():.0f}", *(f"{change.mean():+.1f} %" for change in changes)])
+    return table(["class", "plain", *(contender.name for contender in others)], rows)
 
 
 if __name__ == "__main__":

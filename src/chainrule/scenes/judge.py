@@ -128,6 +128,11 @@ class Verdict:
     shapes: bool | None
     relation: bool | None
 
+    @property
+    def right(self) -> bool:
+        """Whether all that the caption says is there."""
+        return self.colours and self.background and self.shapes is not False and self.relation is not False
+
 
 def check(judge: ImageClassifier, scene: Scene, image: Tensor) -> Verdict:
     """Judge one `image` (3, 64, 64) in [0, 1] by the caption of `scene`: only what has a word counts."""
