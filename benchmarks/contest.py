@@ -98,13 +98,13 @@ class Contest:
     def play(
         self,
         contenders: Iterable[Contender],
-        cases: Callable[[Contender], Sequence[Case]],
+        cases: Sequence[Case] | Callable[[Contender], Sequence[Case]],
         only: Sequence[str] | None = None,
     ) -> dict[Contender, Made]:
         """Run those whose name begins as `only` says (None: all) on their cases; what all of them have made so far."""
         found = {}
         for contender in contenders:
-            asked = cases(contender)
+            asked = cases(contender) if callable(cases) else cases
             if only is None or contender.name.startswith(tuple(only)):
                 self.run(contender, asked)
             if made := self.made(contender, asked):

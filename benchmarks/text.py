@@ -99,15 +99,15 @@ def main() -> None:
     first = 10_000 if arguments.tune else 0
     text = [
         f"## Text guidance{', choosing on other prompts and seeds' if arguments.tune else ''}",
-        f"`python benchmarks/text.py --prompts {arguments.prompts}{' --tune' if arguments.tune else ''}` on {machine()}."
-        f" {arguments.prompts} prompts in each category, {SEEDS} seeds from {first} for each; 95 % intervals over "
+        f"`python benchmarks/text.py --prompts {arguments.prompts}{' --tune' if arguments.tune else ''}`, {machine()}. "
+        f"{arguments.prompts} prompts in each category, {SEEDS} seeds from {first} for each; 95 % intervals over "
         "prompts; a network pass is one guidance pair, forwards or backwards.",
     ]
     for category in CATEGORIES:
         scenes = list(prompts(category, arguments.prompts, first))
         asked, rows = cases(model, clip, scenes, first), []
         successes, scores = dict[Contender, np.ndarray](), dict[Contender, np.ndarray]()
-        played = contest.play(TUNING if arguments.tune else CONTENDERS, lambda _, asked=asked: asked, arguments.only)
+        played = contest.play(TUNING if arguments.tune else CONTENDERS, asked, arguments.only)
         for contender, made in played.items():
             right, score = judged(made, scenes, judge_clip)
             successes[contender], scores[contender] = right, score
