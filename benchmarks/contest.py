@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from base import table
-from chainrule.methods import Result, Task
+from chainrule.methods import Doodl, Result, Task, best_of, doodl, one_step, plain
+from chainrule.methods.presets import Preset
 from chainrule.metrics import Interval, bootstrap
 from chainrule.models import Model
 
@@ -123,7 +124,7 @@ class Contest:
             path.parent.mkdir(parents=True, exist_ok=True)
             cost = torch.tensor([self.images / 2, seconds]) / len(case.seeds)
             partial = path.with_suffix(f".{time.time_ns()}")
-            save_file({"images": result.images.clone(), "cost": cost}, partial)
+            save_file({"images": result.images.contiguous().clone(), "cost": cost}, partial)
             partial.replace(path)
             print(f"{contender.name}: {case.name}, {len(case.seeds)} images: {seconds:.0f} s", flush=True)
 
@@ -147,6 +148,33 @@ class Contest:
 
     def _backwards(self, gradient: Tensor) -> None:
         self.images += len(gradient)
+
+
+class Rivals:
+    """What DOODL is compared with, under the settings of a preset: no guidance, one step's, the best of many draws."""
+
+    def __init__(self, found: Preset) -> None:
+        settings = found.doodl
+        self.steps = settings.steps
+        count = equal_draws(settings)
+        self.plain = Contender("plain", plain, {"steps": self.steps})
+        self.one_step = self.one_step_at(found.one_step_scale)
+        self.best_of = Contender(f"best of {count} (DOODL's cost)", best_of, {"count": count, "steps": self.steps})
+        self.doodl = Contender("DOODL tuned", doodl, {"settings": settings})
+        self.all = (self.plain, self.one_step, self.best_of, self.doodl)
+        self.questions = (
+            (self.one_step, self.plain),
+            *((self.doodl, other) for other in (self.plain, self.one_step, self.best_of)),
+        )
+
+    def one_step_at(self, scale: float) -> Contender:
+        """One-step guidance at another scale."""
+        return Contender(f"one-step, scale {scale:g}", one_step, {"scale": scale, "steps": self.steps})
+
+
+def equal_draws(settings: Doodl) -> int:
+    """As many draws as cost what DOODL does: its start, three passes a step and iteration, the last image."""
+    return settings.start_of + 3 * settings.iterations + 1
 
 
 def differences(values: dict[Contender, np.ndarray], questions: Sequence[tuple[Contender, Contender]]) -> str:

@@ -20,32 +20,17 @@ from base import machine, publish, table
 from chainrule import bundled
 from chainrule.loss import ClipText, load_clip
 from chainrule.loss.clip import Clip
-from chainrule.methods import Task, best_of, doodl, one_step, plain
+from chainrule.methods import Task
 from chainrule.methods.presets import preset
 from chainrule.models import Model
 from chainrule.scenes.base import Scene, sample_scene
 from chainrule.scenes.judge import check, load_judge
-from contest import Case, Contender, Contest, Made, differences, options, over_groups
+from contest import Case, Contender, Contest, Made, Rivals, differences, options, over_groups
 
 SEEDS = 9
 """The paper's."""
-TUNED = preset("tuned", "text")
-STEPS = TUNED.doodl.steps
-EQUAL = TUNED.doodl.start_of + 3 * TUNED.doodl.iterations + 1
-"""As many draws as cost what DOODL tuned does."""
-
-
-def one_step_at(scale: float) -> Contender:
-    return Contender(f"one-step, scale {scale:g}", one_step, {"scale": scale, "steps": STEPS})
-
-
-PLAIN = Contender("plain", plain, {"steps": STEPS})
-ONE_STEP = one_step_at(TUNED.one_step_scale)
-BEST_OF = Contender(f"best of {EQUAL} (the cost of DOODL)", best_of, {"count": EQUAL, "steps": STEPS})
-DOODL = Contender("DOODL tuned", doodl, {"settings": TUNED.doodl})
-CONTENDERS = (PLAIN, ONE_STEP, BEST_OF, DOODL)
-TUNING = tuple(one_step_at(scale) for scale in (3.0, 10.0, 30.0, 100.0, 300.0))
-QUESTIONS = ((ONE_STEP, PLAIN), (DOODL, PLAIN), (DOODL, ONE_STEP), (DOODL, BEST_OF))
+RIVALS = Rivals(preset("tuned", "text"))
+TUNING = tuple(RIVALS.one_step_at(scale) for scale in (3.0, 10.0, 30.0, 100.0, 300.0))
 
 
 def named(scene: Scene) -> bool:
@@ -107,7 +92,7 @@ def main() -> None:
         scenes = list(prompts(category, arguments.prompts, first))
         asked, rows = cases(model, clip, scenes, first), []
         successes, scores = dict[Contender, np.ndarray](), dict[Contender, np.ndarray]()
-        played = contest.play(TUNING if arguments.tune else CONTENDERS, asked, arguments.only)
+        played = contest.play(TUNING if arguments.tune else RIVALS.all, asked, arguments.only)
         for contender, made in played.items():
             right, score = judged(made, scenes, judge_clip)
             successes[contender], scores[contender] = right, score
@@ -115,8 +100,8 @@ def main() -> None:
         header = ["method", "images", "all of the prompt", "judge CLIP score", "network passes", "s per image"]
         text += [f"### {category.capitalize()}", table(header, rows)]
         if not arguments.tune:
-            text += ["Success, paired:", differences(successes, QUESTIONS)]
-            text += ["Judge CLIP score, paired:", differences(scores, QUESTIONS)]
+            text += ["Success, paired:", differences(successes, RIVALS.questions)]
+            text += ["Judge CLIP score, paired:", differences(scores, RIVALS.questions)]
     publish("text-tuning" if arguments.tune else "text", "\n\n".join(text))
 
 

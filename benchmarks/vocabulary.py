@@ -32,14 +32,13 @@ from chainrule.models import Model
 from chainrule.models.noise_aware import load_noise_aware
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES, render, sample_scene
 from chainrule.scenes.judge import load_judge
-from contest import Case, Contender, Contest, Made, options
+from contest import Case, Contender, Contest, Made, equal_draws, options
 
 PROMPTS = (("red", "white"), ("blue", "gray"))
 FIRST_SEED, TUNING_SEED = 0, 10_000
 TUNED, FAITHFUL = preset("tuned"), preset("faithful")
 STEPS = TUNED.doodl.steps
-EQUAL = TUNED.doodl.start_of + 3 * TUNED.doodl.iterations + 1
-"""As many draws as cost what DOODL tuned does: its start, three network passes a step and iteration, the last image."""
+EQUAL = equal_draws(TUNED.doodl)
 
 
 def noise_aware_towards(task: Task, scale: float, steps: int) -> Result:

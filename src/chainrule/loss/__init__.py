@@ -1,6 +1,6 @@
 """Losses on finished images: (B, 3, H, W) in [0, 1] -> (B,). They add and scale: `0.5 * a + b`."""
 
-from chainrule.loss.aesthetic import Aesthetic, load_rater
+from chainrule.loss.aesthetic import Aesthetic, Rater, load_rater
 from chainrule.loss.base import Call, Loss
 from chainrule.loss.classifier import Classifier, load_classifier
 from chainrule.loss.clip import ClipImage, ClipText, load_clip
@@ -19,6 +19,7 @@ __all__ = [
     "Cutouts",
     "Loss",
     "Perceptual",
+    "Rater",
     "Style",
     "Symmetry",
     "Target",

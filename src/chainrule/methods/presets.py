@@ -40,7 +40,13 @@ def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Prese
     else:
         scale = TUNED_SCALES.get(kind, TUNED_SCALES["classifier"])
         found = Doodl(
-            start_of=32, iterations=7, steps=20, optimiser=Adam(rate=0.05), mix=None, perturbation=0.0, crops=4
+            start_of=32,
+            iterations=35 if kind == "image" else 7,
+            steps=20,
+            optimiser=Adam(rate=0.05),
+            mix=None,
+            perturbation=0.0,
+            crops=4,
         )
     if photo:
         found = found.model_copy(update={"renormalise": False})

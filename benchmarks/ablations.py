@@ -1,0 +1,99 @@
+"""What the DOODL paper only asserts, measured: `python benchmarks/ablations.py`.
+
+Vocabulary expansion from the seed's own noise, towards each of the eight shapes that no caption names: how often the
+judge sees the wanted shape, how far the loss fell, and the network passes spent. Each row changes one thing of the
+first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import chainrule
+from base import machine, publish, table
+from chainrule import bundled
+from chainrule.loss import load_classifier
+from chainrule.loss.classifier import ImageClassifier, binary_cross_entropy
+from chainrule.methods import Doodl, Momentum, doodl
+from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES
+from chainrule.scenes.judge import load_judge
+from contest import Case, Contender, Contest, Made, differences, options, over_groups
+from vocabulary import cases
+
+BASE = Doodl(iterations=10, steps=20, optimiser=Momentum(rate=100.0, clip=1e-2), crops=4)
+FIRST_SEED = 20_000
+
+
+def variant(name: str, **changes: object) -> Contender:
+    return Contender(name, doodl, {"settings": BASE.model_copy(update=changes)})
+
+
+def moved(**changes: object) -> Momentum:
+    return Momentum(rate=100.0, clip=1e-2).model_copy(update=changes)
+
+
+FIRST = variant("as in the paper, but with larger steps")
+VARIANTS = (
+    FIRST,
+    variant("DDIM with Checkpoint, not EDICT", mix=None),
+    variant("DDIM with Checkpoint, twice the iterations", mix=None, iterations=20),
+    variant("not renormalised", renormalise=False),
+    variant("each of the pair by its own gradient", average=False),
+    variant("no momentum", optimiser=moved(momentum=0.0)),
+    variant("no clip", optimiser=moved(clip=None)),
+    variant("the paper's clip, 0.001", optimiser=moved(clip=1e-3)),
+    variant("no noise", perturbation=0.0),
+    variant("noise of the code, 0.0001", perturbation=1e-4),
+    variant("no crops", crops=0),
+    variant("16 crops", crops=16),
+    variant("p = 0.97", mix=0.97),
+    variant("p = 0.99", mix=0.99),
+    variant("printed order of EDICT", alternate=False),
+)
+
+
+@torch.no_grad()
+def judged(judge: ImageClassifier, guide: ImageClassifier, made: Made, asked: list[Case]) -> tuple[np.ndarray, ...]:
+    """(whether the judge sees the wanted shape, the guide's loss), both (cases, seeds)."""
+    right, losses = [], []
+    images = made.images.split([len(case.seeds) for case in asked])
+    for i, batch in enumerate(images):
+        wanted = SHAPES.index(HIDDEN_SHAPES[i % len(HIDDEN_SHAPES)])
+        right.append((judge(batch).argmax(dim=1) == wanted).float())
+        losses.append(binary_cross_entropy(guide(batch), wanted))
+    return torch.stack(right).numpy(), torch.stack(losses).numpy()
+
+
+def main() -> None:
+    parser = options(__doc__, "ablations")
+    parser.add_argument("--seeds", type=int, default=8, help="for each class, shared out among the prompts")
+    arguments = parser.parse_args()
+    model, judge, guide = chainrule.load(), load_judge(), load_classifier()
+    contest = Contest(model, arguments.work, [bundled.PIPELINE, bundled.CLASSIFIER])
+    asked = cases(model, guide, FIRST_SEED, arguments.seeds, arguments.seeds, None)
+    played = contest.play(VARIANTS, asked, arguments.only)
+    verdicts = {contender: judged(judge, guide, made, asked) for contender, made in played.items()}
+    rows = [
+        [contender.name, *map(over_groups, verdict), *played[contender].costs]
+        for contender, verdict in verdicts.items()
+    ]
+    right = {contender: verdict[0] for contender, verdict in verdicts.items()}
+    losses = {contender: verdict[1] for contender, verdict in verdicts.items()}
+    questions = [(contender, FIRST) for contender in VARIANTS[1:]]
+    text = [
+        "## Ablations of DOODL",
+        f"`python benchmarks/ablations.py --seeds {arguments.seeds}` on {machine()}. Eight classes, "
+        f"{arguments.seeds} seeds from {FIRST_SEED}, no search for a start; 95 % intervals over classes and prompts; "
+        "a network pass is one guidance pair, forwards or backwards.",
+        table(["variant", "judge", "loss", "network passes", "s per image"], rows),
+        "Success, paired:",
+        differences(right, questions),
+        "Loss, paired (lower is better):",
+        differences(losses, questions),
+    ]
+    publish("ablations", "\n\n".join(text))
+
+
+if __name__ == "__main__":
+    main()

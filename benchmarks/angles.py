@@ -1,0 +1,77 @@
+"""Where the one-step gradient points, DOODL's Figure 2 measured: `python benchmarks/angles.py`.
+
+At each t of a chain: the gradient with respect to x_t of the loss of the one-step guess decode(x0(x_t)), and that of
+the loss of the image at the end of the chain from x_t, which is exact. The cosine between the two, over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor
+
+import chainrule
+from base import machine, publish, table
+from chainrule import Checkpoint, sample
+from chainrule.denoiser import Denoiser
+from chainrule.loss import Classifier, ClipText, Loss, load_classifier, load_clip
+from chainrule.metrics import bootstrap
+from chainrule.models import Model
+
+PROMPT = "a red shape on a white background"
+
+
+def one_step(model: Model, denoiser: Denoiser, loss: Loss, x: Tensor, t: float) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(loss(model.decode(denoiser(x, t).x0)).sum(), x)[0]
+
+
+def exact(model: Model, denoiser: Denoiser, loss: Loss, x: Tensor, times: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    x_0 = sample(denoiser, x, times, gradient=Checkpoint())
+    return torch.autograd.grad(loss(model.decode(x_0)).sum(), x)[0]
+
+
+def cosines(model: Model, loss: Loss, seeds: range, steps: int) -> Tensor:
+    """(steps, seeds)."""
+    denoiser, times = model.denoiser(PROMPT), model.schedule.times(steps)
+    x, found = model.noise(seeds), []
+    for i in range(steps):
+        a = one_step(model, denoiser, loss, x, times[i].item())
+        b = exact(model, denoiser, loss, x, times[i:])
+        found.append(torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1), dim=1))
+        with torch.no_grad():
+            x = sample(denoiser, x, times[i : i + 2])
+    return torch.stack(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20)
+    arguments = parser.parse_args()
+    model, seeds = chainrule.load(), range(arguments.seeds)
+    losses: dict[str, Loss] = {
+        "classifier=heart": Classifier(load_classifier(), "heart"),
+        "text": ClipText(load_clip(), PROMPT),
+    }
+    found = {name: cosines(model, loss, seeds, arguments.steps) for name, loss in losses.items()}
+    times = model.schedule.times(arguments.steps)
+    rows = [
+        [f"{times[i]:.0f}", f"{model.schedule.alpha(times[i].item()):.2f}"]
+        + [str(bootstrap(values[i].tolist())) for values in found.values()]
+        for i in range(arguments.steps)
+    ]
+    text = [
+        "## Where the one-step gradient points",
+        f"`python benchmarks/angles.py --seeds {arguments.seeds} --steps {arguments.steps}` on {machine()}. The cosine "
+        f"between the one-step gradient and the exact one of the finished image, with respect to x_t, for {PROMPT!r}; "
+        "95 % intervals over seeds.",
+        table(["t", "alpha", *found], rows),
+    ]
+    publish("angles", "\n\n".join(text))
+
+
+if __name__ == "__main__":
+    main()

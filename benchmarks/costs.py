@@ -1,0 +1,88 @@
+"""What guidance costs, DOODL's Table 2: `python benchmarks/costs.py`.
+
+One image of the bundled model in 50 steps, towards a class: how often the network runs forwards and backwards (on one
+guidance pair), how often the loss, and how long it takes, all methods in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+import chainrule
+from base import machine, publish, table
+from chainrule.loss import Classifier, load_classifier
+from chainrule.loss.base import Term
+from chainrule.methods import Doodl, Task, doodl, noise_aware, one_step, plain
+from chainrule.models.noise_aware import load_noise_aware
+
+STEPS = 50
+PROMPT, WANTED = "a red shape on a white background", "heart"
+
+
+@dataclass
+class Counted(Term):
+    """A loss that counts the images it is shown."""
+
+    loss: Term
+    name: str = "counted"
+    images: int = field(default=0)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        return self.loss(images)
+
+
+def faithful(iterations: int) -> Doodl:
+    return Doodl(iterations=iterations, steps=STEPS)
+
+
+METHODS: dict[str, Callable[[Task], object]] = {
+    "plain": lambda task: plain(task, steps=STEPS),
+    "noise-aware": lambda task: noise_aware(task, energy=load_noise_aware(WANTED), scale=30.0, steps=STEPS),
+    "one-step": lambda task: one_step(task, scale=30.0, steps=STEPS),
+    "DOODL(10), paper's settings": lambda task: doodl(task, faithful(10)),
+    "DOODL(50), paper's settings": lambda task: doodl(task, faithful(50)),
+    "DOODL(50), DDIM instead of EDICT": lambda task: doodl(task, faithful(50).model_copy(update={"mix": None})),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    torch.set_num_threads(parser.parse_args().threads)
+    model, rows = chainrule.load(), []
+    counts = {"forwards": 0, "backwards": 0}
+
+    def backwards(gradient: Tensor) -> None:
+        counts["backwards"] += len(gradient)
+
+    def forwards(module: object, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        counts["forwards"] += len(inputs[0])
+        if output[0].requires_grad:
+            output[0].register_hook(backwards)
+
+    model.network.unet.register_forward_hook(forwards)  # type: ignore[attr-defined]
+    for name, method in METHODS.items():
+        loss = Counted(Classifier(load_classifier(), WANTED))
+        counts.update(forwards=0, backwards=0)
+        began = time.perf_counter()
+        method(Task(model, model.denoiser(PROMPT), (0,), loss))
+        seconds = time.perf_counter() - began
+        rows.append([name, counts["forwards"] // 2, counts["backwards"] // 2, loss.images, f"{seconds:.1f}"])
+    text = [
+        "## What guidance costs",
+        f"`python benchmarks/costs.py` on {machine()}. One image, {STEPS} steps; network calls are on one guidance "
+        "pair; a crop counts as an image of the loss.",
+        table(["method", "network forwards", "network backwards", "images judged", "s"], rows),
+    ]
+    publish("costs", "\n\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
