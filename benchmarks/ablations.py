@@ -66,8 +66,8 @@ def judged(judge: ImageClassifier, guide: ImageClassifier, made: Made, asked: li
 
 
 def main() -> None:
-    parser = options(__doc__, "ablations")
-    parser.add_argument("--seeds", type=int, default=8, help="for each class, shared out among the prompts")
+    parser = options(__doc__, "ablations", tune=False)
+    parser.add_argument("--seeds", type=int, default=4, help="for each class, shared out among the prompts")
     arguments = parser.parse_args()
     model, judge, guide = chainrule.load(), load_judge(), load_classifier()
     contest = Contest(model, arguments.work, [bundled.PIPELINE, bundled.CLASSIFIER])

@@ -24,10 +24,11 @@ from chainrule.metrics import Interval, bootstrap
 from chainrule.models import Model
 
 
-def options(about: str | None, work: str) -> argparse.ArgumentParser:
-    """The options that all contests have."""
+def options(about: str | None, work: str, *, tune: bool = True) -> argparse.ArgumentParser:
+    """The options that all contests have; `tune` is whether there is something to choose."""
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--tune", action="store_true", help="compare hyper-parameters on other seeds")
+    if tune:
+        parser.add_argument("--tune", action="store_true", help="compare hyper-parameters on other seeds")
     parser.add_argument("--only", nargs="*", help="run only methods whose name begins so")
     parser.add_argument("--work", type=Path, default=Path("runs") / work, help="where images are kept")
     return parser
