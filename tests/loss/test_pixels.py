@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
-from chainrule import UserError
+from chainrule import Noise, UserError
 from chainrule.loss import (
     Brightness,
+    Call,
     ColourHistogram,
+    Cutouts,
     Loss,
     Perceptual,
     Style,
@@ -21,6 +23,7 @@ from chainrule.loss import (
     load_backbone,
     load_vgg,
 )
+from chainrule.loss.cutouts import cropped
 from chainrule.loss.perceptual import VGG_CHANNELS, Features, gram
 
 
@@ -122,3 +125,15 @@ def test_a_file_that_is_no_vgg_is_refused(tmp_path: Path) -> None:
     torch.save({"features.0.weight": torch.zeros(4, 3, 3, 3)}, tmp_path / "vgg.pth")
     with pytest.raises(UserError, match="have 1 convolutions, VGG-16 has 13"):
         load_vgg(tmp_path / "vgg.pth")
+
+
+def test_what_judges_places_is_not_shown_crops() -> None:
+    picture, x = images(side=16)[0], images()
+    placed, anywhere = Symmetry() + 2.0 * Target(picture), Call(lambda x: x.std(dim=(1, 2, 3)), "spread")
+    both = cropped(placed + 0.5 * anywhere, 3, 0.3).replayed(Noise((0, 1, 2)), 5)
+    assert both.names == ("symmetry", "2 picture", "0.5 spread")
+    terms = both.terms(x)
+    torch.testing.assert_close(terms[:2], placed.terms(x))
+    crops = Cutouts(anywhere, 3).replayed(Noise((0, 1, 2)), 5)
+    torch.testing.assert_close(terms[2], 0.5 * crops(x))
+    assert not torch.allclose(terms[2], 0.5 * anywhere(x))

@@ -47,9 +47,10 @@ class Loss(ABC):
 
 
 class Term(Loss):
-    """A loss of a single term."""
+    """A loss of a single term. One that judges places or totals is `whole`: a crop of the image means nothing to it."""
 
     name: str
+    whole: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from chainrule.errors import UserError
-from chainrule.loss.base import Loss
+from chainrule.loss.base import Loss, Scaled, Sum, Term
 from chainrule.noise import Noise
 
 ANY_NOISE = Noise((0,))
@@ -67,6 +67,15 @@ class Cutouts(Loss):
             (int(v * (height - side + 1)), int(w * (width - side + 1)), side)
             for side, (_, v, w) in zip(sides, rows, strict=True)
         ]
+
+
+def cropped(loss: Loss, count: int, cut_power: float) -> Loss:
+    """`loss` with its terms seeing `count` crops each, but for those that must see the whole image."""
+    if isinstance(loss, Sum):
+        return Sum(tuple(cropped(part, count, cut_power) for part in loss.parts))
+    if isinstance(loss, Scaled):
+        return cropped(loss.part, count, cut_power) * loss.weight
+    return loss if isinstance(loss, Term) and loss.whole else Cutouts(loss, count, cut_power)
 
 
 def _crop(image: Tensor, top: int, left: int, side: int) -> Tensor:

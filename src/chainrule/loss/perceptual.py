@@ -115,6 +115,7 @@ class Perceptual(Term):
     features: Features
     picture: Tensor
     name: str = "perceptual"
+    whole = True
 
     def __call__(self, images: Tensor) -> Tensor:
         return _mean_square(self.features(images), self.features(scaled(self.picture[None], images)))

@@ -16,6 +16,7 @@ class Symmetry(Term):
     """The mean square difference between the image and its mirror image (left and right)."""
 
     name = "symmetry"
+    whole = True
 
     def __call__(self, images: Tensor) -> Tensor:
         return (images - images.flip(-1)).square().mean(dim=(1, 2, 3))
@@ -32,6 +33,7 @@ class Target(Term):
     mask: Tensor | None = None
     power: float = 2.0
     name: str = "picture"
+    whole = True
 
     def __post_init__(self) -> None:
         if self.mask is None:
@@ -57,6 +59,7 @@ class Brightness(Term):
 
     target: float
     name = "brightness"
+    whole = True
 
     def __call__(self, images: Tensor) -> Tensor:
         luminance = (images * images.new_tensor([0.2126, 0.7152, 0.0722])[:, None, None]).sum(dim=1)
@@ -72,6 +75,7 @@ class ColourHistogram(Term):
 
     picture: Tensor
     name: str = "histogram"
+    whole = True
 
     def __call__(self, images: Tensor) -> Tensor:
         wanted = scaled(self.picture[None], images).flatten(2).sort(dim=2).values

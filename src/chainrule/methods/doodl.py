@@ -36,7 +36,7 @@ from torch import Tensor
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
 from chainrule.gradient.checkpoint import Checkpoint
-from chainrule.loss.cutouts import Cutouts
+from chainrule.loss.cutouts import cropped
 from chainrule.methods.base import Result, Task, inverted
 from chainrule.methods.best_of import best_of
 from chainrule.sample import sample_state
@@ -92,8 +92,8 @@ class Doodl(_Settings):
     `iterations` is m, `steps` is T, `mix` is EDICT's p (None: DDIM instead of EDICT), `perturbation` the standard
     deviation of the noise added after each update, `average` moves EDICT's two latents as one, `renormalise` keeps
     their norm that of the first draw (for photos, the paper's code does not), `crops` is how many cutouts are judged
-    (0: the whole image), `target` a loss at which an image counts as done (all done: stop), `keep` how many steps'
-    graphs are kept.
+    (0: the whole image, which losses of places always see), `target` a loss at which an image counts as done (all
+    done: stop), `keep` how many steps' graphs are kept.
     """
 
     start_of: int = Field(default=1, ge=1)
@@ -165,7 +165,7 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
     """One iteration of Algorithm 1: generate, judge, remember the best, and move the noise."""
     k, step, noise = state.iteration, settings.step, task.noise
     whole = task.wanted()
-    loss = Cutouts(whole, settings.crops, settings.cut_power) if settings.crops else whole
+    loss = cropped(whole, settings.crops, settings.cut_power) if settings.crops else whole
     loss = loss.replayed(noise, CROPS + k)
 
     with torch.enable_grad():
