@@ -92,6 +92,11 @@ def test_a_task_without_a_photo_is_refused() -> None:
         edict(Task(MODEL, MODEL.denoiser("x"), (0,)), steps=3)
 
 
+def test_photos_and_seeds_are_as_many() -> None:
+    with pytest.raises(UserError, match="2 photos and 3 seeds"):
+        Task(MODEL, MODEL.denoiser("x"), (0, 1, 2), None, Photo(PHOTO, MODEL.denoiser("x"), (8, 12)))
+
+
 @pytest.mark.parametrize("strength", [0.0, 1.5])
 def test_an_impossible_strength_is_refused(strength: float) -> None:
     with pytest.raises(UserError, match="above 0 and at most 1"):

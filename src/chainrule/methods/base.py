@@ -47,6 +47,12 @@ class Task:
     loss: Loss | None = None
     photo: Photo | None = None
 
+    def __post_init__(self) -> None:
+        if self.photo is not None and len(self.photo.images) != len(self.seeds):
+            raise UserError(
+                f"there are {len(self.photo.images)} photos and {len(self.seeds)} seeds: give one seed for each photo"
+            )
+
     @property
     def noise(self) -> Noise:
         """The random numbers of the batch."""
