@@ -1,8 +1,8 @@
 """What the DOODL paper only asserts, measured: `python benchmarks/ablations.py`.
 
 Vocabulary expansion from the seed's own noise, towards each of the eight shapes that no caption names: how often the
-judge sees the wanted shape, how far the loss fell, and the network passes spent. Each row changes one thing of the
-first.
+judge sees the wanted shape, how often another shape than in the plain image of the same seed, the loss, and the network
+passes spent. Each row changes one thing of the first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from base import machine, publish, table
 from chainrule import bundled
 from chainrule.loss import load_classifier
 from chainrule.loss.classifier import ImageClassifier, binary_cross_entropy
-from chainrule.methods import Doodl, Momentum, doodl
+from chainrule.methods import Doodl, Momentum, doodl, plain
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES
 from chainrule.scenes.judge import load_judge
 from contest import Case, Contender, Contest, Made, differences, options, over_groups
@@ -33,6 +33,7 @@ def moved(**changes: object) -> Momentum:
     return Momentum(rate=100.0, clip=1e-2).model_copy(update=changes)
 
 
+PLAIN = Contender("plain", plain, {"steps": BASE.steps})
 FIRST = variant("as in the paper, but with larger steps")
 VARIANTS = (
     FIRST,
@@ -55,14 +56,15 @@ VARIANTS = (
 
 @torch.no_grad()
 def judged(judge: ImageClassifier, guide: ImageClassifier, made: Made, asked: list[Case]) -> tuple[np.ndarray, ...]:
-    """(whether the judge sees the wanted shape, the guide's loss), both (cases, seeds)."""
-    right, losses = [], []
+    """(what the judge sees, whether it is the wanted shape, the guide's loss), each (cases, seeds)."""
+    seen, right, losses = [], [], []
     images = made.images.split([len(case.seeds) for case in asked])
     for i, batch in enumerate(images):
         wanted = SHAPES.index(HIDDEN_SHAPES[i % len(HIDDEN_SHAPES)])
-        right.append((judge(batch).argmax(dim=1) == wanted).float())
+        seen.append(judge(batch).argmax(dim=1))
+        right.append((seen[-1] == wanted).float())
         losses.append(binary_cross_entropy(guide(batch), wanted))
-    return torch.stack(right).numpy(), torch.stack(losses).numpy()
+    return tuple(torch.stack(values).numpy() for values in (seen, right, losses))
 
 
 def main() -> None:
@@ -72,21 +74,23 @@ def main() -> None:
     model, judge, guide = chainrule.load(), load_judge(), load_classifier()
     contest = Contest(model, arguments.work, [bundled.PIPELINE, bundled.CLASSIFIER])
     asked = cases(model, guide, FIRST_SEED, arguments.seeds, arguments.seeds, None)
-    played = contest.play(VARIANTS, asked, arguments.only)
+    played = contest.play((PLAIN, *VARIANTS), asked, arguments.only)
+    if PLAIN not in played:
+        raise SystemExit("the plain images are missing: run with --only plain first")
     verdicts = {contender: judged(judge, guide, made, asked) for contender, made in played.items()}
+    changed = {contender: (seen != verdicts[PLAIN][0]) * 1.0 for contender, (seen, _, _) in verdicts.items()}
     rows = [
-        [contender.name, *map(over_groups, verdict), *played[contender].costs]
+        [contender.name, *map(over_groups, (verdict[1], changed[contender], verdict[2])), *played[contender].costs]
         for contender, verdict in verdicts.items()
     ]
-    right = {contender: verdict[0] for contender, verdict in verdicts.items()}
-    losses = {contender: verdict[1] for contender, verdict in verdicts.items()}
+    right, losses = ({contender: verdict[i] for contender, verdict in verdicts.items()} for i in (1, 2))
     questions = [(contender, FIRST) for contender in VARIANTS[1:]]
     text = [
         "## Ablations of DOODL",
         f"`python benchmarks/ablations.py --seeds {arguments.seeds}` on {machine()}. Eight classes, "
         f"{arguments.seeds} seeds from {FIRST_SEED}, no search for a start; 95 % intervals over classes and prompts; "
         "a network pass is one guidance pair, forwards or backwards.",
-        table(["variant", "judge", "loss", "network passes", "s per image"], rows),
+        table(["variant", "judge", "another shape", "loss", "network passes", "s per image"], rows),
         "Success, paired:",
         differences(right, questions),
         "Loss, paired (lower is better):",
