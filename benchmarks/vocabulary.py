@@ -32,13 +32,14 @@ from chainrule.loss import Classifier, load_classifier
 from chainrule.loss.classifier import ImageClassifier
 from chainrule.methods import Adam, Doodl, Momentum, Result, Task, best, doodl, draws, one_step, plain
 from chainrule.methods.presets import PRESETS
-from chainrule.metrics import bootstrap, frechet_distance
+from chainrule.metrics import bootstrap, frechet_distance, wilson
 from chainrule.models import Model
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES, render, sample_scene
 from chainrule.scenes.judge import load_judge
 
 PROMPTS = (("red", "white"), ("blue", "gray"))
 FIRST_SEED, TUNING_SEED = 0, 10_000
+WANTED = torch.tensor([SHAPES.index(shape) for shape in HIDDEN_SHAPES])
 TUNED, FAITHFUL = PRESETS["tuned"], PRESETS["faithful"]
 STEPS = TUNED.doodl.steps
 EQUAL = TUNED.doodl.start_of + 3 * TUNED.doodl.iterations + 1
@@ -196,11 +197,13 @@ def reference(judge: ImageClassifier, shape: str, count: int = 512) -> Tensor:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one method: verdicts (seeds, classes), the judge's features (seeds, classes, 128), the cost."""
+    """What became of one method: the shapes that the judge and the guide see, as indices (seeds, classes), the judge's
+    features (seeds, classes, 128), the cost.
+    """
 
     seeds: tuple[int, ...]
-    judged: Tensor
-    guided: Tensor
+    by_judge: Tensor
+    by_guide: Tensor
     features: Tensor
     passes: float
     seconds: float
@@ -209,8 +212,22 @@ class Outcome:
         """The same for some of the seeds."""
         rows = [self.seeds.index(seed) for seed in seeds]
         return replace(
-            self, seeds=seeds, judged=self.judged[rows], guided=self.guided[rows], features=self.features[rows]
+            self, seeds=seeds, by_judge=self.by_judge[rows], by_guide=self.by_guide[rows], features=self.features[rows]
         )
+
+    @property
+    def judged(self) -> Tensor:
+        """Whether the judge sees the wanted shape, (seeds, classes)."""
+        return (self.by_judge == WANTED).float()
+
+    @property
+    def guided(self) -> Tensor:
+        """Whether the guide does."""
+        return (self.by_guide == WANTED).float()
+
+    def changed(self, other: Outcome) -> Tensor:
+        """Where `other` did not show the wanted shape: whether this shows another shape than it does, (n,)."""
+        return (self.by_judge != other.by_judge)[other.judged == 0].float()
 
     def distances(self, judge: ImageClassifier) -> np.ndarray:
         """The Frechet distance of each class to its renders."""
@@ -224,16 +241,16 @@ def outcome(judge: ImageClassifier, guide: ImageClassifier, parts: list[Batch], 
     judged, guided_, seen, costs = [], [], [], []
     for shape in HIDDEN_SHAPES:
         kept = [load_file(part.path(folder, shape)) for part in parts]
-        images, wanted = torch.cat([each["images"] for each in kept]), SHAPES.index(shape)
-        judged.append(judge(images).argmax(dim=1) == wanted)
-        guided_.append(guide(images).argmax(dim=1) == wanted)
+        images = torch.cat([each["images"] for each in kept])
+        judged.append(judge(images).argmax(dim=1))
+        guided_.append(guide(images).argmax(dim=1))
         seen.append(features(judge, images))
         costs.append(torch.stack([each["cost"] for each in kept]))
     # (classes, batches, 2): where the classes share a batch's draws, the first one paid for all
     cost = torch.stack(costs)
     shared = bool((cost[1:, :, 0] == 0).all())
     passes, seconds = (cost.amax(dim=0) if shared else cost.flatten(0, 1)).mean(dim=0).tolist()
-    by_judge, by_guide = (torch.stack(values, dim=1).float() for values in (judged, guided_))
+    by_judge, by_guide = (torch.stack(values, dim=1) for values in (judged, guided_))
     seeds = tuple(seed for part in parts for seed in part.seeds)
     return Outcome(seeds, by_judge, by_guide, torch.stack(seen, dim=1), passes, seconds)
 
@@ -248,6 +265,15 @@ def difference(one: Outcome, other: Outcome, judge: ImageClassifier) -> list[obj
     """Of success (paired by seed), and of the distance (paired by class)."""
     success = (one.judged - other.judged).mean(dim=1)
     return [bootstrap(success.tolist()), bootstrap((one.distances(judge) - other.distances(judge)).tolist())]
+
+
+def changes(found: Outcome, before: Outcome, contender: Contender) -> str:
+    """How often a method leaves the shape that it started from."""
+    values = found.changed(before)
+    share = wilson(int(values.sum()), len(values))
+    return (
+        f"Of {len(values)} plain images of other shapes than the wanted, {contender.name} changed the shape of {share}."
+    )
 
 
 def main() -> None:
@@ -296,6 +322,8 @@ def report(
                 f"On the {len(few.seeds)} seeds of {contender.name} (distances of sets of other sizes do not compare):",
                 table(header, [row(other.name, each, judge) for other, each in same.items()]),
             ]
+            if PLAIN in whole:
+                text += [f"{changes(few, same[PLAIN], contender)} {changes(same[ONE_STEP], same[PLAIN], ONE_STEP)}"]
     asked = [(one, other) for one, other in QUESTIONS if one in whole and other in whole]
     if asked and not tune:
         rows = [[f"{a.name}, less {b.name}", *difference(whole[a], whole[b], judge)] for a, b in asked]
