@@ -322,7 +322,7 @@ def report(
                 f"On the {len(few.seeds)} seeds of {contender.name} (distances of sets of other sizes do not compare):",
                 table(header, [row(other.name, each, judge) for other, each in same.items()]),
             ]
-            if PLAIN in whole:
+            if PLAIN in same and ONE_STEP in same:
                 text += [f"{changes(few, same[PLAIN], contender)} {changes(same[ONE_STEP], same[PLAIN], ONE_STEP)}"]
     asked = [(one, other) for one, other in QUESTIONS if one in whole and other in whole]
     if asked and not tune:
