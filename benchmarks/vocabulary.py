@@ -27,7 +27,7 @@ from chainrule.loss import Classifier, load_classifier
 from chainrule.loss.classifier import ImageClassifier
 from chainrule.methods import Adam, Doodl, Momentum, Result, Task, best, doodl, draws, noise_aware, one_step, plain
 from chainrule.methods.presets import preset
-from chainrule.metrics import bootstrap, frechet_distance
+from chainrule.metrics import bootstrap, frechet_distance, wilson
 from chainrule.models import Model
 from chainrule.models.noise_aware import load_noise_aware
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES, render, sample_scene
@@ -36,6 +36,7 @@ from contest import Case, Contender, Contest, Made, equal_draws, options
 
 PROMPTS = (("red", "white"), ("blue", "gray"))
 FIRST_SEED, TUNING_SEED = 0, 10_000
+WANTED = torch.tensor([SHAPES.index(shape) for shape in HIDDEN_SHAPES])
 TUNED, FAITHFUL = preset("tuned"), preset("faithful")
 STEPS = TUNED.doodl.steps
 EQUAL = equal_draws(TUNED.doodl)
@@ -151,11 +152,13 @@ def reference(judge: ImageClassifier, shape: str, count: int = 512) -> Tensor:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one method: verdicts (seeds, classes), the judge's features (seeds, classes, 128), the cost."""
+    """What became of one method: the shapes that the judge and the guide see, as indices (seeds, classes), the judge's
+    features (seeds, classes, 128), the cost.
+    """
 
     seeds: tuple[int, ...]
-    judged: Tensor
-    guided: Tensor
+    by_judge: Tensor
+    by_guide: Tensor
     features: Tensor
     passes: float
     seconds: float
@@ -164,8 +167,22 @@ class Outcome:
         """The same for some of the seeds."""
         rows = [self.seeds.index(seed) for seed in seeds]
         return replace(
-            self, seeds=seeds, judged=self.judged[rows], guided=self.guided[rows], features=self.features[rows]
+            self, seeds=seeds, by_judge=self.by_judge[rows], by_guide=self.by_guide[rows], features=self.features[rows]
         )
+
+    @property
+    def judged(self) -> Tensor:
+        """Whether the judge sees the wanted shape, (seeds, classes)."""
+        return (self.by_judge == WANTED).float()
+
+    @property
+    def guided(self) -> Tensor:
+        """Whether the guide does."""
+        return (self.by_guide == WANTED).float()
+
+    def changed(self, other: Outcome) -> Tensor:
+        """Where `other` did not show the wanted shape: whether this shows another shape than it does, (n,)."""
+        return (self.by_judge != other.by_judge)[other.judged == 0].float()
 
     def distances(self, judge: ImageClassifier) -> np.ndarray:
         """The Frechet distance of each class to its renders."""
@@ -183,12 +200,11 @@ def outcome(judge: ImageClassifier, guide: ImageClassifier, cases: Sequence[Case
         for images in made.images.split([len(HIDDEN_SHAPES) * len(case.seeds) for case in cases[:: len(HIDDEN_SHAPES)]])
     ]
     by_class = torch.cat(per_batch, dim=1)  # (classes, seeds, 3, H, W)
-    wanted = torch.tensor([SHAPES.index(shape) for shape in HIDDEN_SHAPES])[:, None]
-    judged, guided = (
-        torch.stack([network(images).argmax(dim=1) for images in by_class]) == wanted for network in (judge, guide)
+    by_judge, by_guide = (
+        torch.stack([network(images).argmax(dim=1) for images in by_class], dim=1) for network in (judge, guide)
     )
     seen = torch.stack([features(judge, images) for images in by_class], dim=1)
-    return Outcome(seeds, judged.T.float(), guided.T.float(), seen, made.passes, made.seconds)
+    return Outcome(seeds, by_judge, by_guide, seen, made.passes, made.seconds)
 
 
 def row(name: str, found: Outcome, judge: ImageClassifier) -> list[object]:
@@ -201,6 +217,15 @@ def difference(one: Outcome, other: Outcome, judge: ImageClassifier) -> list[obj
     """Of success (paired by seed), and of the distance (paired by class)."""
     success = (one.judged - other.judged).mean(dim=1)
     return [bootstrap(success.tolist()), bootstrap((one.distances(judge) - other.distances(judge)).tolist())]
+
+
+def changes(found: Outcome, before: Outcome, contender: Contender) -> str:
+    """How often a method leaves the shape that it started from."""
+    values = found.changed(before)
+    share = wilson(int(values.sum()), len(values))
+    return (
+        f"Of {len(values)} plain images of other shapes than the wanted, {contender.name} changed the shape of {share}."
+    )
 
 
 def main() -> None:
@@ -245,6 +270,8 @@ def report(
                 f"On the {len(few.seeds)} seeds of {contender.name} (distances of sets of other sizes do not compare):",
                 table(header, [row(other.name, each, judge) for other, each in same.items()]),
             ]
+            if PLAIN in same and ONE_STEP in same:
+                text += [f"{changes(few, same[PLAIN], contender)} {changes(same[ONE_STEP], same[PLAIN], ONE_STEP)}"]
     asked = [(one, other) for one, other in QUESTIONS if one in whole and other in whole]
     if asked and not tune:
         rows = [[f"{a.name}, less {b.name}", *difference(whole[a], whole[b], judge)] for a, b in asked]
