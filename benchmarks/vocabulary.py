@@ -85,7 +85,7 @@ BEST_OF_START = Contender(
 BEST_OF_EQUAL = Contender(f"best of {EQUAL} (the cost of DOODL tuned)", best_of, {"count": EQUAL, "steps": STEPS})
 DOODL_TUNED = guided("DOODL tuned", TUNED.doodl)
 DOODL_FAITHFUL = guided("DOODL faithful", FAITHFUL.doodl, limit=2)
-NOISE_AWARE = noise_aware_at(30.0)
+NOISE_AWARE = noise_aware_at(300.0)
 CONTENDERS = (PLAIN, ONE_STEP, NOISE_AWARE, BEST_OF_START, BEST_OF_EQUAL, DOODL_TUNED, DOODL_FAITHFUL)
 QUESTIONS = (
     (ONE_STEP, PLAIN),

@@ -202,7 +202,7 @@ class Settings(_Frozen):
     source: str = ""
     strength: float | None = Field(default=None, gt=0, le=1)
     one_step_scale: float = 5.0
-    noise_aware_scale: float = 5.0
+    noise_aware_scale: float = 300.0
     best_of: int = Field(default=8, ge=1)
     doodl: Doodl = Doodl()
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"

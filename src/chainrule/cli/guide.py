@@ -25,7 +25,7 @@ def guide(
     rate: base.Rate = None,
     crops: base.Crops = None,
     one_step_scale: base.OneStepScale = None,
-    noise_aware_scale: Annotated[float, typer.Option(help="The scale of noise-aware guidance.")] = 5.0,
+    noise_aware_scale: Annotated[float, typer.Option(help="The scale of noise-aware guidance.")] = 300.0,
     best_of: Annotated[int, typer.Option(help="How many draws best-of makes.")] = 8,
     objective: base.Objective = "bce",
     classifier: base.ClassifierName = None,
