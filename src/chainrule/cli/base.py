@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from chainrule.errors import UserError
 from chainrule.methods import DoodlState, Task
-from chainrule.methods.presets import preset
+from chainrule.methods.presets import Preset, preset
 from chainrule.models import BUNDLED
 from chainrule.run import Report, Run, first_line
 from chainrule.settings import Settings
@@ -90,8 +90,10 @@ Mix = Annotated[
     typer.Option(help="EDICT's p: near 1, the pair of an inversion stays together. The preset's if not named."),
 ]
 EditScale = Annotated[
-    float,
-    typer.Option("--guidance-scale", help="Classifier-free guidance where a prompt is given; EDICT's is 3."),
+    float | None,
+    typer.Option(
+        "--guidance-scale", help="Classifier-free guidance where there is a prompt; the preset's if not named."
+    ),
 ]
 OneStepScale = Annotated[float | None, typer.Option(help="The scale of one-step guidance; the preset's if not named.")]
 
@@ -168,6 +170,12 @@ def parse_wishes(
     return [parse_wish(text, options) for text in losses or []]
 
 
+def chosen_preset(name: str | None, wishes: list[dict[str, Any]], *, model: str, photo: bool) -> Preset:
+    """The preset of that name (None: the model's) for the first loss."""
+    kind = wishes[0]["kind"] if wishes else "classifier"
+    return preset(name or ("tuned" if model == BUNDLED else "faithful"), kind, photo=photo)
+
+
 def optimisation(
     name: str | None,
     wishes: list[dict[str, Any]],
@@ -179,8 +187,7 @@ def optimisation(
     **changes: Any,
 ) -> dict[str, Any]:
     """The settings of a preset (by `name`; None: the model's) with what was named otherwise (None: was not)."""
-    name = name or ("tuned" if model == BUNDLED else "faithful")
-    found = preset(name, wishes[0]["kind"] if wishes else "classifier", photo=photo)
+    found = chosen_preset(name, wishes, model=model, photo=photo)
     chosen = found.doodl.model_dump() | {key: value for key, value in changes.items() if value is not None}
     if rate is not None:
         chosen["optimiser"]["rate"] = rate

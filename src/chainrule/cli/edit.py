@@ -26,7 +26,7 @@ def edit(
     steps: base.PresetSteps = None,
     strength: Annotated[
         float | None,
-        typer.Option(help="How much of the chain edict (0.8) and one-step (0.5) redo: more changes more."),
+        typer.Option(help="How much of the chain edict and one-step redo, up to 1: more changes more."),
     ] = None,
     mix: base.Mix = None,
     iterations: base.Iterations = None,
@@ -40,7 +40,7 @@ def edit(
     rater: base.RaterName = None,
     features: base.FeaturesName = None,
     negative_prompt: base.Negative = "",
-    guidance_scale: base.EditScale = 3.0,
+    guidance_scale: base.EditScale = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
     output: base.Output = None,
@@ -54,17 +54,18 @@ def edit(
         wishes = base.parse_wishes(
             loss, objective=objective, classifier=classifier, clip=clip, rater=rater, features=features
         )
+        found = base.chosen_preset(preset, wishes, model=model, photo=True)
         settings = base.settings(
             photo=photo.expanduser().absolute(),
             source=source,
             prompt=source if target is None else target,
             negative_prompt=negative_prompt,
             model=model,
-            guidance_scale=guidance_scale,
+            guidance_scale=found.guidance_scale if guidance_scale is None else guidance_scale,
             seeds=base.parse_seeds(seed),
             methods=method or (["reconstruction", "one-step", "doodl"] if loss else ["reconstruction", "edict"]),
             wishes=wishes,
-            strength=strength,
+            strength=found.strength if strength is None and not loss else strength,
             dtype=dtype,
             device=device,
             **base.optimisation(

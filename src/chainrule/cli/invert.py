@@ -26,13 +26,14 @@ def invert(
     steps: base.Steps = 50,
     mix: base.Mix = None,
     strength: Annotated[float, typer.Option(help="How much of the chain to go, up to 1.")] = 1.0,
-    guidance_scale: base.EditScale = 3.0,
+    guidance_scale: base.EditScale = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
     output: base.Output = None,
 ) -> None:
     """Find the noise that a photo would come from (EDICT), and measure the way there and back."""
     with base.plain_errors():
+        found = base.chosen_preset(None, [], model=model, photo=True)
         chosen = base.optimisation(
             None, [], model=model, photo=True, rate=None, one_step_scale=None, steps=steps, mix=mix
         )
@@ -41,7 +42,7 @@ def invert(
             source=prompt,
             prompt=prompt,
             model=model,
-            guidance_scale=guidance_scale,
+            guidance_scale=found.guidance_scale if guidance_scale is None else guidance_scale,
             methods=("reconstruction",),
             strength=strength,
             dtype=dtype,

@@ -9,10 +9,15 @@ from chainrule.methods.doodl import Adam, Doodl, Momentum
 
 
 class Preset(NamedTuple):
-    """`doodl`'s settings, and the scale of one-step guidance that goes with them."""
+    """`doodl`'s settings, and the scale of one-step guidance that goes with them.
+
+    For photos, `guidance_scale` is that of an edit by words, and `strength` how much of the chain it redoes.
+    """
 
     doodl: Doodl
     one_step_scale: float
+    guidance_scale: float = 3.0
+    strength: float = 0.8
 
 
 NAMES = ("faithful", "tuned")
@@ -30,7 +35,8 @@ def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Prese
 
     "faithful" is the paper's for Stable Diffusion. "tuned" was chosen on the bundled world (`docs/results.md`): there
     the rate and the crops hardly matter, the number of draws among which the start is chosen does; photos are inverted
-    with a mix of 0.99, because with 0.93 the two latents come apart. Raises UserError if there is none of that name.
+    with a mix of 0.99, because with 0.93 the two latents come apart, and words edit best with less guidance and strength
+    than in EDICT's paper. Raises UserError if there is none of that name.
     """
     if name not in NAMES:
         raise UserError(f"there is no preset {name!r}: choose {' or '.join(NAMES)}")
@@ -52,4 +58,4 @@ def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Prese
         found = found.model_copy(update={"renormalise": False})
         if name == "tuned":
             found = found.model_copy(update={"mix": 0.99, "iterations": 15, "optimiser": Adam(rate=0.02)})
-    return Preset(found, scale)
+    return Preset(found, scale, 2.0, 0.6) if name == "tuned" else Preset(found, scale)
