@@ -35,8 +35,8 @@ def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Prese
 
     "faithful" is the paper's for Stable Diffusion. "tuned" was chosen on the bundled world (`docs/results.md`): there
     the rate and the crops hardly matter, the number of draws among which the start is chosen does; photos are inverted
-    with a mix of 0.99, because with 0.93 the two latents come apart, and words edit best with less guidance and strength
-    than in EDICT's paper. Raises UserError if there is none of that name.
+    with a mix of 0.99, because with 0.93 the two latents come apart, and words edit best with little guidance and
+    strength. Raises UserError if there is none of that name.
     """
     if name not in NAMES:
         raise UserError(f"there is no preset {name!r}: choose {' or '.join(NAMES)}")
