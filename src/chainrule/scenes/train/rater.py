@@ -29,7 +29,7 @@ def train(settings: Settings, count: int = 20_000) -> None:
     print(f"rater: explains {1 - (error.square().mean() / y[-TEST:].var()).item():.3f} of the ratings' variance")
     path = settings.weights / "rater" / "model.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"weight": weight[None].float(), "bias": bias[None].float()}, path)
+    save_file({"weight": weight[None].half(), "bias": bias[None].half()}, path)
 
 
 def _fitted(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
