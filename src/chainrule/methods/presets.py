@@ -27,16 +27,18 @@ FAITHFUL_RATES = {"classifier": (0.05, 5.0), "text": (0.1, 30.0), "aesthetic": (
 says "much higher" than that of text, and five times the iterations."""
 
 TUNED_SCALES = {"classifier": 30.0, "text": 30.0, "aesthetic": 30.0, "image": 300.0}
-"""Of one-step guidance on the bundled world; chosen on other seeds by `--tune` of the benchmarks."""
+"""Of one-step guidance on the bundled world. That of classifiers was chosen by `benchmarks/vocabulary.py --tune`; the
+others are guesses, until their benchmarks have run."""
 
 
 def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Preset:
     """The settings `name` for a loss of a `kind` (`Wish.kind`), and for editing a photo.
 
-    "faithful" is the paper's for Stable Diffusion. "tuned" was chosen on the bundled world (`docs/results.md`): there
-    the rate and the crops hardly matter, the number of draws among which the start is chosen does; photos are inverted
-    with a mix of 0.99, because with 0.93 the two latents come apart, and words edit best with little guidance and
-    strength. Raises UserError if there is none of that name.
+    "faithful" is the paper's for Stable Diffusion. "tuned" is for the bundled world, chosen towards classes
+    (`docs/results.md`): there the rate and the crops hardly matter, the number of draws among which the start is chosen
+    does. Photos are inverted with a mix of 0.99, because with 0.93 the two latents come apart, and words edit with
+    little guidance and strength; that was tried on a dozen pictures only. Raises UserError if there is none of that
+    name.
     """
     if name not in NAMES:
         raise UserError(f"there is no preset {name!r}: choose {' or '.join(NAMES)}")
