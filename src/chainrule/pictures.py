@@ -34,6 +34,8 @@ def load_picture(path: str | Path) -> Tensor:
     try:
         with Image.open(Path(path).expanduser()) as file:
             image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
+                image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -170,24 +170,16 @@ def parse_wishes(
     return [parse_wish(text, options) for text in losses or []]
 
 
-def chosen_preset(name: str | None, wishes: list[dict[str, Any]], *, model: str, photo: bool) -> Preset:
+def chosen_preset(name: str | None, wishes: list[dict[str, Any]], *, model: str, photo: bool = False) -> Preset:
     """The preset of that name (None: the model's) for the first loss."""
     kind = wishes[0]["kind"] if wishes else "classifier"
     return preset(name or ("tuned" if model == BUNDLED else "faithful"), kind, photo=photo)
 
 
 def optimisation(
-    name: str | None,
-    wishes: list[dict[str, Any]],
-    *,
-    model: str,
-    photo: bool = False,
-    rate: float | None,
-    one_step_scale: float | None,
-    **changes: Any,
+    found: Preset, *, rate: float | None = None, one_step_scale: float | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """The settings of a preset (by `name`; None: the model's) with what was named otherwise (None: was not)."""
-    found = chosen_preset(name, wishes, model=model, photo=photo)
+    """The settings of a preset with what was named otherwise (None: was not)."""
     chosen = found.doodl.model_dump() | {key: value for key, value in changes.items() if value is not None}
     if rate is not None:
         chosen["optimiser"]["rate"] = rate

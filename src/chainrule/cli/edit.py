@@ -69,10 +69,7 @@ def edit(
             dtype=dtype,
             device=device,
             **base.optimisation(
-                preset,
-                wishes,
-                model=model,
-                photo=True,
+                found,
                 rate=rate,
                 one_step_scale=one_step_scale,
                 steps=steps,

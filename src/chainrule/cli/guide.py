@@ -58,9 +58,7 @@ def guide(
             dtype=dtype,
             device=device,
             **base.optimisation(
-                preset,
-                wishes,
-                model=model,
+                base.chosen_preset(preset, wishes, model=model),
                 rate=rate,
                 one_step_scale=one_step_scale,
                 steps=steps,

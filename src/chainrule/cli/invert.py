@@ -34,9 +34,6 @@ def invert(
     """Find the noise that a photo would come from (EDICT), and measure the way there and back."""
     with base.plain_errors():
         found = base.chosen_preset(None, [], model=model, photo=True)
-        chosen = base.optimisation(
-            None, [], model=model, photo=True, rate=None, one_step_scale=None, steps=steps, mix=mix
-        )
         settings = base.settings(
             photo=photo.expanduser().absolute(),
             source=prompt,
@@ -47,7 +44,7 @@ def invert(
             strength=strength,
             dtype=dtype,
             device=device,
-            **chosen,
+            **base.optimisation(found, steps=steps, mix=mix),
         )
         task = settings.task()
         run = Run.new(base.new_folder(output, photo.stem), settings)

@@ -3,7 +3,7 @@
     (x_s, y_s) = EDICT^-1(photo | what it shows)        the last `strength` of the chain, backwards
     (x_0, y_0) = EDICT(x_s, y_s | what it should show)
 
-The inversion is exact, so whatever the two prompts share stays, and nothing changes where they are the same.
+The inversion is exact, so under one prompt both ways the photo's latents return; what two prompts share tends to stay.
 """
 
 from __future__ import annotations
