@@ -68,9 +68,7 @@ VARIANTS = (
     variant("noise of the code, 0.0001", perturbation=1e-4),
     variant("no crops", crops=0),
     variant("16 crops", crops=16),
-    variant("p = 0.97", mix=0.97),
     variant("p = 0.99", mix=0.99),
-    variant("printed order of EDICT", alternate=False),
     variant("Adam 0.05, not momentum", optimiser=Adam(rate=0.05)),
     Contender("cross-entropy, not binary", by_cross_entropy, {"settings": BASE}),
     Contender(

@@ -37,7 +37,7 @@ def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Prese
     "faithful" is the paper's for Stable Diffusion. "tuned" is for the bundled world, chosen towards classes
     (`docs/results.md`): there the rate and the crops hardly matter, the number of draws among which the start is chosen
     does. Photos are inverted with a mix of 0.99, because with 0.93 the two latents come apart, and words edit with
-    little guidance and strength; that was tried on a dozen pictures only. Raises UserError if there is none of that
+    little guidance (`benchmarks/inversion.py --tune`). Raises UserError if there is none of that
     name.
     """
     if name not in NAMES:
@@ -60,4 +60,4 @@ def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Prese
         found = found.model_copy(update={"renormalise": False})
         if name == "tuned":
             found = found.model_copy(update={"mix": 0.99, "iterations": 15, "optimiser": Adam(rate=0.02)})
-    return Preset(found, scale, 2.0, 0.6) if name == "tuned" else Preset(found, scale)
+    return Preset(found, scale, 1.5, 0.8) if name == "tuned" else Preset(found, scale)
