@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from base import table
-from chainrule.methods import Doodl, Result, Task, best_of, doodl, one_step, plain
+from chainrule.methods import Adam, Doodl, Result, Task, best_of, doodl, one_step, plain
 from chainrule.methods.presets import Preset
 from chainrule.metrics import Interval, bootstrap
 from chainrule.models import Model
@@ -155,7 +155,7 @@ class Rivals:
     """What DOODL is compared with, under the settings of a preset: no guidance, one step's, the best of many draws."""
 
     def __init__(self, found: Preset) -> None:
-        settings = found.doodl
+        self.settings = settings = found.doodl
         self.steps = settings.steps
         count = equal_draws(settings)
         self.plain = Contender("plain", plain, {"steps": self.steps})
@@ -171,6 +171,12 @@ class Rivals:
     def one_step_at(self, scale: float) -> Contender:
         """One-step guidance at another scale."""
         return Contender(f"one-step, scale {scale:g}", one_step, {"scale": scale, "steps": self.steps})
+
+    def doodl_from(self, start_of: int, iterations: int, rate: float, crops: int) -> Contender:
+        """DOODL with other settings, for tuning."""
+        name = f"DOODL from the best of {start_of}, {iterations} iterations, Adam {rate:g}, {crops} crops"
+        changes = {"start_of": start_of, "iterations": iterations, "optimiser": Adam(rate=rate), "crops": crops}
+        return Contender(name, doodl, {"settings": self.settings.model_copy(update=changes)})
 
 
 def equal_draws(settings: Doodl) -> int:

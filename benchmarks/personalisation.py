@@ -33,7 +33,14 @@ TUNING_THINGS = (("cross", "orange"), ("diamond", "cyan"))
 LEVELS = ("lenient", "right", "strict")
 
 RIVALS = Rivals(preset("tuned", "image"))
-TUNING = tuple(RIVALS.one_step_at(scale) for scale in (10.0, 30.0, 100.0, 300.0, 1000.0))
+TUNING = (
+    *(RIVALS.one_step_at(scale) for scale in (10.0, 30.0, 100.0, 300.0)),
+    *(
+        RIVALS.doodl_from(*chosen)
+        for chosen in ((1, 25, 0.05, 0), (16, 20, 0.05, 0), (16, 20, 0.05, 4), (46, 10, 0.05, 0))
+    ),
+)
+"""The ways of DOODL cost the same."""
 
 
 def contexts(shape: str, colour: str) -> list[Scene]:

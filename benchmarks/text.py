@@ -9,7 +9,7 @@ resampled for the intervals, differences are paired. Scales were chosen on other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -27,10 +27,14 @@ from chainrule.scenes.base import Scene, sample_scene
 from chainrule.scenes.judge import check, load_judge
 from contest import Case, Contender, Contest, Made, Rivals, differences, options, over_groups
 
-SEEDS = 9
-"""The paper's."""
+SEEDS, PROMPTS = 9, 20
+"""The paper's, and how many prompts in each category."""
 RIVALS = Rivals(preset("tuned", "text"))
-TUNING = tuple(RIVALS.one_step_at(scale) for scale in (3.0, 10.0, 30.0, 100.0, 300.0))
+TUNING = (
+    *(RIVALS.one_step_at(scale) for scale in (10.0, 30.0, 100.0, 300.0)),
+    *(RIVALS.doodl_from(*chosen) for chosen in ((1, 7, 0.05, 4), (1, 7, 0.05, 0), (5, 6, 0.05, 0), (11, 4, 0.05, 0))),
+)
+"""The ways of DOODL cost the same."""
 
 
 def named(scene: Scene) -> bool:
@@ -43,11 +47,11 @@ CATEGORIES: dict[str, Callable[[Scene], bool]] = {
 }
 
 
-def prompts(category: str, count: int, first: int) -> Iterator[Scene]:
-    """`count` scenes of the category, with different captions, from the scene seed `first`."""
-    seen = set[str]()
-    seed = first
-    while len(seen) < count:
+def prompts(category: str, count: int, first: int, without: Iterable[str] = ()) -> Iterator[Scene]:
+    """`count` scenes of the category from the scene seed `first`, with different captions, none of those `without`."""
+    seen = set(without)
+    seed, enough = first, len(seen) + count
+    while len(seen) < enough:
         scene = sample_scene(seed, held_out=True)
         seed += 1
         if named(scene) and CATEGORIES[category](scene) and scene.caption not in seen:
@@ -77,7 +81,7 @@ def judged(made: Made, scenes: list[Scene], judge_clip: Clip) -> tuple[np.ndarra
 
 def main() -> None:
     parser = options(__doc__, "text")
-    parser.add_argument("--prompts", type=int, default=20, help="in each category")
+    parser.add_argument("--prompts", type=int, default=PROMPTS, help="in each category")
     arguments = parser.parse_args()
     model, clip, judge_clip = chainrule.load(), load_clip(), load_clip(bundled.JUDGE_CLIP)
     contest = Contest(model, arguments.work, [bundled.PIPELINE, bundled.CLIP])
@@ -89,7 +93,8 @@ def main() -> None:
         "prompts; a network pass is one guidance pair, forwards or backwards.",
     ]
     for category in CATEGORIES:
-        scenes = list(prompts(category, arguments.prompts, first))
+        asked_later = (scene.caption for scene in prompts(category, PROMPTS, 0)) if arguments.tune else ()
+        scenes = list(prompts(category, arguments.prompts, first, asked_later))
         asked, rows = cases(model, clip, scenes, first), []
         successes, scores = dict[Contender, np.ndarray](), dict[Contender, np.ndarray]()
         played = contest.play(TUNING if arguments.tune else RIVALS.all, asked, arguments.only)
