@@ -26,7 +26,8 @@ from chainrule.methods import Adam, Doodl, Photo, Result, Task, best, doodl, one
 from chainrule.methods.base import generate, inverted
 from chainrule.methods.presets import preset
 from chainrule.models import Model
-from chainrule.scenes.base import Scene, render, sample_scene
+from chainrule.pictures import from_pil
+from chainrule.scenes.base import render, sample_scene
 from chainrule.scenes.judge import Reading, isolate, load_judge, read
 from chainrule.scenes.rating import rating
 from contest import Case, Contender, Contest, Made, differences, options, over_groups
@@ -72,10 +73,6 @@ TUNING = (
 )
 
 
-def pictures(scenes: list[Scene]) -> Tensor:
-    return torch.from_numpy(np.stack([np.asarray(render(scene)) for scene in scenes])).permute(0, 3, 1, 2) / 255
-
-
 def cases(model: Model, rater: Rater, first: int, count: int, size: int) -> list[Case]:
     """`count` photos from the scene seed `first`, `size` at a time."""
     batches = [tuple(range(start, min(start + size, first + count))) for start in range(first, first + count, size)]
@@ -83,7 +80,7 @@ def cases(model: Model, rater: Rater, first: int, count: int, size: int) -> list
 
 
 def _task(model: Model, rater: Rater, seeds: tuple[int, ...]) -> Task:
-    images, alone = pictures([sample_scene(seed) for seed in seeds]), model.denoiser("", guidance_scale=1.0)
+    images, alone = from_pil([render(sample_scene(seed)) for seed in seeds]), model.denoiser("", guidance_scale=1.0)
     return Task(model, alone, seeds, Aesthetic(rater, 10.0), Photo(images, alone, (64, 64)))
 
 
@@ -119,7 +116,7 @@ def main() -> None:
     contest = Contest(model, arguments.work, [bundled.PIPELINE, bundled.CLIP, bundled.RATER])
     asked = cases(model, rater, first, arguments.photos, arguments.batch)
     played = contest.play(TUNING if arguments.tune else CONTENDERS, asked, arguments.only)
-    photos = pictures([sample_scene(seed) for seed in range(first, first + arguments.photos)])
+    photos = from_pil([render(sample_scene(seed)) for seed in range(first, first + arguments.photos)])
     verdicts = {contender: judged(judge, made, photos) for contender, made in played.items()}
     rows = [
         [contender.name, *map(over_groups, verdict.values()), *played[contender].costs]

@@ -31,12 +31,12 @@ from chainrule.methods.edict import round_trip
 from chainrule.methods.presets import preset
 from chainrule.metrics import psnr
 from chainrule.models import Model
-from chainrule.scenes.base import COLOURS, NAMED_SHAPES, SHAPES, Scene, sample_scene
+from chainrule.pictures import from_pil
+from chainrule.scenes.base import COLOURS, NAMED_SHAPES, SHAPES, Scene, render, sample_scene
 from chainrule.scenes.judge import isolate, load_judge, read
 from chainrule.step.base import Step
 from chainrule.step.ddim import DDIM
 from contest import Case, Contender, Contest, differences, options, over_groups
-from editing import pictures
 
 Change = Callable[[Scene], Scene]
 
@@ -141,7 +141,9 @@ def cases(model: Model, change: Change, pairs: list[tuple[Scene, Scene]], first:
 
 def _task(model: Model, pairs: list[tuple[Scene, Scene]], seeds: tuple[int, ...]) -> Task:
     before, after = zip(*pairs, strict=True)
-    photo = Photo(pictures(list(before)), model.denoiser([scene.caption for scene in before]), (64, 64))
+    photo = Photo(
+        from_pil([render(scene) for scene in before]), model.denoiser([scene.caption for scene in before]), (64, 64)
+    )
     return Task(model, model.denoiser([scene.caption for scene in after]), seeds, None, photo)
 
 
@@ -151,7 +153,7 @@ def judged(
 ) -> dict[str, np.ndarray]:
     """For each photo, (photos,): whether what was asked for happened, whether the rest stayed, and both."""
     asked, stayed = [], []
-    for (_, scene), image, aim in zip(pairs, images, pictures([scene for _, scene in pairs]), strict=True):
+    for (_, scene), image, aim in zip(pairs, images, from_pil([render(scene) for _, scene in pairs]), strict=True):
         now, wanted, thing = read(image), read(aim).things[0], scene.things[0]
         colour = [each.colour for each in now.things] == [thing.colour]
         shape = SHAPES[int(judge(isolate(image, thing.colour)[None]).argmax())] == thing.shape
@@ -180,7 +182,7 @@ def main() -> None:
             f"{SIZE} photos there and back without a prompt, in float32 but for the second column of drifts "
             "(|z' - z| / |z| of the latents); apart is |x - y| / |x| of EDICT's pair at the noisy end, spread the "
             "standard deviation there (1: the noise that the network knows).",
-            there_and_back(model, pictures([sample_scene(seed) for seed in range(SIZE)])),
+            there_and_back(model, from_pil([render(sample_scene(seed)) for seed in range(SIZE)])),
         ]
     for title, change in (("Another colour", recoloured), ("Another shape", reshaped)):
         pairs, rows = list(scenes(change, count, first)), []

@@ -23,6 +23,7 @@ from chainrule.loss.clip import Clip
 from chainrule.methods import Task
 from chainrule.methods.presets import preset
 from chainrule.models import Model
+from chainrule.pictures import from_pil
 from chainrule.scenes.base import SHAPES, Scene, Thing, render
 from chainrule.scenes.judge import check, isolate, load_judge, probabilities
 from contest import Case, Contest, Made, Rivals, differences, options, over_groups
@@ -57,8 +58,7 @@ def contexts(shape: str, colour: str) -> list[Scene]:
 
 def picture(shape: str, colour: str) -> Tensor:
     """The one picture of the thing, (3, 64, 64)."""
-    image = np.asarray(render(Scene((Thing(shape, colour, 32, 32, 20),), "white")))
-    return torch.from_numpy(image.copy()).permute(2, 0, 1) / 255
+    return from_pil([render(Scene((Thing(shape, colour, 32, 32, 20),), "white"))])[0]
 
 
 def wanted(tune: bool) -> list[tuple[str, str, Scene]]:

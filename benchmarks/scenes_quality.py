@@ -7,27 +7,24 @@ CLIPs, and plain generations (50 DDIM steps, default guidance) of captions, judg
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import chainrule
 from base import RESULTS, machine, publish, table
 from chainrule import bundled
-from chainrule.loss import load_classifier
+from chainrule.loss import load_classifier, load_clip
 from chainrule.loss.classifier import ImageClassifier
+from chainrule.loss.clip import Clip
 from chainrule.methods import Task, plain
 from chainrule.metrics import Interval, bootstrap, psnr, wilson
 from chainrule.models import Model
-from chainrule.pictures import to_pil
-from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES, Scene, contact_sheet, render, sample_scene
+from chainrule.pictures import from_pil, to_pil
+from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES, Scene, Thing, contact_sheet, render, sample_scene
 from chainrule.scenes.judge import check, load_judge, probabilities
-
-
-def pixels(scenes: list[Scene]) -> Tensor:
-    return torch.from_numpy(np.stack([np.asarray(render(scene)) for scene in scenes])).permute(0, 3, 1, 2) / 255
 
 
 @torch.no_grad()
@@ -45,18 +42,27 @@ def accuracy(classifier: ImageClassifier, images: Tensor, scenes: list[Scene]) -
 
 
 @torch.no_grad()
-def retrieval(folder: Path, images: Tensor, scenes: list[Scene]) -> Interval:
+def retrieval(clip: Clip, images: Tensor, scenes: list[Scene]) -> Interval:
     """How often a CLIP finds a picture's caption among all captions of the set."""
-    from transformers import CLIPModel, CLIPTokenizer
-
-    clip = CLIPModel.from_pretrained(folder).float().eval()
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
     captions = sorted({scene.caption for scene in scenes})
-    tokens = tokenizer(captions, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-    text, image = clip.get_text_features(tokens.input_ids), clip.get_image_features(images * 2 - 1)
-    text, image = (value if isinstance(value, Tensor) else value.pooler_output for value in (text, image))
-    best = (torch.nn.functional.normalize(image, dim=1) @ torch.nn.functional.normalize(text, dim=1).T).argmax(dim=1)
+    best = (clip.embed_images(images) @ clip.embed_texts(captions).T).argmax(dim=1)
     return of([captions[i] == scene.caption for i, scene in zip(best.tolist(), scenes, strict=True)])
+
+
+@torch.no_grad()
+def same_thing(clip: Clip, count: int) -> Interval:
+    """How often, of `count` red things without a word on black, the nearest of as many on white has the same shape."""
+    rng, embeddings = random.Random(0), []
+    shapes = [HIDDEN_SHAPES[i % len(HIDDEN_SHAPES)] for i in range(count)]
+    for background in ("black", "white"):
+        things = [
+            Thing(shape, "red", x=rng.uniform(29, 35), y=rng.uniform(29, 35), radius=rng.uniform(17, 23))
+            for shape in shapes
+        ]
+        images = from_pil([render(Scene((thing,), background)) for thing in things])
+        embeddings.append(clip.embed_images(images))
+    nearest = (embeddings[0] @ embeddings[1].T).argmax(dim=1).tolist()
+    return of([shapes[i] == shape for i, shape in zip(nearest, shapes, strict=True)])
 
 
 def generations(model: Model, scenes: list[Scene], steps: int) -> Tensor:
@@ -76,20 +82,23 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, default=RESULTS.parent / "images" / "scenes.png")
     arguments = parser.parse_args()
     model, judge, guide = chainrule.load(), load_judge(), load_classifier()
+    clip, judge_clip = load_clip(), load_clip(bundled.JUDGE_CLIP)
     n = arguments.captions
 
     singles = [sample_scene(seed, single=True) for seed in range(n)]
-    fresh = pixels(singles)
+    fresh = from_pil([render(scene) for scene in singles])
     rebuilt = reconstruct(model, fresh)
     mixed = [sample_scene(seed) for seed in range(n)]
-    mixed_pixels = pixels(mixed)
+    mixed_pixels = from_pil([render(scene) for scene in mixed])
     rows: list[tuple[str, Interval, str]] = [
         ("reconstruction PSNR, dB", bootstrap(psnr(rebuilt, fresh).tolist()), "30"),
         ("judge right on fresh renders", accuracy(judge, fresh, singles), ""),
         ("judge right on reconstructions", accuracy(judge, rebuilt, singles), "0.97"),
         ("guide right on reconstructions", accuracy(guide, rebuilt, singles), ""),
-        ("CLIP finds the caption among all of the set", retrieval(bundled.CLIP, mixed_pixels, mixed), ""),
-        ("judge CLIP finds the caption", retrieval(bundled.JUDGE_CLIP, mixed_pixels, mixed), ""),
+        ("CLIP finds the caption among all of the set", retrieval(clip, mixed_pixels, mixed), ""),
+        ("CLIP finds a hidden shape again on another background", same_thing(clip, n), ""),
+        ("judge CLIP finds the caption", retrieval(judge_clip, mixed_pixels, mixed), ""),
+        ("judge CLIP finds a hidden shape again", same_thing(judge_clip, n), ""),
     ]
 
     images = generations(model, mixed, arguments.steps)

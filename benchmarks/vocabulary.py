@@ -30,6 +30,7 @@ from chainrule.methods.presets import preset
 from chainrule.metrics import bootstrap, frechet_distance, wilson
 from chainrule.models import Model
 from chainrule.models.noise_aware import load_noise_aware
+from chainrule.pictures import from_pil
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES, render, sample_scene
 from chainrule.scenes.judge import load_judge
 from contest import Case, Contender, Contest, Made, equal_draws, options
@@ -146,8 +147,7 @@ def reference(judge: ImageClassifier, shape: str, count: int = 512) -> Tensor:
     for i, scene in enumerate(scenes):
         colour, background = PROMPTS[i % len(PROMPTS)]
         scenes[i] = replace(scene, things=(replace(scene.things[0], colour=colour),), background=background)
-    pixels = np.stack([np.asarray(render(scene)) for scene in scenes])
-    return features(judge, torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+    return features(judge, from_pil([render(scene) for scene in scenes]))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 import chainrule
 from chainrule import bundled, sample
 from chainrule.loss import load_classifier
+from chainrule.pictures import from_pil
 from chainrule.scenes.base import (
     BACKGROUNDS,
     COLOURS,
@@ -33,7 +34,7 @@ SCENES = [sample_scene(seed) for seed in range(300)]
 
 
 def pixels(scenes) -> torch.Tensor:
-    return torch.from_numpy(np.stack([np.asarray(render(scene)) for scene in scenes])).permute(0, 3, 1, 2) / 255
+    return from_pil([render(scene) for scene in scenes])
 
 
 def test_a_scene_is_its_seed() -> None:

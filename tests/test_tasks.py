@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import tiny
 from chainrule.loss import load_clip, load_rater
+from chainrule.pictures import from_pil
 from chainrule.scenes.base import Scene, Thing, render, sample_scene
 from chainrule.scenes.rating import rating
 from test_cli import call, images
@@ -159,8 +160,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_made(
 
 def test_the_bundled_rater_agrees_with_the_definition() -> None:
     """It explains a good part of the ratings of pictures that it has never seen."""
-    pixels = np.stack([np.asarray(render(sample_scene(seed))) for seed in range(300)])
-    fresh = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    fresh = from_pil([render(sample_scene(seed)) for seed in range(300)])
     with torch.no_grad():
         rated = load_rater()(fresh)
     true = torch.tensor([rating(image) for image in fresh])

@@ -26,6 +26,11 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels.numpy())
 
 
+def from_pil(pictures: Sequence[Image.Image]) -> Tensor:
+    """RGB pictures of one size as (N, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 255
+
+
 def load_picture(path: str | Path) -> Tensor:
     """The picture in a file as (3, H, W) in [0, 1]: turned as its camera says, on white where it is transparent.
 
@@ -39,12 +44,12 @@ def load_picture(path: str | Path) -> Tensor:
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            pixels = np.asarray(image.convert("RGB"))
+            picture = from_pil([image.convert("RGB")])[0]
     except FileNotFoundError:
         raise UserError(f"there is no file {path}: name a picture") from None
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"{path} is not an image: name a picture, a PNG or a JPEG for example") from error
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+    return picture
 
 
 def fitted(picture: Tensor, area: int, multiple: int) -> Tensor:
