@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from chainrule.errors import UserError
 
 TILE = 192
 """The least side of an image in a grid, in pixels; smaller ones are enlarged by a whole factor."""
+
+LETTER = 8
+"""The width of a letter of a grid's title, in pixels, rather too wide than too narrow."""
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 
@@ -86,18 +90,17 @@ def grid(
     height, width = next(iter(columns.values())).shape[-2:]
     factor = max(1, TILE // min(height, width))
     tile, line, margin, left = (width * factor, height * factor), 22, 10, 80
-    size = (
-        left + len(columns) * (tile[0] + margin),
-        2 * line + 2 * margin + len(rows) * (tile[1] + line + margin),
-    )
-    sheet = Image.new("RGB", size, "white")
+    across = left + len(columns) * (tile[0] + margin)
+    titles = textwrap.wrap(title, across // LETTER) or [""]
+    top = margin + line * len(titles)
+    sheet = Image.new("RGB", (across, top + line + margin + len(rows) * (tile[1] + line + margin)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    draw.text((margin, margin), title, "black", font)
+    draw.text((margin, margin), "\n".join(titles), "black", font)
     for column, (name, images) in enumerate(columns.items()):
         x = left + column * (tile[0] + margin)
-        draw.text((x, margin + line), name, "black", font)
+        draw.text((x, top), name, "black", font)
         for row, image in enumerate(images):
-            y = 2 * line + margin + row * (tile[1] + line + margin)
+            y = top + line + row * (tile[1] + line + margin)
             sheet.paste(to_pil(image).resize(tile, Image.Resampling.BICUBIC), (x, y))
             draw.text((x, y + tile[1] + 3), scores[name][row], "#444444", font)
             if column == 0:
