@@ -110,8 +110,8 @@ def main() -> None:
     text = [
         f"## Personalisation{', choosing on other things and seeds' if tune else ''}",
         f"`python benchmarks/personalisation.py{' --tune' if tune else ''}` on {machine()}. "
-        f"{len(TUNING_THINGS if tune else THINGS)} things, 4 contexts, {TUNING_SEEDS if tune else SEEDS} seeds; 95 % intervals over the pairs of "
-        "thing and context; a network pass is one guidance pair, forwards or backwards.",
+        f"{len(TUNING_THINGS if tune else THINGS)} things, 4 contexts, {TUNING_SEEDS if tune else SEEDS} seeds; 95 % "
+        "intervals over the pairs of thing and context; a network pass is one guidance pair, forwards or backwards.",
         table([*header, "network passes", "s per image"], rows),
     ]
     if not tune:
