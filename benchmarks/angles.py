@@ -1,7 +1,8 @@
 """Where the one-step gradient points, DOODL's Figure 2 measured: `python benchmarks/angles.py`.
 
 At each t of a chain: the gradient with respect to x_t of the loss of the one-step guess decode(x0(x_t)), and that of
-the loss of the image at the end of the chain from x_t, which is exact. The cosine between the two, over seeds.
+the loss of the image at the end of the chain from x_t, which is exact. The cosine between the two, over seeds. And how far the
+exact gradient of the starting noise can be followed: whether the loss falls by at least half of what it promises.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from base import machine, publish, table
 from chainrule import Checkpoint, sample
 from chainrule.denoiser import Denoiser
 from chainrule.loss import Classifier, ClipText, Loss, load_classifier, load_clip
-from chainrule.metrics import bootstrap
+from chainrule.metrics import Interval, bootstrap, wilson
 from chainrule.models import Model
 
 PROMPT = "a red shape on a white background"
+DISTANCES = (0.03, 0.1, 0.3, 1.0, 3.0)
+"""How far the noise is moved against the gradient; its own norm is 32."""
 
 
 def one_step(model: Model, denoiser: Denoiser, loss: Loss, x: Tensor, t: float) -> Tensor:
@@ -46,6 +49,32 @@ def cosines(model: Model, loss: Loss, seeds: range, steps: int) -> Tensor:
     return torch.stack(found)
 
 
+def followed(model: Model, loss: Loss, seeds: range, steps: int, guidance_scale: float) -> list[Interval]:
+    """For each of `DISTANCES`, how often the loss falls by at least half of the distance times the gradient's norm.
+
+    Among the seeds that have a gradient: where the classifier is sure already, there is none.
+    """
+    denoiser, times, x = (
+        model.denoiser(PROMPT, guidance_scale=guidance_scale),
+        model.schedule.times(steps),
+        model.noise(seeds),
+    )
+    gradient = exact(model, denoiser, loss, x, times)
+    norm = gradient.flatten(1).norm(dim=1)
+    x, gradient, norm = (value[norm > 1e-2] for value in (x, gradient, norm))
+
+    @torch.no_grad()
+    def at(distance: float) -> Tensor:
+        x_0 = sample(denoiser, x - distance * gradient / norm[:, None, None, None], times)
+        return loss(model.decode(x_0))
+
+    before, found = at(0.0), []
+    for distance in DISTANCES:
+        enough = before - at(distance) >= 0.5 * distance * norm
+        found.append(wilson(int(enough.sum()), len(x)))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=64)
@@ -57,6 +86,11 @@ def main() -> None:
         "text": ClipText(load_clip(), PROMPT),
     }
     found = {name: cosines(model, loss, seeds, arguments.steps) for name, loss in losses.items()}
+    reach = {
+        f"{name}, guidance {scale:g}": followed(model, loss, seeds, arguments.steps, scale)
+        for name, loss in losses.items()
+        for scale in (1.0, 3.0)
+    }
     times = model.schedule.times(arguments.steps)
     rows = [
         [f"{times[i]:.0f}", f"{model.schedule.alpha(times[i].item()):.2f}"]
@@ -69,6 +103,9 @@ def main() -> None:
         f"between the one-step gradient and the exact one of the finished image, with respect to x_t, for {PROMPT!r}; "
         "95 % intervals over seeds.",
         table(["t", "alpha", *found], rows),
+        "How often the loss falls by at least half of what the exact gradient with respect to x_T promises, when x_T "
+        "(whose norm is 32) is moved against it:",
+        table(["distance", *reach], [[f"{s:g}", *(r[i] for r in reach.values())] for i, s in enumerate(DISTANCES)]),
     ]
     publish("angles", "\n\n".join(text))
 

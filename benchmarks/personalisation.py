@@ -36,7 +36,10 @@ LEVELS = ("lenient", "right", "strict")
 RIVALS = Rivals(preset("tuned", "image"))
 TUNING = (
     *(RIVALS.one_step_at(scale) for scale in (10.0, 30.0, 100.0, 300.0)),
-    *(RIVALS.doodl_from(*chosen) for chosen in ((1, 25, 0.05, 0), (16, 20, 0.05, 0), (46, 10, 0.05, 0))),
+    *(
+        RIVALS.doodl_from(*chosen)
+        for chosen in ((1, 25, 0.05, 0), (1, 25, 0.01, 0), (16, 20, 0.01, 0), (46, 10, 0.01, 0))
+    ),
 )
 """The ways of DOODL cost the same."""
 

@@ -103,7 +103,7 @@ TUNING = (
     *(noise_aware_at(scale) for scale in (10.0, 30.0, 100.0, 300.0, 1000.0)),
     *(
         guided(f"DOODL Adam {rate}, {crops} crops", tuned(optimiser=Adam(rate=rate), crops=crops))
-        for rate, crops in ((0.05, 4), (0.1, 4), (0.2, 4), (0.1, 0))
+        for rate, crops in ((0.005, 4), (0.01, 4), (0.02, 4), (0.05, 4), (0.1, 4), (0.2, 4), (0.1, 0))
     ),
     *(
         guided(
