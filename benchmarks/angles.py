@@ -1,8 +1,8 @@
 """Where the one-step gradient points, DOODL's Figure 2 measured: `python benchmarks/angles.py`.
 
 At each t of a chain: the gradient with respect to x_t of the loss of the one-step guess decode(x0(x_t)), and that of
-the loss of the image at the end of the chain from x_t, which is exact. The cosine between the two, over seeds. And how far the
-exact gradient of the starting noise can be followed: whether the loss falls by at least half of what it promises.
+the loss of the image at the end of the chain from x_t, which is exact. The cosine between the two, over seeds. And how
+far the exact gradient of the starting noise can be followed: whether the loss falls by half of what it promises.
 """
 
 from __future__ import annotations
