@@ -26,7 +26,8 @@ class Symmetry(Term):
 class Target(Term):
     """The mean distance to `picture` (3, h, w), |difference|^`power`, where `mask` (h, w) is 1 (None: everywhere).
 
-    `power` 2 is the square (L2), 1 the absolute difference (L1). Picture and mask are scaled to the image's size.
+    `power` 2 is the square (L2), 1 the absolute difference (L1). Picture and mask are scaled to the image's size. There
+    may be a picture for each image, (B, 3, h, w).
     """
 
     picture: Tensor
@@ -46,7 +47,7 @@ class Target(Term):
             raise UserError("the mask is empty: mark the pixels that count with 1")
 
     def __call__(self, images: Tensor) -> Tensor:
-        difference = (images - scaled(self.picture[None], images)).abs() ** self.power
+        difference = (images - scaled(self.picture.reshape(-1, *self.picture.shape[-3:]), images)).abs() ** self.power
         if self.mask is None:
             return difference.mean(dim=(1, 2, 3))
         mask = scaled(self.mask[None, None], images)
@@ -78,7 +79,7 @@ class ColourHistogram(Term):
     whole = True
 
     def __call__(self, images: Tensor) -> Tensor:
-        wanted = scaled(self.picture[None], images).flatten(2).sort(dim=2).values
+        wanted = scaled(self.picture.reshape(-1, *self.picture.shape[-3:]), images).flatten(2).sort(dim=2).values
         return (images.flatten(2).sort(dim=2).values - wanted).abs().mean(dim=(1, 2))
 
 

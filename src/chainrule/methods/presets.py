@@ -26,9 +26,24 @@ FAITHFUL_RATES = {"classifier": (0.05, 5.0), "text": (0.1, 30.0), "aesthetic": (
 """(DOODL's lambda, the baseline's) of the paper's section 5. Of aesthetics it names no baseline; of personalisation it
 says "much higher" than that of text, and five times the iterations."""
 
-TUNED_SCALES = {"classifier": 30.0, "text": 30.0, "aesthetic": 30.0, "image": 300.0}
-"""Of one-step guidance on the bundled world. That of classifiers was chosen by `benchmarks/vocabulary.py --tune`; the
-others are guesses, until their benchmarks have run."""
+
+class Tuned(NamedTuple):
+    """What was chosen for the bundled world; `rate` is Adam's."""
+
+    start_of: int
+    iterations: int
+    rate: float
+    crops: int
+    one_step_scale: float
+
+
+TUNED = {
+    "classifier": Tuned(start_of=32, iterations=7, rate=0.05, crops=4, one_step_scale=30.0),
+    "text": Tuned(start_of=11, iterations=4, rate=0.01, crops=0, one_step_scale=30.0),
+    "aesthetic": Tuned(start_of=32, iterations=7, rate=0.05, crops=4, one_step_scale=30.0),
+    "image": Tuned(start_of=16, iterations=20, rate=0.01, crops=0, one_step_scale=30.0),
+}
+"""For classes and texts by `benchmarks/vocabulary.py --tune` and `text.py --tune`; those of ratings are guesses."""
 
 
 def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Preset:
@@ -46,15 +61,16 @@ def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Prese
         rate, scale = FAITHFUL_RATES.get(kind, FAITHFUL_RATES["classifier"])
         found = Doodl(iterations=250 if kind == "image" else 50, optimiser=Momentum(rate=rate))
     else:
-        scale = TUNED_SCALES.get(kind, TUNED_SCALES["classifier"])
+        chosen = TUNED.get(kind, TUNED["classifier"])
+        scale = chosen.one_step_scale
         found = Doodl(
-            start_of=32,
-            iterations=35 if kind == "image" else 7,
+            start_of=chosen.start_of,
+            iterations=chosen.iterations,
             steps=20,
-            optimiser=Adam(rate=0.05),
+            optimiser=Adam(rate=chosen.rate),
             mix=None,
             perturbation=0.0,
-            crops=4,
+            crops=chosen.crops,
         )
     if photo:
         found = found.model_copy(update={"renormalise": False})
