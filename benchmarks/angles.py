@@ -54,11 +54,8 @@ def followed(model: Model, loss: Loss, seeds: range, steps: int, guidance_scale:
 
     Among the seeds that have a gradient: where the classifier is sure already, there is none.
     """
-    denoiser, times, x = (
-        model.denoiser(PROMPT, guidance_scale=guidance_scale),
-        model.schedule.times(steps),
-        model.noise(seeds),
-    )
+    denoiser = model.denoiser(PROMPT, guidance_scale=guidance_scale)
+    times, x = model.schedule.times(steps), model.noise(seeds)
     gradient = exact(model, denoiser, loss, x, times)
     norm = gradient.flatten(1).norm(dim=1)
     x, gradient, norm = (value[norm > 1e-2] for value in (x, gradient, norm))

@@ -2,7 +2,7 @@
 
 Two categories of prompts: compositions (two named things and their relation), and combinations that training never
 saw (a colour with a named shape, or "below" between two shapes). The model runs without classifier-free guidance: with
-it, it draws 19 of 20 of these prompts right and leaves nothing to reinforce; plain images with it stand beside. All
+it, it draws nearly all of these prompts right and leaves less to reinforce; plain images with it stand beside. All
 methods draw the same prompts with the same nine seeds and follow the bundled CLIP; the exact judge says whether all
 that the prompt names is there (colours, background, shapes, relation), and another CLIP, which no guidance ever
 touched, how well image and prompt agree. Prompts are resampled for the intervals, differences are paired. Scales were

@@ -41,7 +41,6 @@ def test_gradients_pass_through_it(network: TinyNetwork) -> None:
 
 
 def test_the_bundled_energy_is_low_where_the_class_is() -> None:
-
     import chainrule
     from chainrule.pictures import from_pil
     from chainrule.scenes.base import render, sample_scene

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from chainrule import UserError
-from chainrule.pictures import fitted, framed, load_picture, to_pil
+from chainrule.pictures import fitted, framed, from_pil, grid, load_picture, to_pil
 
 
 def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
@@ -63,5 +63,12 @@ def test_photos_are_fitted_to_the_model_and_get_their_proportions_back(size: tup
 
 def test_pictures_survive_the_way_to_a_file() -> None:
     image = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    again = torch.from_numpy(np.array(to_pil(image))).permute(2, 0, 1) / 255
+    again = from_pil([to_pil(image)])[0]
     assert (again - image).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_long_title_of_a_grid_is_wrapped() -> None:
+    columns, scores = {"plain": torch.ones(1, 3, 64, 64)}, {"plain": [""]}
+    short, long = (grid(columns, [""], scores, title=title) for title in ("heart", "a red shape " * 9))
+    assert long.width == short.width
+    assert long.height > short.height

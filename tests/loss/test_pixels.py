@@ -83,6 +83,7 @@ def test_pixel_losses_are_their_formulas() -> None:
     torch.testing.assert_close(Symmetry()(x), ((x - x.flip(3)) ** 2).mean(dim=(1, 2, 3)))
     assert Symmetry()(torch.cat([x, x.flip(3)], dim=3)).abs().max() == 0
     torch.testing.assert_close(Target(picture)(x), ((x - picture) ** 2).mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(Target(x.flip(0))(x), ((x - x.flip(0)) ** 2).mean(dim=(1, 2, 3)))  # one for each
     mask = torch.zeros(32, 32)
     mask[:8] = 1
     torch.testing.assert_close(Target(picture, mask, power=1.0)(x), (x - picture)[:, :, :8].abs().mean(dim=(1, 2, 3)))

@@ -43,17 +43,18 @@ TUNED = {
     "aesthetic": Tuned(start_of=32, iterations=7, rate=0.05, crops=4, one_step_scale=30.0),
     "image": Tuned(start_of=16, iterations=20, rate=0.01, crops=0, one_step_scale=30.0),
 }
-"""For classes and texts by `benchmarks/vocabulary.py --tune` and `text.py --tune`; those of ratings are guesses."""
+"""For classes and texts by `benchmarks/vocabulary.py --tune` and `text.py --tune`. Of things (image) only the one-step
+scale was chosen (`personalisation.py --tune`); of ratings, without a photo, nothing was."""
 
 
 def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Preset:
     """The settings `name` for a loss of a `kind` (`Wish.kind`), and for editing a photo.
 
-    "faithful" is the paper's for Stable Diffusion. "tuned" is for the bundled world, chosen towards classes
-    (`docs/results.md`): there the rate and the crops hardly matter, the number of draws among which the start is chosen
-    does. Photos are inverted with a mix of 0.99, because with 0.93 the two latents come apart, and words edit with
-    little guidance (`benchmarks/inversion.py --tune`). Raises UserError if there is none of that
-    name.
+    "faithful" is the paper's for Stable Diffusion. "tuned" is for the bundled world (`TUNED`): towards classes the rate
+    and the crops hardly matter, the number of draws among which the start is chosen does. Photos are inverted with a
+    mix of 0.99, because with 0.93 the two latents come apart; their rate was chosen towards ratings
+    (`benchmarks/editing.py --tune`), the little guidance of edits by words by `inversion.py --tune`. Raises UserError
+    if there is none of that name.
     """
     if name not in NAMES:
         raise UserError(f"there is no preset {name!r}: choose {' or '.join(NAMES)}")
