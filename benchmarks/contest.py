@@ -86,7 +86,7 @@ class Contest:
     def __init__(self, model: Model, work: Path, weights: Sequence[Path]) -> None:
         self.model, self.work, self.weights = model, work, weights
         self.images = 0
-        model.network.unet.register_forward_hook(self._forwards)  # type: ignore[attr-defined]
+        model.network.module.register_forward_hook(self._forwards)  # type: ignore[attr-defined]
 
     @cached_property
     def _made_with(self) -> bytes:

@@ -67,7 +67,7 @@ def main() -> None:
         if output[0].requires_grad:
             output[0].register_hook(backwards)
 
-    model.network.unet.register_forward_hook(forwards)  # type: ignore[attr-defined]
+    model.network.module.register_forward_hook(forwards)  # type: ignore[attr-defined]
     for name, method in METHODS.items():
         loss = Counted(Classifier(load_classifier(), WANTED))
         counts.update(forwards=0, backwards=0)

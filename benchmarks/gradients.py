@@ -64,7 +64,7 @@ class _Layer(nn.Module):
     def __init__(self, chain: Chain, i: int) -> None:
         super().__init__()
         self.chain, self.i = chain, i
-        self.unet = chain.denoiser.denoiser.network.unet  # type: ignore[attr-defined]
+        self.unet = chain.denoiser.denoiser.network.module  # type: ignore[attr-defined]
 
     def forward(self, *state: Tensor) -> State:
         return self.chain.advance(self.i, state)
@@ -137,7 +137,7 @@ def gradient(model: Model, way: Way, steps: int, x_T: Tensor) -> Tensor:
 
 
 def measured(model: Model, way: Way, steps: int, x_T: Tensor, reference: Tensor, repeat: int) -> list[object]:
-    unet = model.network.unet  # type: ignore[attr-defined]
+    unet = model.network.module  # type: ignore[attr-defined]
     unet.requires_grad_(way.unfrozen)
     counter = Counter(unet)
     with LiveBytes() as memory:

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from safetensors.torch import save_file
 from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     SiglipConfig,
     SiglipModel,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -27,23 +58,121 @@ PREPROCESSOR = '{"size": {"height": 8, "width": 8}, "image_mean": [0.1, 0.2, 0.3
 
 def pipeline(scheduler) -> StableDiffusionPipeline:
     torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(bundled.PIPELINE / "tokenizer")
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=24, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
     return StableDiffusionPipeline(
-        vae=AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16,
-                          down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
-        unet=UNet2DConditionModel(sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
-                                  cross_attention_dim=16, attention_head_dim=2,
-                                  down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                                  up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
-        scheduler=scheduler,
+        vae=vae(), **_clip(), unet=_unet(), scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
+
+
+def vae(channels: int = 4, **changes) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=channels, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **changes,
+    )  # fmt: skip
+
+
+def _clip(suffix: str = "", kind: type = CLIPTextModel) -> dict:
+    tokenizer = CLIPTokenizer.from_pretrained(bundled.PIPELINE / "tokenizer")
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=24, projection_dim=12, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return {f"text_encoder{suffix}": kind(config).eval(), f"tokenizer{suffix}": tokenizer}
+
+
+def _t5(suffix: str = "") -> dict:
+    """Its tokens are letters."""
+    letters = [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("\u2581", -2.0), *letters]
+    config = T5Config(vocab_size=32, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    return {
+        f"text_encoder{suffix}": T5EncoderModel(config).eval(),
+        f"tokenizer{suffix}": T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512),
+    }
+
+
+def _unet(**changes) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        **({"cross_attention_dim": 16} | changes),
+    )  # fmt: skip
+
+
+def _consistency() -> LatentConsistencyModelPipeline:
+    return LatentConsistencyModelPipeline(
+        vae=vae(), **_clip(), unet=_unet(time_cond_proj_dim=8),
+        scheduler=LCMScheduler(**BETAS, set_alpha_to_one=True), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def _xl() -> StableDiffusionXLPipeline:
+    sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+    return StableDiffusionXLPipeline(
+        vae=vae(force_upcast=True), **_clip(), **_clip("_2", CLIPTextModelWithProjection), add_watermarker=False,
+        unet=_unet(cross_attention_dim=32, projection_class_embeddings_input_dim=12 + 6 * 4, **sizes),
+        scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
+    )  # fmt: skip
+
+
+def _three(*, with_t5: bool = True) -> StableDiffusion3Pipeline:
+    return StableDiffusion3Pipeline(
+        vae=vae(16, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        **_clip("", CLIPTextModelWithProjection), **_clip("_2", CLIPTextModelWithProjection),
+        **(_t5("_3") if with_t5 else {"text_encoder_3": None, "tokenizer_3": None}),
+        transformer=SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8,
+            num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=24,
+            pos_embed_max_size=8,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )  # fmt: skip
+
+
+def _flux(*, guided: bool) -> FluxPipeline:
+    dynamic = {"use_dynamic_shifting": guided, "shift": 3.0 if guided else 1.0}
+    return FluxPipeline(
+        vae=vae(4, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False), **_clip(), **_t5("_2"),
+        transformer=FluxTransformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+            joint_attention_dim=32, pooled_projection_dim=16, guidance_embeds=guided, axes_dims_rope=(2, 2, 4),
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(**dynamic),
+    )  # fmt: skip
+
+
+def _pixart(kind: type, **changes) -> DiffusionPipeline:
+    return kind(
+        **_t5(), vae=vae(),
+        transformer=PixArtTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=8, num_layers=1,
+            cross_attention_dim=24, caption_channels=32, sample_size=8, patch_size=2, norm_num_groups=4, **changes,
+        ),
+        scheduler=DPMSolverMultistepScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02),
+    )  # fmt: skip
+
+
+def _dit() -> DiTPipeline:
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1, sample_size=8,
+        patch_size=2, num_embeds_ada_norm=1000, norm_num_groups=4,
+    )  # fmt: skip
+    return DiTPipeline(transformer, vae(), DDIMScheduler(clip_sample=False), id2label=CLASSES)
+
+
+CLASSES = {0: "tench, Tinca tinca", 1: "goldfish"}
+
+
+def _pixels(classes: int | None = None) -> DDPMPipeline:
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        num_class_embeds=classes,
+    )  # fmt: skip
+    if classes:
+        return DDIMPipeline(unet, DDIMScheduler(clip_sample=False))
+    return DDPMPipeline(unet, DDPMScheduler(clip_sample=False))
 
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -57,6 +186,48 @@ SCHEDULERS = {
         timestep_spacing="trailing",
     ),
 }  # fmt: skip
+
+
+FAMILIES = {
+    "Stable Diffusion 1.x": lambda: pipeline(SCHEDULERS["sd1"]),
+    "Stable Diffusion 2.x (v)": lambda: pipeline(SCHEDULERS["sd2"]),
+    "Stable Diffusion 2.x (v, zero SNR)": lambda: pipeline(SCHEDULERS["zero"]),
+    "Stable Diffusion turbo": lambda: pipeline(EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing")),
+    "Latent consistency (LCM)": _consistency,
+    "Stable Diffusion XL": _xl,
+    "Stable Diffusion 3": _three,
+    "Stable Diffusion 3 without T5": lambda: _three(with_t5=False),
+    "Flux.1 dev": lambda: _flux(guided=True),
+    "Flux.1 schnell": lambda: _flux(guided=False),
+    "PixArt-alpha": lambda: _pixart(PixArtAlphaPipeline, use_additional_conditions=True),
+    "PixArt-Sigma": lambda: _pixart(PixArtSigmaPipeline),
+    "DiT (classes)": _dit,
+    "Pixels, told nothing": _pixels,
+    "Pixels, told a class": lambda: _pixels(5),
+}
+"""A tiny pipeline of each family, with random weights."""
+
+
+def family(name: str) -> DiffusionPipeline:
+    torch.manual_seed(0)
+    found = FAMILIES[name]()
+    for part in found.components.values():  # diffusers' transformers start their last layer at zero
+        if isinstance(part, torch.nn.Module):
+            for parameter in part.parameters():
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.1)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def save_family(name: str, folder: Path) -> Path:
+    """The pipeline of `family` as its authors publish it."""
+    found = family(name)
+    found.save_pretrained(folder)
+    if isinstance(found, DiTPipeline):  # whose classes diffusers reads but does not write
+        index = folder / "model_index.json"
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": CLASSES}))
+    return folder
 
 
 def save_clip(folder: Path, kind: str = "clip") -> Path:

@@ -1,6 +1,6 @@
 """What a diffusion network says of a noisy latent, in the one form that everything else uses.
 
-A network is trained to predict the noise, the velocity or the picture; these are the same knowledge written
+A network is trained to predict the noise or a velocity; these are the same knowledge written
 differently, and this module is the only place that converts one into another.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from chainrule.errors import UserError
@@ -77,6 +78,19 @@ class Velocity(Output):
         alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
         alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
         return alpha_s * alpha_t + sigma_s * sigma_t, sigma_s * alpha_t - alpha_s * sigma_t
+
+
+class Flow(Output):
+    """F = eps - x0, the velocity of flow matching, where alpha = 1 - sigma (SD3, Flux; Lipman et al. 2023)."""
+
+    def prediction(self, x: Tensor, f: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        return Prediction(x - sigma * f, x + alpha * f)
+
+    def raw(self, prediction: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return prediction.eps - prediction.x0
+
+    def coefficients(self, schedule: Schedule, t: float, s: float) -> tuple[Tensor, Tensor]:
+        return torch.ones((), dtype=torch.float64), schedule.sigma(s) - schedule.sigma(t)
 
 
 class Denoiser(ABC):

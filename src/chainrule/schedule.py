@@ -3,8 +3,8 @@
     x_t = alpha(t) x_0 + sigma(t) eps,    eps ~ N(0, I)
 
 Everything else (rho = sigma / alpha, log-SNR) derives from these two. Times are the model's training timesteps
-(0 .. N - 1) as float64; the clean end of a chain is the time -1, where alpha is what the checkpoint's scheduler calls
-`final_alpha_cumprod`. Coefficients are float64 whatever the latents are.
+(0 .. N - 1, of flow matching 0 .. N) as float64; the clean end of a chain is the time -1, where alpha is what the
+checkpoint's scheduler calls `final_alpha_cumprod`. Coefficients are float64 whatever the latents are.
 """
 
 from __future__ import annotations
@@ -63,13 +63,7 @@ class VariancePreserving(Schedule):
         return (1.0 - self._alpha_bar(t)).sqrt()
 
     def times(self, steps: int) -> Tensor:
-        if not 1 <= steps <= len(self.alpha_bar):
-            raise UserError(
-                f"{steps} sampling steps are not possible: this model was trained with {len(self.alpha_bar)}, "
-                f"so choose between 1 and {len(self.alpha_bar)}"
-            )
-        visited = self.spacing(len(self.alpha_bar), steps).double()
-        return torch.cat([visited, torch.tensor([END], dtype=torch.float64)])
+        return _ended(self.spacing, len(self.alpha_bar), steps)
 
     def _alpha_bar(self, t: float) -> Tensor:
         if t < 0:
@@ -78,6 +72,33 @@ class VariancePreserving(Schedule):
         upper = min(lower + 1, len(self.alpha_bar) - 1)
         low, high = self.alpha_bar[lower].double(), self.alpha_bar[upper].double()
         return low if t == lower else torch.lerp(low.log(), high.log(), t - lower).exp()
+
+
+@dataclass(frozen=True, eq=False)
+class FlowMatching(Schedule):
+    """alpha + sigma = 1, sigma(t) = t / N: straight lines between noise and image (Lipman et al. 2023; SD3, Flux)."""
+
+    training: int
+    spacing: Spacing
+
+    def alpha(self, t: float) -> Tensor:
+        return 1.0 - self.sigma(t)
+
+    def sigma(self, t: float) -> Tensor:
+        return torch.tensor(max(t, 0.0) / self.training, dtype=torch.float64)
+
+    def times(self, steps: int) -> Tensor:
+        return _ended(self.spacing, self.training, steps)
+
+
+def _ended(spacing: Spacing, training: int, steps: int) -> Tensor:
+    """The times that `spacing` visits, and the end."""
+    if not 1 <= steps <= training:
+        raise UserError(
+            f"{steps} sampling steps are not possible: this model was trained with {training}, "
+            f"so choose between 1 and {training}"
+        )
+    return torch.cat([spacing(training, steps).double().cpu(), torch.tensor([END], dtype=torch.float64)])
 
 
 def leading(offset: int) -> Spacing:

@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from chainrule import bundled
 from chainrule.errors import UserError
-from chainrule.models import stable_diffusion
-from chainrule.models.base import Codec, Model, Text
+from chainrule.models.base import Codec, Guidance, Model, Text
+from chainrule.models.families import FAMILIES
+from chainrule.models.families.base import frozen
 
-__all__ = ["Codec", "Model", "Text", "installed", "load"]
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+__all__ = ["FAMILIES", "Codec", "Guidance", "Model", "Text", "installed", "load"]
 
 BUNDLED = "scenes"
 """The name of the bundled model."""
 
-FAMILIES = {"StableDiffusionPipeline": stable_diffusion.adapt}
-"""The pipeline classes that can be adapted."""
-
 
 def load(
-    name: str | Path | None = None,
+    name: str | Path | DiffusionPipeline | None = None,
     *,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
     variant: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Model:
-    """A checkpoint as a Model: the bundled one (None, or "scenes"), a diffusers folder, or a name on the hub.
+    """A checkpoint as a Model: the bundled one (None, or "scenes"), a diffusers folder, a name on the hub, a pipeline.
 
-    `dtype` is the weights'; latents stay in float32. Raises UserError if there is no such checkpoint, or if its
-    family is not supported.
+    `dtype` is the weights' (None: float32), `variant` as in diffusers ("fp16"); latents are float32. `size` is the
+    images' (height, width) in pixels (None: the checkpoint's own). A pipeline is left as it was: the model shares its
+    weights, in the dtype and on the device that they have, with what was loaded into it (LoRA, textual inversions, a
+    tiny autoencoder). Raises UserError if there is no such checkpoint, or if its family is not supported.
     """
+    if isinstance(name, (str, Path)) or name is None:
+        return _from_files(name, dtype or torch.float32, device or "cpu", variant, size)
+    if dtype is not None or device is not None or variant is not None:
+        raise UserError("a pipeline has its own dtype and device: move it there before (pipeline.to(...))")
+    return _adapter(type(name).__name__, "the pipeline")(frozen(name), type(name).__name__, size)
+
+
+def _from_files(
+    name: str | Path | None,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    variant: str | None,
+    size: tuple[int, int] | None,
+) -> Model:
     import diffusers
     from diffusers.utils import is_accelerate_available
 
@@ -41,23 +60,27 @@ def load(
     source = bundled.PIPELINE if name in (None, BUNDLED) else Path(name).expanduser()  # type: ignore[arg-type]
     config = _config(source)
     family = config.get("_class_name", "nothing")
-    if family not in FAMILIES:
-        raise UserError(f"{name} is a {family}, which is not supported yet: {', '.join(FAMILIES)} is")
+    adapt = _adapter(family, str(name))
+    checker = {"safety_checker": None} if "safety_checker" in config else {}
     try:
         pipeline = getattr(diffusers, family).from_pretrained(
             str(source),
             dtype=dtype,
-            safety_checker=None,
             variant=variant,
             local_files_only=source.is_dir(),
             low_cpu_mem_usage=is_accelerate_available(),  # the default, without a request to install accelerate
+            **checker,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
-    pipeline.to(device)
-    if source == bundled.PIPELINE:
-        return FAMILIES[family](pipeline, BUNDLED, 3.0)
-    return FAMILIES[family](pipeline, str(name), 7.5)
+    model = adapt(frozen(pipeline.to(device)), BUNDLED if source == bundled.PIPELINE else str(name), size)
+    return replace(model, guidance_scale=3.0) if source == bundled.PIPELINE else model
+
+
+def _adapter(family: str, name: str) -> Any:
+    if family not in FAMILIES:
+        raise UserError(f"{name} is a {family}, which is not supported yet: {', '.join(FAMILIES)} are")
+    return FAMILIES[family]
 
 
 def installed() -> list[str]:

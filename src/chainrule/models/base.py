@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from chainrule.denoiser import Conditioned, Conditioning, Denoiser, Network
+from chainrule.errors import UserError
 from chainrule.guide.classifier_free import ClassifierFree
 from chainrule.noise import Noise
 from chainrule.schedule import Schedule
@@ -39,14 +40,76 @@ class Text(ABC):
 
     @abstractmethod
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        """The conditioning of the prompts, leading dimension len(prompts). Raises UserError if one is too long."""
+        """The conditioning of the prompts, leading dimension len(prompts); an empty one stands for no prompt.
+
+        Raises UserError if a prompt is too long, or nothing that the model can be told.
+        """
+
+
+class Guidance(ABC):
+    """How strongly a prompt is followed: what a family makes of a guidance scale, 1 being none."""
+
+    negative: bool
+    """Whether it can be told what an image should not be."""
+
+    @abstractmethod
+    def __call__(
+        self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
+    ) -> Denoiser:
+        """`network` told `prompt`, guided; `negative` gives the negative prompt's conditioning if it is wanted.
+
+        Raises UserError if the family cannot be guided by that scale.
+        """
+
+
+class TwoCalls(Guidance):
+    """Classifier-free guidance, which asks the network twice; of a scale of 1, once."""
+
+    negative = True
+
+    def __call__(
+        self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
+    ) -> Denoiser:
+        conditioned = Conditioned(network, prompt)
+        return conditioned if scale == 1.0 else ClassifierFree(conditioned, negative(), scale)
+
+
+@dataclass(frozen=True)
+class Embedded(Guidance):
+    """The scale is an input of a network that was distilled to be guided: `embed` makes a tensor (1, ...) of it."""
+
+    embed: Callable[[float], Tensor]
+    negative = False
+
+    def __call__(
+        self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
+    ) -> Denoiser:
+        return Conditioned(network, (*prompt, self.embed(scale).to(network.weights[0].device)))
+
+
+@dataclass(frozen=True)
+class Unguided(Guidance):
+    """There is none, for a `reason`."""
+
+    reason: str
+    negative = False
+
+    def __call__(
+        self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
+    ) -> Denoiser:
+        if scale != 1.0:
+            raise UserError(f"this model has no guidance scale ({self.reason}): leave it at 1, not {scale:g}")
+        return Conditioned(network, prompt)
+
+
+TWO_CALLS = TwoCalls()
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
     """A loaded checkpoint. Its weights are frozen: unfreeze those that are to be trained.
 
-    `guidance_scale` is the default of classifier-free guidance; `device` is where latents live.
+    `guidance_scale` is the default of its `guidance`; `device` is where latents live.
     """
 
     name: str
@@ -55,6 +118,7 @@ class Model:
     text: Text
     guidance_scale: float
     device: torch.device
+    guidance: Guidance = TWO_CALLS
 
     @property
     def schedule(self) -> Schedule:
@@ -74,12 +138,15 @@ class Model:
     ) -> Denoiser:
         """The network told `prompt`: one for all images, or one for each; or the conditioning itself (`text`).
 
-        `guidance_scale` is classifier-free guidance's; 1 does without (and without its cost), None is the model's own.
-        A conditioning tensor that requires a gradient gets one.
+        `guidance_scale` says how strongly it is followed; 1 does without (and without the cost of classifier-free
+        guidance), None is the model's own. A conditioning tensor that requires a gradient gets one. Raises UserError if
+        the model cannot be told or guided so.
         """
+        if not self.guidance.negative and not (isinstance(negative_prompt, str) and negative_prompt == ""):
+            raise UserError(f"{self.name} cannot be told what an image should not be: leave the negative prompt out")
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        conditioned = Conditioned(self.network, self._conditioning(prompt))
-        return conditioned if scale == 1.0 else ClassifierFree(conditioned, self._conditioning(negative_prompt), scale)
+        told = self._conditioning(prompt)
+        return self.guidance(self.network, told, lambda: self._conditioning(negative_prompt), scale)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] of `latents` (B, C, h, w)."""

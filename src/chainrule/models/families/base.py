@@ -1,0 +1,238 @@
+"""What the families share: the parts of a diffusers pipeline, frozen, in the forms that the rest of chainrule uses."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chainrule.denoiser import Conditioning, Epsilon, Flow, Network, Output, Velocity
+from chainrule.errors import UserError
+from chainrule.models.base import TWO_CALLS, Codec, Embedded, Guidance, clamp_through
+from chainrule.schedule import FlowMatching, Schedule, Spacing, VariancePreserving, leading, linspace, trailing
+
+OUTPUTS: dict[str, Output] = {"epsilon": Epsilon(), "v_prediction": Velocity()}
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone(Network):
+    """A U-Net or transformer of diffusers, `module`, asked in its own dtype."""
+
+    module: Any
+    schedule: Schedule
+    output: Output
+
+    def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
+        dtype = self.module.dtype
+        told = tuple(value.to(dtype) if value.is_floating_point() else value for value in conditioning)
+        times = torch.full((len(x),), t, device=x.device, dtype=torch.float32)
+        return self.ask(x.to(dtype), times, told).to(x.dtype)
+
+    @abstractmethod
+    def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The raw output (B, C, h, w) at `x` and the training timesteps `t` (B,)."""
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        return tuple(self.module.parameters())
+
+
+@dataclass(frozen=True, eq=False)
+class Autoencoder(Codec):
+    """An `AutoencoderKL` or `AutoencoderTiny`: what it calls z is `scale` latents + `shift`."""
+
+    vae: Any
+    latent_shape: tuple[int, int, int]
+    factor: int
+    multiple: int
+
+    def decode(self, latents: Tensor) -> Tensor:
+        scale, shift = self._affine(latents)
+        z = (latents * scale + shift).to(self.vae.dtype)
+        return clamp_through(self.vae.decode(z).sample.to(latents.dtype) / 2 + 0.5)
+
+    def encode(self, images: Tensor) -> Tensor:
+        encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
+        z = (encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents).to(images.dtype)
+        scale, shift = self._affine(z)
+        return (z - shift) / scale
+
+    def _affine(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.vae.config
+        std, mean = (config.get(name) for name in ("latents_std", "latents_mean"))
+        shift = config.get("shift_factor") or 0.0
+        scale, shift = ([1.0], [shift]) if std is None or mean is None else (std, mean)
+        scale, shift = (like.new_tensor(value)[:, None, None] for value in (scale, shift))
+        return scale / config.scaling_factor, shift
+
+
+def autoencoder(pipeline: Any, channels: int, patch: int, default: Sequence[int], size: tuple[int, int] | None) -> Codec:
+    """The pipeline's autoencoder for a network that takes latents of so many `channels` in multiples of `patch`.
+
+    `size` is the images' (height, width) in pixels; None stands for latents of `default` (h, w).
+    """
+    vae = pipeline.vae
+    if vae.dtype == torch.float16 and vae.config.get("force_upcast", False):
+        vae = vae.float()  # its activations leave the range of half precision
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    return Autoencoder(vae, (channels, *sides(size, default, factor, factor * patch)), factor, factor * patch)
+
+
+def sides(size: tuple[int, int] | None, default: Sequence[int], factor: int, multiple: int) -> tuple[int, int]:
+    """The latents' (h, w) for images of a `size` in pixels (None: `default`); raises UserError if none fit."""
+    if size is None:
+        height, width = default
+        return height, width
+    if min(size) <= 0 or any(side % multiple for side in size):
+        raise UserError(
+            f"images of {size[0]}x{size[1]} pixels are not possible: this model's sides are multiples of {multiple}"
+        )
+    return size[0] // factor, size[1] // factor
+
+
+def pair(side: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width), of a configuration that names one side or both."""
+    height, width = (side, side) if isinstance(side, int) else side
+    return height, width
+
+
+def settings(scheduler: Any) -> dict[str, Any]:
+    """A scheduler's settings, for another kind: without the mark that its own defaults may be replaced by the other's.
+
+    >>> from diffusers import DPMSolverMultistepScheduler
+    >>> settings(DPMSolverMultistepScheduler())["timestep_spacing"]
+    'linspace'
+    """
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+
+
+def variance_preserving(scheduler: Any) -> Schedule:
+    """The noise schedule of a diffusers scheduler, whichever it is."""
+    from diffusers import DDIMScheduler
+
+    config, kind = settings(scheduler), type(scheduler).__name__
+    ddim = DDIMScheduler.from_config(config)
+    if kind == "LCMScheduler":
+        return VariancePreserving(ddim.alphas_cumprod, 1.0, _consistency(config))
+    spacings: dict[str, Spacing] = {
+        "leading": leading(ddim.config.steps_offset),
+        "trailing": trailing,
+        "linspace": linspace,
+    }
+    final = 1.0 if kind.startswith("Euler") else float(ddim.final_alpha_cumprod)  # Euler's chains end without noise
+    return VariancePreserving(ddim.alphas_cumprod, final, spacings[ddim.config.timestep_spacing])
+
+
+def _consistency(config: Any) -> Spacing:
+    """The times of a latent consistency model: some of those that it was distilled at."""
+
+    def times(training: int, steps: int) -> Tensor:
+        from diffusers import LCMScheduler
+
+        scheduler = LCMScheduler.from_config(config)
+        try:
+            scheduler.set_timesteps(steps)
+        except ValueError as error:
+            raise UserError(f"{steps} sampling steps are not possible: {str(error).splitlines()[0]}") from error
+        return scheduler.timesteps
+
+    return times
+
+
+def predicted(scheduler: Any) -> Output:
+    """What the network predicts, by its scheduler."""
+    config = scheduler.config
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in OUTPUTS:
+        raise UserError(f"a network that predicts {kind!r} is not supported: {' and '.join(OUTPUTS)} are")
+    if kind == "epsilon" and config.get("rescale_betas_zero_snr", False):
+        raise UserError("a network that predicts the noise cannot start at zero signal: use a v-prediction checkpoint")
+    return OUTPUTS[kind]
+
+
+def guidance(pipeline: Any) -> Guidance:
+    """That of a U-Net told by text: classifier-free, unless it has an input for the scale (consistency models)."""
+    width = pipeline.unet.config.time_cond_proj_dim
+    if width is None:
+        return TWO_CALLS
+    return Embedded(lambda scale: pipeline.get_guidance_scale_embedding(torch.tensor([scale - 1.0]), width))
+
+
+FLOW = Flow()
+
+
+def flow_matching(scheduler: Any, tokens: int, *, uniform: bool = False) -> Schedule:
+    """The schedule of a flow-matching pipeline for images of so many `tokens` (patches).
+
+    `uniform` pipelines give the scheduler evenly spaced sigmas from 1 to 1 / steps to shift, others let it choose.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    config, kind = settings(scheduler), type(scheduler).__name__
+    if "Flow" not in kind and not config.get("use_flow_sigmas", False):
+        raise UserError(f"{kind} is no scheduler for flow matching: give the pipeline FlowMatchEulerDiscreteScheduler")
+    mu = None
+    if config.get("use_dynamic_shifting", False):  # linear in the number of tokens
+        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        mu = low + (high - low) * (tokens - few) / (many - few)
+
+    def times(training: int, steps: int) -> Tensor:
+        euler = FlowMatchEulerDiscreteScheduler.from_config(config)
+        sigmas = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).tolist() if uniform else None
+        euler.set_timesteps(steps, mu=mu, sigmas=sigmas)
+        return euler.timesteps
+
+    return FlowMatching(config["num_train_timesteps"], times)
+
+
+def check_length(tokenizer: Any, prompts: Sequence[str], limit: int | None = None) -> None:
+    """Raise UserError if a prompt has more tokens than the text encoder reads (None: its tokenizer's own limit)."""
+    limit = tokenizer.model_max_length if limit is None else limit
+    special = len(tokenizer("").input_ids)
+    for prompt in prompts:
+        count = len(tokenizer(prompt).input_ids)
+        if count > limit:
+            raise UserError(
+                f"the prompt has {count - special} tokens and this model reads {limit - special}: "
+                f"shorten it ({prompt[:60]!r}...)"
+            )
+
+
+def frozen(pipeline: Any) -> Any:
+    """A copy of `pipeline` that shares its weights: in evaluation mode and frozen, while the original stays as it is."""
+    view = copy.copy(pipeline)
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module):
+            if hasattr(part, "_hf_hook") or getattr(part, "hf_device_map", None):
+                raise UserError(
+                    f"the pipeline's {name} is moved between devices as it is used, which a gradient cannot follow: "
+                    "switch offloading off (pipeline.remove_all_hooks()) and move the pipeline to one device"
+                )
+            setattr(view, name, _frozen(part))
+    return view
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    shared |= {id(buffer): buffer for buffer in module.buffers()}
+    return copy.deepcopy(module, shared).eval()
+
+
+def class_number(prompt: str, labels: Mapping[str, int], count: int) -> int:
+    """The class that a prompt names: one of `labels`, or a number below `count`.
+
+    >>> class_number("heart", {"heart": 3}, 5), class_number("4", {}, 5)
+    (3, 4)
+    """
+    if prompt in labels:
+        return labels[prompt]
+    if prompt.isdecimal() and int(prompt) < count:
+        return int(prompt)
+    some = f" ({', '.join(list(labels)[:5])} ...)" if labels else ""
+    raise UserError(f"there is no class {prompt!r}: name one{some} or its number, from 0 to {count - 1}")

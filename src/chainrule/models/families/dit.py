@@ -1,0 +1,49 @@
+"""DiT: a diffusion transformer on latents, told a class (Peebles & Xie 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainrule.denoiser import Conditioning
+from chainrule.models.base import Model, Text
+from chainrule.models.families.base import Backbone, autoencoder, class_number, pair, predicted, variance_preserving
+
+
+def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
+    """A `DiTPipeline` as a Model. The prompt is the name of a class, or its number; an empty one is no class."""
+    transformer, scheduler = pipeline.transformer, pipeline.scheduler
+    config = transformer.config
+    return Model(
+        name=name,
+        network=_Transformer(transformer, variance_preserving(scheduler), predicted(scheduler)),
+        codec=autoencoder(pipeline, config.in_channels, config.patch_size, pair(config.sample_size), size),
+        text=_Classes(pipeline.labels, config.num_embeds_ada_norm, transformer.device),
+        guidance_scale=4.0,
+        device=transformer.device,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Transformer(Backbone):
+    """The conditioning is (class (B,),)."""
+
+    def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        (labels,) = conditioning
+        f = self.module(x, timestep=t, class_labels=labels).sample
+        return f[:, : x.shape[1]]  # the rest, if any, is the learned variance, which deterministic chains do not use
+
+
+@dataclass(frozen=True, eq=False)
+class _Classes(Text):
+    labels: Mapping[str, int]
+    count: int
+    device: torch.device
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        numbers = [class_number(prompt, self.labels, self.count) if prompt else self.count for prompt in prompts]
+        return (torch.tensor(numbers, device=self.device),)

@@ -1,0 +1,73 @@
+"""Networks on pixels: `UNet2DModel`, told nothing or a class (DDPM, Ho et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainrule.denoiser import Conditioning
+from chainrule.errors import UserError
+from chainrule.models.base import Codec, Model, Text, Unguided, clamp_through
+from chainrule.models.families.base import Backbone, class_number, pair, predicted, sides, variance_preserving
+
+
+def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
+    """A `DDPMPipeline` or `DDIMPipeline` as a Model.
+
+    Without classes, the only prompt is the empty one. x0 is not clipped along the chain, whatever the scheduler says:
+    clipping could not be undone, and would stop the gradient.
+    """
+    unet, scheduler = pipeline.unet, pipeline.scheduler
+    config, classes = unet.config, unet.config.num_class_embeds
+    if config.in_channels != 3:
+        raise UserError(f"{name} draws images of {config.in_channels} channels: only those of 3 (RGB) are supported")
+    multiple = 2 ** (len(config.block_out_channels) - 1)
+    return Model(
+        name=name,
+        network=_UNet(unet, variance_preserving(scheduler), predicted(scheduler)),
+        codec=_Pixels((3, *sides(size, pair(config.sample_size), 1, multiple)), multiple),
+        text=_Classes(classes, unet.device),
+        guidance_scale=1.0,
+        device=unet.device,
+        guidance=Unguided("it was trained with its classes only" if classes else "it is told nothing"),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _UNet(Backbone):
+    """The conditioning is (class (B,),), or nothing."""
+
+    def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        return self.module(x, t, class_labels=conditioning[0] if conditioning else None).sample
+
+
+@dataclass(frozen=True, eq=False)
+class _Pixels(Codec):
+    """Latents are the images themselves, in [-1, 1]."""
+
+    latent_shape: tuple[int, int, int]
+    multiple: int
+    factor: int = 1
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return clamp_through(latents / 2 + 0.5)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images * 2 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Classes(Text):
+    count: int | None
+    device: torch.device
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        if self.count is not None:
+            return (torch.tensor([class_number(prompt, {}, self.count) for prompt in prompts], device=self.device),)
+        if any(prompts):
+            raise UserError(f"this model is told nothing, so it has no use for the prompt {prompts[0]!r}: leave it out")
+        return ()

@@ -1,0 +1,60 @@
+"""Stable Diffusion 1.x and 2.x, and latent consistency models: a U-Net on latents, one CLIP text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from chainrule.denoiser import Conditioning
+from chainrule.models.base import Model, Text
+from chainrule.models.families.base import (
+    Backbone,
+    autoencoder,
+    check_length,
+    guidance,
+    pair,
+    predicted,
+    variance_preserving,
+)
+
+
+def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
+    """A `StableDiffusionPipeline` or `LatentConsistencyModelPipeline` as a Model."""
+    unet, scheduler = pipeline.unet, pipeline.scheduler
+    halvings = 2 ** (len(unet.config.block_out_channels) - 1)
+    return Model(
+        name=name,
+        network=_UNet(unet, variance_preserving(scheduler), predicted(scheduler)),
+        codec=autoencoder(pipeline, unet.config.in_channels, halvings, pair(unet.config.sample_size), size),
+        text=_Clip(pipeline),
+        guidance_scale=7.5,
+        device=unet.device,
+        guidance=guidance(pipeline),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _UNet(Backbone):
+    """The conditioning is (text (B, tokens, D), and for consistency models the guidance scale's embedding)."""
+
+    def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        text, *scale = conditioning
+        return self.module(x, t, encoder_hidden_states=text, timestep_cond=scale[0] if scale else None).sample
+
+
+@dataclass(frozen=True, eq=False)
+class _Clip(Text):
+    pipeline: Any
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        check_length(self.pipeline.tokenizer, prompts)
+        text, _ = self.pipeline.encode_prompt(
+            prompt=list(prompts),
+            device=self.pipeline.text_encoder.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        return (text,)
