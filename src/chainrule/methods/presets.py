@@ -41,10 +41,10 @@ TUNED = {
     "classifier": Tuned(start_of=32, iterations=7, rate=0.05, crops=4, one_step_scale=30.0),
     "text": Tuned(start_of=11, iterations=4, rate=0.01, crops=0, one_step_scale=30.0),
     "aesthetic": Tuned(start_of=32, iterations=7, rate=0.05, crops=4, one_step_scale=30.0),
-    "image": Tuned(start_of=16, iterations=20, rate=0.01, crops=0, one_step_scale=30.0),
+    "image": Tuned(start_of=46, iterations=10, rate=0.01, crops=0, one_step_scale=30.0),
 }
-"""For classes and texts by `benchmarks/vocabulary.py --tune` and `text.py --tune`. Of things (image) only the one-step
-scale was chosen (`personalisation.py --tune`); of ratings, without a photo, nothing was."""
+"""By `benchmarks/vocabulary.py --tune`, `text.py --tune` and `personalisation.py --tune`; for ratings, without a photo,
+nothing was chosen: they have what classes have."""
 
 
 def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Preset:
