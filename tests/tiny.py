@@ -199,7 +199,7 @@ FAMILIES = {
     "Stable Diffusion 3 without T5": lambda: _three(with_t5=False),
     "Flux.1 dev": lambda: _flux(guided=True),
     "Flux.1 schnell": lambda: _flux(guided=False),
-    "PixArt-alpha": lambda: _pixart(PixArtAlphaPipeline, use_additional_conditions=True),
+    "PixArt-alpha": lambda: _pixart(PixArtAlphaPipeline),
     "PixArt-Sigma": lambda: _pixart(PixArtSigmaPipeline),
     "DiT (classes)": _dit,
     "Pixels, told nothing": _pixels,
@@ -213,6 +213,7 @@ def family(name: str) -> DiffusionPipeline:
     found = FAMILIES[name]()
     for part in found.components.values():  # diffusers' transformers start their last layer at zero
         if isinstance(part, torch.nn.Module):
+            part.eval()
             for parameter in part.parameters():
                 if not parameter.any():
                     torch.nn.init.normal_(parameter, std=0.1)

@@ -186,8 +186,9 @@ AnyWish = Annotated[
 class Settings(_Frozen):
     """All that decides what a run makes.
 
-    With a `photo`, the images are made of it, inverted under `source` (what it shows; empty: no prompt); `strength` is
-    how much of the chain is redone (None: as the method's paper does), and DOODL's solver is everyone's.
+    `size` is the images' (height, width) in pixels (None: the model's). With a `photo`, the images are made of it,
+    inverted under `source` (what it shows; empty: no prompt); `strength` is how much of the chain is redone (None: as
+    the method's paper does), and DOODL's solver is everyone's.
     """
 
     prompt: str
@@ -205,13 +206,17 @@ class Settings(_Frozen):
     noise_aware_scale: float = 300.0
     best_of: int = Field(default=8, ge=1)
     doodl: Doodl = Doodl()
+    size: tuple[int, int] | None = None
+    variant: str | None = None
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
 
     def task(self) -> Task:
         """Load the model, the losses and the photo."""
         self._check()
-        model = load(self.model, dtype=DTYPES[self.dtype], device=self.device)
+        model = load(self.model, dtype=DTYPES[self.dtype], device=self.device, variant=self.variant, size=self.size)
+        if self.photo is None and not self.prompt.strip() and model.text.wanted:
+            raise UserError('the prompt is empty: say what to draw, for example "a red shape on a white background"')
         for steps in (self.steps, self.doodl.steps):
             model.schedule.times(steps)  # an impossible number is said now
         loss = added([wish.build(self.device) for wish in self.wishes]) if self.wishes else None
@@ -220,8 +225,6 @@ class Settings(_Frozen):
 
     def _check(self) -> None:
         """Raise UserError for what no setting alone is to blame for."""
-        if self.photo is None and not self.prompt.strip():
-            raise UserError('the prompt is empty: say what to draw, for example "a red shape on a white background"')
         possible = FROM_NOISE if self.photo is None else FOR_PHOTOS
         for method in self.methods:
             if method not in possible:

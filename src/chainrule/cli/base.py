@@ -24,13 +24,21 @@ from chainrule.settings import Settings
 
 console = Console(stderr=True)
 
-Prompt = Annotated[str, typer.Argument(help="What to draw, for example 'a red shape on a white background'.")]
+Prompt = Annotated[
+    str,
+    typer.Argument(
+        help="What to draw, for example 'a red shape on a white background'; of a model of classes, a class; of one "
+        "that is told nothing, leave it out."
+    ),
+]
 Model = Annotated[str, typer.Option("-m", "--model", help="'scenes' (bundled), a diffusers folder, or owner/name.")]
 Seeds = Annotated[str, typer.Option("--seed", help="A seed, a list (1,5,9) or a range (0-3).")]
 Steps = Annotated[int, typer.Option(help="Sampling steps.")]
 Negative = Annotated[str, typer.Option("--negative-prompt", help="What the image should not be.")]
 Scale = Annotated[float | None, typer.Option("--guidance-scale", help="Classifier-free guidance; 1 is none.")]
 Dtype = Annotated[str, typer.Option(help="The network's numbers: float32, bfloat16, float16 or float64.")]
+Size = Annotated[str | None, typer.Option(help="The images' height and width in pixels, 512x512; the model's own.")]
+Variant = Annotated[str | None, typer.Option(help="Which of a checkpoint's files, as in diffusers: fp16.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run folder; a new one in runs/ if not named.")]
 Photo = Annotated[Path, typer.Argument(help="A picture of any size.")]
@@ -116,6 +124,20 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{text!r} names a seed twice: name each once")
     return tuple(seeds)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width).
+
+    >>> parse_size("512x768"), parse_size(None)
+    ((512, 768), None)
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+)\s*x\s*(\d+)\s*", text)
+    if not match:
+        raise UserError(f"{text!r} is no size: write height and width in pixels, as in 512x512")
+    return int(match[1]), int(match[2])
 
 
 def parse_weight(text: str) -> tuple[float, str]:

@@ -41,6 +41,8 @@ def edit(
     features: base.FeaturesName = None,
     negative_prompt: base.Negative = "",
     guidance_scale: base.EditScale = None,
+    size: base.Size = None,
+    variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
     output: base.Output = None,
@@ -66,6 +68,8 @@ def edit(
             methods=method or (["reconstruction", "one-step", "doodl"] if loss else ["reconstruction", "edict"]),
             wishes=wishes,
             strength=found.strength if strength is None and not loss else strength,
+            size=base.parse_size(size),
+            variant=variant,
             dtype=dtype,
             device=device,
             **base.optimisation(

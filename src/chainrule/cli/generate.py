@@ -6,12 +6,14 @@ from chainrule.cli import base
 
 
 def generate(
-    prompt: base.Prompt,
+    prompt: base.Prompt = "",
     model: base.Model = "scenes",
     seed: base.Seeds = "0-3",
     steps: base.Steps = 50,
     negative_prompt: base.Negative = "",
     guidance_scale: base.Scale = None,
+    size: base.Size = None,
+    variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
     output: base.Output = None,
@@ -25,6 +27,8 @@ def generate(
             guidance_scale=guidance_scale,
             seeds=base.parse_seeds(seed),
             steps=steps,
+            size=base.parse_size(size),
+            variant=variant,
             dtype=dtype,
             device=device,
         )

@@ -11,7 +11,7 @@ from chainrule.errors import UserError
 
 
 def guide(
-    prompt: base.Prompt,
+    prompt: base.Prompt = "",
     loss: base.Losses = None,
     method: Annotated[
         list[str] | None,
@@ -34,6 +34,8 @@ def guide(
     features: base.FeaturesName = None,
     negative_prompt: base.Negative = "",
     guidance_scale: base.Scale = None,
+    size: base.Size = None,
+    variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
     output: base.Output = None,
@@ -55,6 +57,8 @@ def guide(
             wishes=wishes,
             best_of=best_of,
             noise_aware_scale=noise_aware_scale,
+            size=base.parse_size(size),
+            variant=variant,
             dtype=dtype,
             device=device,
             **base.optimisation(

@@ -27,6 +27,8 @@ def invert(
     mix: base.Mix = None,
     strength: Annotated[float, typer.Option(help="How much of the chain to go, up to 1.")] = 1.0,
     guidance_scale: base.EditScale = None,
+    size: base.Size = None,
+    variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
     output: base.Output = None,
@@ -42,6 +44,8 @@ def invert(
             guidance_scale=found.guidance_scale if guidance_scale is None else guidance_scale,
             methods=("reconstruction",),
             strength=strength,
+            size=base.parse_size(size),
+            variant=variant,
             dtype=dtype,
             device=device,
             **base.optimisation(found, steps=steps, mix=mix),
@@ -55,8 +59,8 @@ def invert(
             save_file(pair, path)
         columns = _columns(task, trips["float32"])
         with atomic(run.folder / "grid.png") as path:
-            size = task.edited().size
-            tiles = {name: framed(images, size) for name, images in columns.items()}
+            proportions = task.edited().size
+            tiles = {name: framed(images, proportions) for name, images in columns.items()}
             scores = {name: [f"{_decibels(task, images):.1f} dB"] for name, images in columns.items()}
             save_picture(grid(tiles, [""], scores | {"photo": [""]}, title=photo.name), path, settings)
         typer.echo(run.folder / "grid.png")

@@ -38,6 +38,9 @@ class Codec(ABC):
 class Text(ABC):
     """From prompts to what the network is told."""
 
+    wanted: bool = True
+    """Whether there is something to be told."""
+
     @abstractmethod
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of the prompts, leading dimension len(prompts); an empty one stands for no prompt.

@@ -111,35 +111,44 @@ def settings(scheduler: Any) -> dict[str, Any]:
     return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
 
 
+FIRST_ORDER = (
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "LCMScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Schedulers that call the network once a step, at times of their own, and end without noise."""
+
+
 def variance_preserving(scheduler: Any) -> Schedule:
-    """The noise schedule of a diffusers scheduler, whichever it is."""
+    """The noise schedule of a diffusers scheduler, and its times, or DDIM's where a step of its own is no single call."""
     from diffusers import DDIMScheduler
 
-    config, kind = settings(scheduler), type(scheduler).__name__
-    ddim = DDIMScheduler.from_config(config)
-    if kind == "LCMScheduler":
-        return VariancePreserving(ddim.alphas_cumprod, 1.0, _consistency(config))
+    ddim = DDIMScheduler.from_config(settings(scheduler))
+    if type(scheduler).__name__ in FIRST_ORDER:
+        final = ddim.alphas_cumprod[0].item() if scheduler.config.get("final_sigmas_type") == "sigma_min" else 1.0
+        return VariancePreserving(ddim.alphas_cumprod, final, _own_times(scheduler))
     spacings: dict[str, Spacing] = {
         "leading": leading(ddim.config.steps_offset),
         "trailing": trailing,
         "linspace": linspace,
     }
-    final = 1.0 if kind.startswith("Euler") else float(ddim.final_alpha_cumprod)  # Euler's chains end without noise
-    return VariancePreserving(ddim.alphas_cumprod, final, spacings[ddim.config.timestep_spacing])
+    return VariancePreserving(
+        ddim.alphas_cumprod, float(ddim.final_alpha_cumprod), spacings[ddim.config.timestep_spacing]
+    )
 
 
-def _consistency(config: Any) -> Spacing:
-    """The times of a latent consistency model: some of those that it was distilled at."""
+def _own_times(scheduler: Any, **options: Any) -> Spacing:
+    """The times that a scheduler visits; `options` of its `set_timesteps`, functions of the number of steps."""
 
     def times(training: int, steps: int) -> Tensor:
-        from diffusers import LCMScheduler
-
-        scheduler = LCMScheduler.from_config(config)
+        own = type(scheduler).from_config(scheduler.config)  # which keeps no trace of being asked
         try:
-            scheduler.set_timesteps(steps)
+            own.set_timesteps(steps, **{name: option(steps) for name, option in options.items()})
         except ValueError as error:
             raise UserError(f"{steps} sampling steps are not possible: {str(error).splitlines()[0]}") from error
-        return scheduler.timesteps
+        return own.timesteps  # type: ignore[no-any-return]
 
     return times
 
@@ -171,24 +180,19 @@ def flow_matching(scheduler: Any, tokens: int, *, uniform: bool = False) -> Sche
 
     `uniform` pipelines give the scheduler evenly spaced sigmas from 1 to 1 / steps to shift, others let it choose.
     """
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    config, kind = settings(scheduler), type(scheduler).__name__
-    if "Flow" not in kind and not config.get("use_flow_sigmas", False):
-        raise UserError(f"{kind} is no scheduler for flow matching: give the pipeline FlowMatchEulerDiscreteScheduler")
-    mu = None
-    if config.get("use_dynamic_shifting", False):  # linear in the number of tokens
-        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-        low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-        mu = low + (high - low) * (tokens - few) / (many - few)
-
-    def times(training: int, steps: int) -> Tensor:
-        euler = FlowMatchEulerDiscreteScheduler.from_config(config)
-        sigmas = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).tolist() if uniform else None
-        euler.set_timesteps(steps, mu=mu, sigmas=sigmas)
-        return euler.timesteps
-
-    return FlowMatching(config["num_train_timesteps"], times)
+    if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
+        raise UserError(
+            f"{type(scheduler).__name__} is not supported for flow matching: give the pipeline "
+            "FlowMatchEulerDiscreteScheduler"
+        )
+    config, options = scheduler.config, {}
+    if config.use_dynamic_shifting:  # linear in the number of tokens
+        few, many = config.base_image_seq_len, config.max_image_seq_len
+        share = (tokens - few) / (many - few)
+        options["mu"] = lambda steps: config.base_shift + share * (config.max_shift - config.base_shift)
+    if uniform:
+        options["sigmas"] = lambda steps: torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).tolist()
+    return FlowMatching(config.num_train_timesteps, _own_times(scheduler, **options))
 
 
 def check_length(tokenizer: Any, prompts: Sequence[str], limit: int | None = None) -> None:

@@ -65,9 +65,13 @@ class _Classes(Text):
     count: int | None
     device: torch.device
 
+    @property
+    def wanted(self) -> bool:  # type: ignore[override]
+        return self.count is not None
+
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         if self.count is not None:
             return (torch.tensor([class_number(prompt, {}, self.count) for prompt in prompts], device=self.device),)
-        if any(prompts):
+        if any(prompt.strip() for prompt in prompts):
             raise UserError(f"this model is told nothing, so it has no use for the prompt {prompts[0]!r}: leave it out")
         return ()

@@ -1,0 +1,279 @@
+"""Every family of checkpoints, on tiny pipelines of their formats: what works, and what is refused and why.
+
+`python tests/test_families.py` writes the table of what was found to docs/families.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor
+
+import chainrule
+from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, UserError, invert, sample, sample_state
+from chainrule.denoiser import Denoiser
+from chainrule.loss import Classifier, ClipText, load_classifier, load_clip
+from chainrule.methods import Adam, Doodl, Task, doodl, one_step
+from chainrule.models import Model
+from chainrule.models.families.base import settings
+from chainrule.models.families.flux import pack
+from test_cli import call, images
+from tiny import FAMILIES, family, save_family
+
+pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+
+TOLD = {"DiT (classes)": "goldfish", "Pixels, told nothing": "", "Pixels, told a class": "3"}
+SIZE = {"Flux.1 dev": (16, 16), "Flux.1 schnell": (16, 16)}
+"""Flux's configuration names no size."""
+SCALE = {"Pixels, told nothing": 1.0, "Pixels, told a class": 1.0, "Flux.1 schnell": 1.0}
+"""These cannot be guided."""
+STEPS = {"Latent consistency (LCM)": 1}
+"""With more, its own pipeline adds noise between them."""
+TOLERANCE = 1e-4
+
+TABLE = Path(__file__).parents[1] / "docs" / "families.md"
+ABOUT = f"""# Families of checkpoints
+
+What works on each family, and what is refused and why. `python tests/test_families.py` writes this table by trying it
+on a tiny pipeline of each family with random weights; the tests hold it. "Equals its own pipeline": the image of the
+same noise, steps and guidance differs from that of diffusers' own pipeline by less than {TOLERANCE:g} anywhere, values
+being in [0, 1] (of consistency models with one step; with more, theirs adds noise between them). Gradients: all ways
+agree with each other, to 1e-6, and with finite differences, for DDIM and EDICT. Inversion: there and back to 1e-8 in
+float64. Saving: a run from the command line, made again from its picture.
+
+"""
+
+
+def load(name: str, **options) -> Model:
+    return chainrule.load(family(name), size=SIZE.get(name), **options)
+
+
+def told(name: str, model: Model, **options) -> Denoiser:
+    return model.denoiser(TOLD.get(name, "a red circle"), guidance_scale=SCALE.get(name, 3.0), **options)
+
+
+def theirs(name: str, x_T: Tensor, steps: int) -> Tensor:
+    """The image (1, 3, H, W) of the family's own pipeline, of the noise of seed 0."""
+    pipeline = family(name)
+    if name.startswith("PixArt"):
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, solver_order=1)
+    elif not type(pipeline.scheduler).__name__.startswith(("Euler", "Flow", "LCM")):
+        pipeline.scheduler = DDIMScheduler.from_config(settings(pipeline.scheduler), clip_sample=False)
+    common = {"num_inference_steps": steps, "output_type": "pt"}
+    by_seed = common | {"generator": torch.Generator().manual_seed(0)}  # which is the same noise
+    if name == "Pixels, told a class":
+        return _by_hand(pipeline, x_T, steps)
+    if name == "Pixels, told nothing":
+        return DDIMPipeline(pipeline.unet, pipeline.scheduler)(**by_seed).images
+    common["guidance_scale"] = SCALE.get(name, 3.0)
+    if name == "DiT (classes)":
+        return pipeline(pipeline.get_label_ids([TOLD[name]]), **(by_seed | common)).images
+    if name.startswith("PixArt"):
+        common |= {"use_resolution_binning": False, "clean_caption": False}
+    if name in SIZE:
+        common |= {"height": SIZE[name][0], "width": SIZE[name][1]}
+    return pipeline("a red circle", latents=pack(x_T) if name.startswith("Flux") else x_T, **common).images
+
+
+@torch.no_grad()
+def _by_hand(pipeline, x: Tensor, steps: int) -> Tensor:
+    """diffusers has no pipeline that tells a `UNet2DModel` a class."""
+    pipeline.scheduler.set_timesteps(steps)
+    for t in pipeline.scheduler.timesteps:
+        f = pipeline.unet(x, t, class_labels=torch.tensor([3])).sample
+        x = pipeline.scheduler.step(f, t, x).prev_sample
+    return (x / 2 + 0.5).clamp(0, 1)
+
+
+def parity(name: str) -> None:
+    """The same image as the family's own pipeline, for the same noise, steps and guidance."""
+    model, steps = load(name), STEPS.get(name, 4)
+    x_T = model.noise([0])
+    if name == "Stable Diffusion turbo":  # Euler starts at the noise of its first step, which is not quite 1
+        x_T = model.schedule.sigma(model.schedule.times(steps)[0].item()).float() * x_T
+    with torch.no_grad():
+        ours = model.decode(sample(told(name, model), x_T, model.schedule.times(steps)))
+    expected = theirs(name, model.noise([0]), steps)
+    assert ((ours > 0) & (ours < 1)).any()
+    torch.testing.assert_close(ours, expected, rtol=0, atol=TOLERANCE)
+
+
+def double(name: str) -> Model:
+    """The model in float64, in which exact means exact."""
+    return chainrule.load(family(name).to(torch.float64), size=SIZE.get(name))
+
+
+def gradients(name: str, *, of: str) -> None:
+    """All ways agree with each other and with finite differences, on chains of both solvers."""
+    model = double(name)
+    x_T, times, wanted = model.noise([0]).double(), model.schedule.times(2), ()
+    conditioning = model.text([TOLD.get(name, "a red circle")])
+    if of == "noise":
+        wanted = (x_T,)
+    elif of == "weights":
+        wanted = tuple(weight for weight in model.network.weights if weight.ndim > 1)[:2]
+    else:
+        conditioning = tuple(value.clone() for value in conditioning)
+        wanted = tuple(value for value in conditioning if value.is_floating_point())
+        if not wanted:
+            raise UserError("there is no text: a class is a whole number" if conditioning else "it is told nothing")
+    for value in wanted:
+        value.requires_grad_()
+
+    def loss(step, way) -> Tensor:
+        denoiser = model.denoiser(conditioning, guidance_scale=SCALE.get(name, 2.0))
+        return sample(denoiser, x_T, times, step=step, gradient=way).square().mean()
+
+    def found(step, way) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss(step, way), wanted)
+
+    generator = torch.Generator().manual_seed(0)
+    directions = [torch.randn(value.shape, generator=generator, dtype=value.dtype) for value in wanted]
+    for step, ways in ((DDIM(), (Checkpoint(),)), (EDICT(), (Checkpoint(), Reversible()))):
+        expected = found(step, Backprop())
+        assert all(gradient.abs().max() > 0 for gradient in expected)
+        for way in ways:
+            for ours, other in zip(found(step, way), expected, strict=True):
+                torch.testing.assert_close(ours, other, rtol=1e-6, atol=1e-8 * other.abs().max().item())
+        slope = sum((g * d).sum() for g, d in zip(expected, directions, strict=True)).item()
+        # some chains bend within 1e-4; Flux turns its tokens in float32, which 1e-6 cannot see through
+        slopes = [_slope(lambda: loss(step, Backprop()), wanted, directions, size) for size in (1e-4, 1e-6)]
+        assert any(slope == pytest.approx(other, rel=1e-2) for other in slopes), (slope, slopes)
+
+
+@torch.no_grad()
+def _slope(loss: Callable[[], Tensor], values: tuple[Tensor, ...], directions: list[Tensor], size: float) -> float:
+    """How fast the loss rises along the directions, by finite differences."""
+    ends = []
+    for sign in (1, -2):
+        for value, direction in zip(values, directions, strict=True):
+            value += sign * size * direction
+        ends.append(loss().item())
+    for value, direction in zip(values, directions, strict=True):
+        value += size * direction
+    return (ends[0] - ends[1]) / (2 * size)
+
+
+def inversion(name: str) -> None:
+    """EDICT leads to the noise and back."""
+    model = double(name)
+    denoiser, times = told(name, model), model.schedule.times(3)
+    images = torch.rand(1, 3, *(side * model.codec.factor for side in model.codec.latent_shape[1:]),
+                        generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # fmt: skip
+    with torch.no_grad():
+        z = model.encode(images)
+        pair = invert(denoiser, z, times, step=EDICT())
+        back = sample_state(denoiser, pair, times, step=EDICT())[0]
+    assert (back - z).norm() < 1e-8 * z.norm()
+
+
+def task(name: str, loss) -> Task:
+    model = load(name)
+    return Task(model, told(name, model), (0, 1), loss)
+
+
+def optimised(name: str) -> None:
+    """DOODL, as in the paper, moves the noise and remembers the best."""
+    loss = chainrule.loss.Brightness(1.0)
+    settings = Doodl(iterations=2, steps=2, optimiser=Adam(rate=0.05), crops=0, perturbation=0.0)
+    result = doodl(task(name, loss), settings)
+    assert result.history.shape == (3, 2)
+    assert torch.isfinite(result.history).all()
+    assert (result.losses <= result.history[0] + 1e-6).all()
+    assert not torch.equal(result.x_T, load(name).noise([0, 1]))
+
+
+def one_step_guided(name: str) -> None:
+    job = task(name, chainrule.loss.Brightness(1.0))
+    guided, plain = (one_step(job, scale=scale, steps=3).images for scale in (5.0, 0.0))
+    assert torch.isfinite(guided).all()
+    assert not torch.equal(guided, plain)
+
+
+def by_text(name: str) -> None:
+    assert _differentiable(name, ClipText(load_clip(), "a red circle"))
+
+
+def by_class(name: str) -> None:
+    assert _differentiable(name, Classifier(load_classifier(), "heart"))
+
+
+def _differentiable(name: str, loss) -> bool:
+    model = load(name)
+    x_T = model.noise([0]).requires_grad_()
+    x_0 = sample(told(name, model), x_T, model.schedule.times(2), gradient=Checkpoint())
+    (gradient,) = torch.autograd.grad(loss(model.decode(x_0)).sum(), x_T)
+    return bool(torch.isfinite(gradient).all() and gradient.abs().max() > 0)
+
+
+def saved(name: str) -> None:
+    """From the command line and a folder: a run is saved, and its pictures can be made again."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if name == "Stable Diffusion 3 without T5":
+            raise UserError("diffusers cannot save it so: load it without its T5, and hand over the pipeline")
+        save_family(name, folder / "model")
+        prompt = [TOLD[name]] if name in TOLD else ["a red circle"]
+        size = ["--size", "x".join(map(str, SIZE[name]))] if name in SIZE else []
+        scale = ["--guidance-scale", str(SCALE[name])] if name in SCALE else []
+        options = ["-m", folder / "model", "--seed", "0,3", "--steps", "2", *size, *scale]
+        loss = ["--loss", "brightness=1", "--method", "doodl", "--iterations", "2", "--crops", "0"]
+        code, output = call("guide", *prompt, *loss, *options, "-o", folder / "run")
+        assert code == 0, output
+        assert set(images(folder / "run")) == {"doodl-0.png", "doodl-3.png"}
+        code, output = call("rerun", folder / "run" / "images" / "doodl-3.png", "-o", folder / "again")
+        assert code == 0, output
+        assert images(folder / "again") == images(folder / "run")
+
+
+CAPABILITIES: dict[str, Callable[[str], None]] = {
+    "equals its own pipeline": parity,
+    "gradient of noise": partial(gradients, of="noise"),
+    "of conditioning": partial(gradients, of="conditioning"),
+    "of weights": partial(gradients, of="weights"),
+    "EDICT's inversion": inversion,
+    "DOODL": optimised,
+    "one-step": one_step_guided,
+    "text loss": by_text,
+    "image loss": by_class,
+    "saving": saved,
+}
+
+
+def outcome(name: str, capability: str) -> str:
+    """What the table says."""
+    try:
+        CAPABILITIES[capability](name)
+    except UserError as error:
+        return f"no: {error}"
+    return "yes"
+
+
+def documented() -> dict[tuple[str, str], str]:
+    """The table's cells."""
+    rows = [line.strip("| ").split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("|")]
+    header, _, *body = rows
+    return {(row[0], column): cell for row in body for column, cell in zip(header[1:], row[1:], strict=True)}
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_table_is_true(name: str, capability: str) -> None:
+    assert outcome(name, capability) == documented()[name, capability]
+
+
+def write() -> None:
+    cells = {(name, capability): outcome(name, capability) for name in FAMILIES for capability in CAPABILITIES}
+    rows = [[name, *(cells[name, capability] for capability in CAPABILITIES)] for name in FAMILIES]
+    lines = ["| family | " + " | ".join(CAPABILITIES) + " |", "| --- " * (len(CAPABILITIES) + 1) + "|"]
+    TABLE.write_text(ABOUT + "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n")
+
+
+if __name__ == "__main__":
+    write()
