@@ -1,4 +1,4 @@
-"""Any Stable Diffusion folder: tiny pipelines that the tests build, saved and loaded as a user would."""
+"""Checkpoints as a user brings them: folders and pipelines, with what was loaded into them, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionPipeline,
+)
+from peft import LoraConfig
 
 import chainrule
-from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, UserError, invert, sample
-from tiny import BETAS, SCHEDULERS, pipeline
+from chainrule import EDICT, UserError, invert, sample
+from chainrule.denoiser import Conditioned
+from chainrule.models import Model
+from tiny import BETAS, SCHEDULERS, family, pipeline
 
 
 @pytest.fixture(scope="module", params=list(SCHEDULERS))
@@ -18,44 +29,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp(request.param)
     pipeline(SCHEDULERS[request.param]).save_pretrained(path)
     return path
-
-
-def test_parity_with_the_familys_own_pipeline(folder: Path) -> None:
-    """The same noise, steps and guidance as diffusers' StableDiffusionPipeline with DDIM."""
-    model = chainrule.load(folder)
-    prompt, negative = "a red circle", "a blue square"
-    x_T = model.noise([1, 2])
-    denoiser = model.denoiser(prompt, negative_prompt=negative, guidance_scale=4.0)
-    with torch.no_grad():
-        ours = sample(denoiser, x_T, model.schedule.times(10))
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        [prompt] * 2, negative_prompt=[negative] * 2, latents=x_T, num_inference_steps=10, guidance_scale=4.0,
-        output_type="latent",
-    ).images  # fmt: skip
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
-def test_gradients_agree_on_a_real_network(folder: Path) -> None:
-    model = chainrule.load(folder, dtype=torch.float64)
-    times = model.schedule.times(4)
-
-    def found(step, gradient) -> list[torch.Tensor]:
-        x_T = model.noise([3]).double().requires_grad_()
-        (text,) = (value.clone().requires_grad_() for value in model.text(["a red circle"]))
-        weight = model.network.weights[0]
-        weight.requires_grad_()
-        x_0 = sample(model.denoiser((text,), guidance_scale=2.0), x_T, times, step=step, gradient=gradient)
-        gradients = torch.autograd.grad(model.decode(x_0).square().sum(), [x_T, text, weight])
-        weight.requires_grad_(False)
-        return list(gradients)
-
-    for step, way in ((DDIM(), Checkpoint()), (EDICT(), Checkpoint()), (EDICT(), Reversible())):
-        for ours, expected in zip(found(step, way), found(step, Backprop()), strict=True):
-            torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
@@ -114,6 +87,160 @@ def test_a_missing_model_is_said_without_asking_the_hub(name: str) -> None:
 def test_other_folders_and_families_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no diffusers pipeline"):
         chainrule.load(tmp_path)
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(UserError, match="FluxPipeline, which is not supported yet"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
+    with pytest.raises(UserError, match="KandinskyPipeline, which is not supported yet"):
         chainrule.load(tmp_path)
+
+
+@pytest.fixture
+def given() -> StableDiffusionPipeline:
+    """A pipeline that its owner is still training."""
+    found = pipeline(SCHEDULERS["sd1"])
+    found.unet.train()
+    found.unet.conv_in.weight.requires_grad_(False)
+    return found
+
+
+def drawn(model: Model, prompt: str = "a red circle") -> torch.Tensor:
+    with torch.no_grad():
+        return model.decode(sample(model.denoiser(prompt), model.noise([0]), model.schedule.times(3)))
+
+
+def test_a_pipeline_is_left_as_it_was(given: StableDiffusionPipeline) -> None:
+    def state() -> list:
+        parts = [part for part in given.components.values() if isinstance(part, torch.nn.Module)]
+        weights = [(p.requires_grad, p.data_ptr(), p.clone()) for part in parts for p in part.parameters()]
+        return [*weights, *(part.training for part in parts), given.scheduler, given.unet, dict(given.config)]
+
+    before = state()
+    model = chainrule.load(given)
+    x_T = model.noise([0]).requires_grad_()
+    model.decode(sample(model.denoiser("a red circle"), x_T, model.schedule.times(3))).sum().backward()
+    for ours, was in zip(state(), before, strict=True):
+        assert ours == was if not isinstance(was, tuple) else (ours[:2] == was[:2] and torch.equal(ours[2], was[2]))
+    assert all(weight.grad is None for weight in given.unet.parameters())
+    assert not any(weight.requires_grad for weight in model.network.weights)
+    shared = {weight.data_ptr() for weight in given.unet.parameters()}
+    assert {weight.data_ptr() for weight in model.network.weights} == shared  # no second copy in memory
+
+
+def test_a_pipeline_has_its_own_dtype_and_device(given: StableDiffusionPipeline) -> None:
+    for option in ({"dtype": torch.float16}, {"device": "cpu"}, {"variant": "fp16"}):
+        with pytest.raises(UserError, match="a pipeline has its own dtype and device: move it there before"):
+            chainrule.load(given, **option)
+    assert chainrule.load(given.to(torch.float64)).network.module.dtype == torch.float64
+
+
+def test_what_moves_between_devices_is_refused(given: StableDiffusionPipeline) -> None:
+    given.unet._hf_hook = object()
+    with pytest.raises(UserError, match=r"the pipeline's unet is moved between devices .* switch offloading off"):
+        chainrule.load(given)
+
+
+def test_lora_and_textual_inversion_and_a_tiny_autoencoder_work(given: StableDiffusionPipeline) -> None:
+    before = drawn(chainrule.load(given))
+    given.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    adapted = drawn(chainrule.load(given))
+    given.unet.disable_adapters()
+    torch.testing.assert_close(drawn(chainrule.load(given)), before)
+    assert (adapted - before).abs().max() > 1e-3
+
+    assert torch.equal(drawn(chainrule.load(given), "a red <thing>"), drawn(chainrule.load(given), "a red <thing>"))
+    unknown = drawn(chainrule.load(given), "a red <thing>")
+    given.load_textual_inversion({"<thing>": torch.full((2, 16), 3.0)})  # a word of two vectors
+    assert (drawn(chainrule.load(given), "a red <thing>") - unknown).abs().max() > 1e-3
+    torch.testing.assert_close(drawn(chainrule.load(given)), before)
+
+    torch.manual_seed(0)
+    given.vae = AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+                                num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))  # fmt: skip
+    model = chainrule.load(given)
+    assert drawn(model).shape == (1, 3, 16, 16)
+    assert model.encode(drawn(model)).shape == (1, *model.codec.latent_shape)
+
+
+def test_images_of_another_size(given: StableDiffusionPipeline) -> None:
+    model = chainrule.load(given, size=(24, 32))
+    assert model.noise([0]).shape == (1, 4, 12, 16)
+    assert drawn(model).shape == (1, 3, 24, 32)
+    with pytest.raises(UserError, match="images of 24x30 pixels are not possible: this model's sides are multiples"):
+        chainrule.load(given, size=(24, 30))
+
+
+def test_xl_has_nothing_to_say_as_zeros_and_decodes_in_float32() -> None:
+    found = family("Stable Diffusion XL")
+    model = chainrule.load(found.to(torch.float16))
+    assert model.codec.vae.dtype == torch.float32  # in half precision, its activations overflow
+    assert found.vae.dtype == torch.float16
+    text, pooled = model.text(["", "a red circle"])
+    assert not text[0].any()
+    assert not pooled[0].any()
+    assert text[1].any()
+    assert pooled[1].any()
+
+
+def test_pixart_alpha_is_told_the_size() -> None:
+    """The large one; its tiny pipeline cannot be asked, because it goes by the size of 1024 pixels."""
+    model = chainrule.load(family("PixArt-alpha, large"), size=(16, 32))
+    conditioning = model.text(["a red circle"])
+    x = model.noise([0])
+    sizes = {"resolution": torch.tensor([[16.0, 32.0]]), "aspect_ratio": torch.tensor([[0.5]])}
+    expected = model.network.module(
+        x, encoder_hidden_states=conditioning[0], encoder_attention_mask=conditioning[1],
+        timestep=torch.tensor([500.0]), added_cond_kwargs=sizes,
+    ).sample[:, :4]  # fmt: skip
+    torch.testing.assert_close(model.network(x, 500.0, conditioning), expected)
+
+
+def test_the_guidance_of_a_consistency_model_is_an_input() -> None:
+    model = chainrule.load(family("Latent consistency (LCM)"))
+    x = model.noise([0])
+    weak, strong = (model.denoiser("a red circle", guidance_scale=scale) for scale in (1.0, 8.0))
+    assert isinstance(strong, Conditioned)  # one call, not two
+    assert not torch.equal(weak(x, 999.0).eps, strong(x, 999.0).eps)
+
+
+REFUSED = {
+    "a negative prompt of Flux": ("Flux.1 dev", {"negative_prompt": "a cat"}, "cannot be told what an image"),
+    "the scale of schnell": ("Flux.1 schnell", {"guidance_scale": 3.0}, r"no guidance scale \(it was distilled"),
+    "the scale of DDPM": ("Pixels, told nothing", {"prompt": "", "guidance_scale": 2.0}, "it is told nothing"),
+    "the prompt of DDPM": ("Pixels, told nothing", {"prompt": "a cat"}, "has no use for the prompt 'a cat': leave it"),
+    "the class of DiT": ("DiT (classes)", {"prompt": "a cat"}, r"no class 'a cat': name one \(Tinca tinca, goldfish"),
+    "the class of pixels": ("Pixels, told a class", {"prompt": "5"}, "its number, from 0 to 4"),
+    "the words of T5": ("PixArt-alpha", {"prompt": "red " * 99}, "reads 119: shorten it"),
+    "the words of SD3": ("Stable Diffusion 3", {"prompt": "red " * 99}, "reads 255: shorten it"),
+    "the words of SD3 without T5": ("Stable Diffusion 3 without T5", {"prompt": "red " * 30}, "reads 22: shorten it"),
+    "the words of Flux": ("Flux.1 dev", {"prompt": "red " * 199}, "reads 511: shorten it"),
+    "the words of XL": ("Stable Diffusion XL", {"prompt": "red " * 30}, "reads 22: shorten it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_family_cannot_do_is_refused(case: str) -> None:
+    name, options, message = REFUSED[case]
+    model = chainrule.load(family(name))
+    with pytest.raises(UserError, match=message):
+        model.denoiser(**({"prompt": "a red circle"} | options))
+
+
+def test_other_schedulers(given: StableDiffusionPipeline) -> None:
+    """Each keeps its own times; one that calls the network twice a step has DDIM's."""
+    for scheduler, times in (
+        (DPMSolverMultistepScheduler(**BETAS), [999, 749, 500, 250]),
+        (EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing"), [999, 749, 499, 249]),
+        (HeunDiscreteScheduler(**BETAS), [999, 666, 333, 0]),
+        (LCMScheduler(**BETAS), [999, 759, 499, 259]),
+    ):
+        given.scheduler = scheduler
+        model = chainrule.load(given)
+        assert model.schedule.times(4).tolist() == [*times, -1]
+        assert model.schedule.sigma(-1.0) == 0
+    with pytest.raises(UserError, match="60 sampling steps are not possible"):
+        model.schedule.times(60)  # a consistency model was distilled at 50 times
+
+
+def test_flow_matching_needs_its_scheduler() -> None:
+    found = family("Stable Diffusion 3")
+    found.scheduler = EulerDiscreteScheduler()
+    with pytest.raises(UserError, match="EulerDiscreteScheduler is not supported for flow matching: give the pipeline"):
+        chainrule.load(found)

@@ -208,9 +208,12 @@ FAMILIES = {
 """A tiny pipeline of each family, with random weights."""
 
 
+ODD = {"PixArt-alpha, large": lambda: _pixart(PixArtAlphaPipeline, use_additional_conditions=True)}
+
+
 def family(name: str) -> DiffusionPipeline:
     torch.manual_seed(0)
-    found = FAMILIES[name]()
+    found = (FAMILIES | ODD)[name]()
     for part in found.components.values():  # diffusers' transformers start their last layer at zero
         if isinstance(part, torch.nn.Module):
             part.eval()

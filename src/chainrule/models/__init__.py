@@ -61,7 +61,8 @@ def _from_files(
     config = _config(source)
     family = config.get("_class_name", "nothing")
     adapt = _adapter(family, str(name))
-    checker = {"safety_checker": None} if "safety_checker" in config else {}
+    # parts that were left out (SD3's T5), and the one that would blacken images
+    absent = [part for part, kind in config.items() if kind == [None, None] or part == "safety_checker"]
     try:
         pipeline = getattr(diffusers, family).from_pretrained(
             str(source),
@@ -69,7 +70,7 @@ def _from_files(
             variant=variant,
             local_files_only=source.is_dir(),
             low_cpu_mem_usage=is_accelerate_available(),  # the default, without a request to install accelerate
-            **checker,
+            **dict.fromkeys(absent),
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error

@@ -71,7 +71,9 @@ class Autoencoder(Codec):
         return scale / config.scaling_factor, shift
 
 
-def autoencoder(pipeline: Any, channels: int, patch: int, default: Sequence[int], size: tuple[int, int] | None) -> Codec:
+def autoencoder(
+    pipeline: Any, channels: int, patch: int, default: Sequence[int], size: tuple[int, int] | None
+) -> Codec:
     """The pipeline's autoencoder for a network that takes latents of so many `channels` in multiples of `patch`.
 
     `size` is the images' (height, width) in pixels; None stands for latents of `default` (h, w).
@@ -83,11 +85,10 @@ def autoencoder(pipeline: Any, channels: int, patch: int, default: Sequence[int]
     return Autoencoder(vae, (channels, *sides(size, default, factor, factor * patch)), factor, factor * patch)
 
 
-def sides(size: tuple[int, int] | None, default: Sequence[int], factor: int, multiple: int) -> tuple[int, int]:
+def sides(size: tuple[int, int] | None, default: tuple[int, int], factor: int, multiple: int) -> tuple[int, int]:
     """The latents' (h, w) for images of a `size` in pixels (None: `default`); raises UserError if none fit."""
     if size is None:
-        height, width = default
-        return height, width
+        return default
     if min(size) <= 0 or any(side % multiple for side in size):
         raise UserError(
             f"images of {size[0]}x{size[1]} pixels are not possible: this model's sides are multiples of {multiple}"
@@ -101,14 +102,18 @@ def pair(side: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def settings(scheduler: Any) -> dict[str, Any]:
-    """A scheduler's settings, for another kind: without the mark that its own defaults may be replaced by the other's.
+def ddim(scheduler: Any) -> Any:
+    """diffusers' DDIM with the settings of another scheduler, those that it left at their defaults as well.
 
     >>> from diffusers import DPMSolverMultistepScheduler
-    >>> settings(DPMSolverMultistepScheduler())["timestep_spacing"]
+    >>> ddim(DPMSolverMultistepScheduler()).config.timestep_spacing  # DDIM's own default is leading
     'linspace'
     """
-    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    from diffusers import DDIMScheduler
+
+    known = DDIMScheduler().config
+    settings = {name: value for name, value in scheduler.config.items() if name in known and not name.startswith("_")}
+    return DDIMScheduler(**settings)
 
 
 FIRST_ORDER = (
@@ -122,20 +127,18 @@ FIRST_ORDER = (
 
 
 def variance_preserving(scheduler: Any) -> Schedule:
-    """The noise schedule of a diffusers scheduler, and its times, or DDIM's where a step of its own is no single call."""
-    from diffusers import DDIMScheduler
-
-    ddim = DDIMScheduler.from_config(settings(scheduler))
+    """The noise schedule of a diffusers scheduler, with its times, or DDIM's if a step of its own is no single call."""
+    same = ddim(scheduler)
     if type(scheduler).__name__ in FIRST_ORDER:
-        final = ddim.alphas_cumprod[0].item() if scheduler.config.get("final_sigmas_type") == "sigma_min" else 1.0
-        return VariancePreserving(ddim.alphas_cumprod, final, _own_times(scheduler))
+        final = same.alphas_cumprod[0].item() if scheduler.config.get("final_sigmas_type") == "sigma_min" else 1.0
+        return VariancePreserving(same.alphas_cumprod, final, _own_times(scheduler))
     spacings: dict[str, Spacing] = {
-        "leading": leading(ddim.config.steps_offset),
+        "leading": leading(same.config.steps_offset),
         "trailing": trailing,
         "linspace": linspace,
     }
     return VariancePreserving(
-        ddim.alphas_cumprod, float(ddim.final_alpha_cumprod), spacings[ddim.config.timestep_spacing]
+        same.alphas_cumprod, float(same.final_alpha_cumprod), spacings[same.config.timestep_spacing]
     )
 
 
@@ -209,7 +212,7 @@ def check_length(tokenizer: Any, prompts: Sequence[str], limit: int | None = Non
 
 
 def frozen(pipeline: Any) -> Any:
-    """A copy of `pipeline` that shares its weights: in evaluation mode and frozen, while the original stays as it is."""
+    """A copy of `pipeline` that shares its weights, frozen and in evaluation mode; the original stays as it is."""
     view = copy.copy(pipeline)
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):
