@@ -150,6 +150,8 @@ def test_lora_and_textual_inversion_and_a_tiny_autoencoder_work(given: StableDif
     given.load_textual_inversion({"<thing>": torch.full((2, 16), 3.0)})  # a word of two vectors
     assert (drawn(chainrule.load(given), "a red <thing>") - unknown).abs().max() > 1e-3
     torch.testing.assert_close(drawn(chainrule.load(given)), before)
+    with pytest.raises(UserError, match="the prompt has 24 tokens and this model reads 22"):
+        drawn(chainrule.load(given), "<thing> " * 12)
 
     torch.manual_seed(0)
     given.vae = AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),

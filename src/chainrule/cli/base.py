@@ -217,7 +217,7 @@ def _absolute(path: str) -> str:
 def new_folder(output: Path | None, prompt: str) -> Path:
     """The folder that was asked for, or a new one named after the time and the prompt."""
     slug = "-".join(re.findall(r"[a-z0-9]+", prompt.lower())[:6])
-    return output or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}"
+    return output or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}".rstrip("-")
 
 
 def quiet() -> None:

@@ -198,12 +198,15 @@ def flow_matching(scheduler: Any, tokens: int, *, uniform: bool = False) -> Sche
     return FlowMatching(config.num_train_timesteps, _own_times(scheduler, **options))
 
 
-def check_length(tokenizer: Any, prompts: Sequence[str], limit: int | None = None) -> None:
+def check_length(pipeline: Any, tokenizer: Any, prompts: Sequence[str], limit: int | None = None) -> None:
     """Raise UserError if a prompt has more tokens than the text encoder reads (None: its tokenizer's own limit)."""
     limit = tokenizer.model_max_length if limit is None else limit
     special = len(tokenizer("").input_ids)
+    spelled_out = getattr(
+        pipeline, "maybe_convert_prompt", lambda prompt, tokenizer: prompt
+    )  # words of several vectors
     for prompt in prompts:
-        count = len(tokenizer(prompt).input_ids)
+        count = len(tokenizer(spelled_out(prompt, tokenizer)).input_ids)
         if count > limit:
             raise UserError(
                 f"the prompt has {count - special} tokens and this model reads {limit - special}: "

@@ -84,7 +84,7 @@ class _Encoders(Text):
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         # of a longer prompt CLIP reads the beginning and T5 the whole: that is how the family works
-        check_length(self.pipeline.tokenizer_2, prompts, _T5_TOKENS)
+        check_length(self.pipeline, self.pipeline.tokenizer_2, prompts, _T5_TOKENS)
         text, pooled, _ = self.pipeline.encode_prompt(
             prompt=list(prompts),
             prompt_2=None,

@@ -61,7 +61,7 @@ class _T5(Text):
     tokens: int
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        check_length(self.pipeline.tokenizer, prompts, self.tokens)
+        check_length(self.pipeline, self.pipeline.tokenizer, prompts, self.tokens)
         text, there, _, _ = self.pipeline.encode_prompt(
             prompt=list(prompts),
             do_classifier_free_guidance=False,

@@ -50,7 +50,7 @@ class _Clip(Text):
     pipeline: Any
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        check_length(self.pipeline.tokenizer, prompts)
+        check_length(self.pipeline, self.pipeline.tokenizer, prompts)
         text, _ = self.pipeline.encode_prompt(
             prompt=list(prompts),
             device=self.pipeline.text_encoder.device,

@@ -50,7 +50,7 @@ class _Encoders(Text):
         tokenizer, limit = self.pipeline.tokenizer, None
         if self.pipeline.text_encoder_3 is not None:
             tokenizer, limit = self.pipeline.tokenizer_3, _T5_TOKENS
-        check_length(tokenizer, prompts, limit)
+        check_length(self.pipeline, tokenizer, prompts, limit)
         text, _, pooled, _ = self.pipeline.encode_prompt(
             prompt=list(prompts),
             prompt_2=None,

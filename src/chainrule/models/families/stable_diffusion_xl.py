@@ -60,7 +60,7 @@ class _TwoClips(Text):
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         for tokenizer in (self.pipeline.tokenizer, self.pipeline.tokenizer_2):
-            check_length(tokenizer, prompts)
+            check_length(self.pipeline, tokenizer, prompts)
         text, _, pooled, _ = self.pipeline.encode_prompt(
             prompt=list(prompts),
             device=self.pipeline.unet.device,
