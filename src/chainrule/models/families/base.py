@@ -72,7 +72,7 @@ class Autoencoder(Codec):
 
 
 def autoencoder(
-    pipeline: Any, channels: int, patch: int, default: Sequence[int], size: tuple[int, int] | None
+    pipeline: Any, channels: int, patch: int, default: tuple[int, int], size: tuple[int, int] | None
 ) -> Codec:
     """The pipeline's autoencoder for a network that takes latents of so many `channels` in multiples of `patch`.
 
