@@ -183,7 +183,11 @@ def test_an_output_that_is_taken_or_unwritable_is_refused_and_nothing_is_lost(gu
 
 
 def test_models_lists_what_can_be_loaded(tmp_path: Path) -> None:
-    for name, family in {"a--mine": "StableDiffusionPipeline", "b--other": "KandinskyPipeline", "c--bert": None}.items():
+    for name, family in {
+        "a--mine": "StableDiffusionPipeline",
+        "b--other": "KandinskyPipeline",
+        "c--bert": None,
+    }.items():
         snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / "0"
         snapshot.mkdir(parents=True)
         (snapshot.parents[1] / "refs").mkdir()
