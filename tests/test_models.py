@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,21 @@ from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     LCMScheduler,
     StableDiffusionPipeline,
 )
 from peft import LoraConfig
+from sentencepiece import SentencePieceTrainer
 
 import chainrule
 from chainrule import EDICT, UserError, invert, sample
 from chainrule.denoiser import Conditioned
 from chainrule.models import Model
-from tiny import BETAS, SCHEDULERS, family, pipeline
+from tiny import BETAS, SCHEDULERS, family, pipeline, save_family
 
 
 @pytest.fixture(scope="module", params=list(SCHEDULERS))
@@ -239,6 +243,95 @@ def test_other_schedulers(given: StableDiffusionPipeline) -> None:
         assert model.schedule.sigma(-1.0) == 0
     with pytest.raises(UserError, match="60 sampling steps are not possible"):
         model.schedule.times(60)  # a consistency model was distilled at 50 times
+
+
+def test_schedulers_of_other_processes_are_refused(given: StableDiffusionPipeline) -> None:
+    for scheduler, message in (
+        (EDMEulerScheduler(), "the scheduler EDMEulerScheduler of this checkpoint is not supported: give"),
+        (FlowMatchEulerDiscreteScheduler(), "the scheduler FlowMatchEulerDiscreteScheduler"),
+        (EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"), "with these settings"),
+    ):
+        given.scheduler = scheduler
+        with pytest.raises(UserError, match=message):
+            chainrule.load(given)
+
+
+def test_times_that_are_visited_twice_are_refused(given: StableDiffusionPipeline) -> None:
+    given.scheduler = DPMSolverMultistepScheduler(**BETAS, use_karras_sigmas=True)
+    schedule = chainrule.load(given).schedule
+    assert len(schedule.times(20)) == 21
+    with pytest.raises(UserError, match=r"50 sampling steps are not possible: rounded, .* visits a time twice"):
+        schedule.times(50)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+def test_no_guidance_is_as_in_diffusers(given: StableDiffusionPipeline, scale: float) -> None:
+    """Turbo's authors write 0 for none."""
+    assert isinstance(chainrule.load(given).denoiser("a red circle", guidance_scale=scale), Conditioned)
+    assert isinstance(chainrule.load(family("Flux.1 schnell")).denoiser("a cat", guidance_scale=scale), Conditioned)
+
+
+def test_one_device_by_name_is_no_offloading(given: StableDiffusionPipeline) -> None:
+    given.unet.hf_device_map = {"": "cpu"}
+    chainrule.load(given)
+    given.unet.hf_device_map = {"conv_in": "cpu", "conv_out": "disk"}
+    with pytest.raises(UserError, match="moved between devices"):
+        chainrule.load(given)
+
+
+def test_a_sentencepiece_tokenizer_is_read(tmp_path: Path) -> None:
+    """PixArt is published with nothing else."""
+    save_family("PixArt-Sigma", tmp_path)
+    words, written = ["a red circle on a white background", "a blue square"] * 20, io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(words), model_writer=written, vocab_size=40, hard_vocab_limit=False, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer" / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer" / "spiece.model").write_bytes(written.getvalue())
+    text, there = chainrule.load(tmp_path).text(["a red circle"])
+    assert text.shape[:2] == there.shape == (1, 300)
+    assert 4 <= there.sum() < 20
+
+
+BAD_SIZES = [512, (16,), "16x16", (16, 16, 16), (16.0, 16.0), (0, 16), (-16, 16)]
+
+
+@pytest.mark.parametrize("size", BAD_SIZES, ids=str)
+def test_bad_sizes_are_refused(given: StableDiffusionPipeline, size) -> None:
+    with pytest.raises(UserError, match=r"a size is|are not possible"):
+        chainrule.load(given, size=size)
+
+
+def test_what_a_checkpoint_lacks_or_has_too_much_of_is_said(tmp_path: Path) -> None:
+    flux = family("Flux.1 dev")
+    flux.text_encoder_2 = flux.tokenizer_2 = None
+    with pytest.raises(UserError, match="without its text encoder: give the conditioning"):
+        chainrule.load(flux).denoiser("a cat")
+    with pytest.raises(UserError, match="have at most 128 pixels"):
+        chainrule.load(family("Stable Diffusion 3"), size=(256, 256))
+    wide = family("DiT (classes)")
+    model = chainrule.load(wide, size=(16, 32))
+    with pytest.raises(UserError, match="square images only"):
+        drawn(model, "goldfish")
+    nameless = family("Stable Diffusion 1.x")
+    nameless.unet.register_to_config(sample_size=None)
+    with pytest.raises(UserError, match="does not say how large its images are: name a size"):
+        chainrule.load(nameless)
+    assert chainrule.load(nameless, size=(16, 16)).codec.latent_shape == (4, 8, 8)
+    filling = family("Stable Diffusion 1.x")
+    filling.unet.register_to_config(in_channels=9)
+    with pytest.raises(UserError, match=r"takes 9 channels .* \(inpainting, depth\) are not supported"):
+        chainrule.load(filling)
+    with pytest.raises(UserError, match=r"a dtype is torch\.float16"):
+        chainrule.load(nameless, dtype="float16")
+
+
+@pytest.mark.parametrize("index", ["{", "[]", '{"_class_name": ["mine", "MyPipeline"]}'])
+def test_a_broken_index_is_said(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(UserError, match=r"no pipeline's index|is a MyPipeline, which|is a nothing"):
+        chainrule.load(tmp_path)
 
 
 def test_flow_matching_needs_its_scheduler() -> None:

@@ -188,13 +188,15 @@ class Settings(_Frozen):
 
     `size` is the images' (height, width) in pixels (None: the model's). With a `photo`, the images are made of it,
     inverted under `source` (what it shows; empty: no prompt); `strength` is how much of the chain is redone (None: as
-    the method's paper does), and DOODL's solver is everyone's.
+    the method's paper does), `photo_scale` the classifier-free guidance where none is named, and DOODL's solver is
+    everyone's.
     """
 
     prompt: str
     negative_prompt: str = ""
     model: str = "scenes"
     guidance_scale: float | None = None
+    photo_scale: float = 3.0
     seeds: tuple[int, ...] = (0,)
     steps: int = Field(default=50, ge=1)
     methods: tuple[Method, ...] = ("plain",)
@@ -215,8 +217,8 @@ class Settings(_Frozen):
         """Load the model, the losses and the photo."""
         self._check()
         model = load(self.model, dtype=DTYPES[self.dtype], device=self.device, variant=self.variant, size=self.size)
-        if self.photo is None and not self.prompt.strip() and model.text.wanted:
-            raise UserError('the prompt is empty: say what to draw, for example "a red shape on a white background"')
+        if self.photo is None and not self.prompt.strip() and model.text.example is not None:
+            raise UserError(f'the prompt is empty: say what to draw, for example "{model.text.example}"')
         for steps in (self.steps, self.doodl.steps):
             model.schedule.times(steps)  # an impossible number is said now
         loss = added([wish.build(self.device) for wish in self.wishes]) if self.wishes else None
@@ -235,7 +237,11 @@ class Settings(_Frozen):
 
     def _denoiser(self, model: Model, prompt: str) -> Denoiser:
         """The model told `prompt`; of a photo that nothing is said about, unconditionally."""
-        scale = 1.0 if self.photo and not prompt.strip() else self.guidance_scale
+        scale = self.guidance_scale
+        if self.photo and not prompt.strip():
+            scale = 1.0
+        elif self.photo and scale is None and model.guidance.negative:
+            scale = self.photo_scale
         return model.denoiser(prompt, negative_prompt=self.negative_prompt, guidance_scale=scale)
 
     def _photo(self, path: Path, model: Model) -> Photo:

@@ -37,8 +37,11 @@ def load(
     `dtype` is the weights' (None: float32), `variant` as in diffusers ("fp16"); latents are float32. `size` is the
     images' (height, width) in pixels (None: the checkpoint's own). A pipeline is left as it was: the model shares its
     weights, in the dtype and on the device that they have, with what was loaded into it (LoRA, textual inversions, a
-    tiny autoencoder). Raises UserError if there is no such checkpoint, or if its family is not supported.
+    tiny autoencoder); only XL's autoencoder is copied to float32 where half precision would overflow. Raises UserError
+    if there is no such checkpoint, or if its family is not supported.
     """
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise UserError(f"a dtype is torch.float16, torch.bfloat16, torch.float32 or torch.float64, not {dtype!r}")
     if isinstance(name, (str, Path)) or name is None:
         return _from_files(name, dtype or torch.float32, device or "cpu", variant, size)
     if dtype is not None or device is not None or variant is not None:
@@ -59,7 +62,7 @@ def _from_files(
     _check_device(device)
     source = bundled.PIPELINE if name in (None, BUNDLED) else Path(name).expanduser()  # type: ignore[arg-type]
     config = _config(source)
-    family = config.get("_class_name", "nothing")
+    family = _family(config)
     adapt = _adapter(family, str(name))
     # parts that were left out (SD3's T5), and the one that would blacken images
     absent = [part for part, kind in config.items() if kind == [None, None] or part == "safety_checker"]
@@ -99,7 +102,16 @@ def installed() -> list[str]:
 
 def _supported(index: Path) -> bool:
     """Whether the pipeline of this index can be adapted."""
-    return json.loads(index.read_text()).get("_class_name") in FAMILIES
+    try:
+        return _family(json.loads(index.read_text())) in FAMILIES
+    except ValueError:
+        return False
+
+
+def _family(index: Any) -> str:
+    """The pipeline's class in an index; community pipelines name their module before it."""
+    named = index.get("_class_name", "nothing") if isinstance(index, dict) else "nothing"
+    return str(named[-1] if isinstance(named, list) and named else named)
 
 
 def _check_device(device: str | torch.device) -> None:
@@ -116,7 +128,10 @@ def _config(source: Path) -> dict[str, Any]:
             raise UserError(
                 f"{source} holds no diffusers pipeline (no model_index.json): name the pipeline's own folder"
             )
-        return json.loads((source / "model_index.json").read_text())  # type: ignore[no-any-return]
+        try:
+            return dict(json.loads((source / "model_index.json").read_text()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{source}/model_index.json is no pipeline's index: fetch the checkpoint again") from error
     if source.is_absolute() or str(source).startswith(".") or len(source.parts) != 2:
         raise UserError(
             f"there is no model {str(source)!r}: name a diffusers folder, a hub model (owner/name) or {BUNDLED!r}, "

@@ -38,8 +38,8 @@ class Codec(ABC):
 class Text(ABC):
     """From prompts to what the network is told."""
 
-    wanted: bool = True
-    """Whether there is something to be told."""
+    example: str | None = "a red shape on a white background"
+    """A prompt; None if there is nothing to be told."""
 
     @abstractmethod
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
@@ -50,7 +50,7 @@ class Text(ABC):
 
 
 class Guidance(ABC):
-    """How strongly a prompt is followed: what a family makes of a guidance scale, 1 being none."""
+    """How strongly a prompt is followed: what a family makes of a guidance scale, 1 and less being none."""
 
     negative: bool
     """Whether it can be told what an image should not be."""
@@ -66,7 +66,7 @@ class Guidance(ABC):
 
 
 class TwoCalls(Guidance):
-    """Classifier-free guidance, which asks the network twice; of a scale of 1, once."""
+    """Classifier-free guidance, which asks the network twice; up to a scale of 1, once, as in diffusers."""
 
     negative = True
 
@@ -74,7 +74,7 @@ class TwoCalls(Guidance):
         self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
     ) -> Denoiser:
         conditioned = Conditioned(network, prompt)
-        return conditioned if scale == 1.0 else ClassifierFree(conditioned, negative(), scale)
+        return conditioned if scale <= 1.0 else ClassifierFree(conditioned, negative(), scale)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Unguided(Guidance):
     def __call__(
         self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
     ) -> Denoiser:
-        if scale != 1.0:
+        if scale > 1.0:
             raise UserError(f"this model has no guidance scale ({self.reason}): leave it at 1, not {scale:g}")
         return Conditioned(network, prompt)
 
@@ -141,9 +141,9 @@ class Model:
     ) -> Denoiser:
         """The network told `prompt`: one for all images, or one for each; or the conditioning itself (`text`).
 
-        `guidance_scale` says how strongly it is followed; 1 does without (and without the cost of classifier-free
-        guidance), None is the model's own. A conditioning tensor that requires a gradient gets one. Raises UserError if
-        the model cannot be told or guided so.
+        `guidance_scale` says how strongly it is followed; 1 or less does without (and without the cost of
+        classifier-free guidance), None is the model's own. A conditioning tensor that requires a gradient gets one.
+        Raises UserError if the model cannot be told or guided so.
         """
         if not self.guidance.negative and not (isinstance(negative_prompt, str) and negative_prompt == ""):
             raise UserError(f"{self.name} cannot be told what an image should not be: leave the negative prompt out")

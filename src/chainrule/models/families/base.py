@@ -71,35 +71,39 @@ class Autoencoder(Codec):
         return scale / config.scaling_factor, shift
 
 
-def autoencoder(
-    pipeline: Any, channels: int, patch: int, default: tuple[int, int], size: tuple[int, int] | None
-) -> Codec:
+Sides = int | Sequence[int] | None
+"""The sides of latents as configurations name them: one number, (h, w), or nothing."""
+
+
+def autoencoder(pipeline: Any, channels: int, patch: int, default: Sides, size: tuple[int, int] | None) -> Autoencoder:
     """The pipeline's autoencoder for a network that takes latents of so many `channels` in multiples of `patch`.
 
-    `size` is the images' (height, width) in pixels; None stands for latents of `default` (h, w).
+    `size` is the images' (height, width) in pixels; None stands for latents of `default`.
     """
     vae = pipeline.vae
-    if vae.dtype == torch.float16 and vae.config.get("force_upcast", False):
-        vae = vae.float()  # its activations leave the range of half precision
+    if channels != vae.config.latent_channels:
+        raise UserError(
+            f"the network takes {channels} channels and the autoencoder makes {vae.config.latent_channels}: networks "
+            "that see more than the latents (inpainting, depth) are not supported"
+        )
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     return Autoencoder(vae, (channels, *sides(size, default, factor, factor * patch)), factor, factor * patch)
 
 
-def sides(size: tuple[int, int] | None, default: tuple[int, int], factor: int, multiple: int) -> tuple[int, int]:
+def sides(size: tuple[int, int] | None, default: Sides, factor: int, multiple: int) -> tuple[int, int]:
     """The latents' (h, w) for images of a `size` in pixels (None: `default`); raises UserError if none fit."""
     if size is None:
-        return default
+        if default is None:
+            raise UserError("this checkpoint does not say how large its images are: name a size")
+        height, width = (default, default) if isinstance(default, int) else default
+        return height, width
+    if not isinstance(size, tuple) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise UserError(f"a size is (height, width) in whole pixels, not {size!r}")
     if min(size) <= 0 or any(side % multiple for side in size):
         raise UserError(
             f"images of {size[0]}x{size[1]} pixels are not possible: this model's sides are multiples of {multiple}"
         )
     return size[0] // factor, size[1] // factor
-
-
-def pair(side: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width), of a configuration that names one side or both."""
-    height, width = (side, side) if isinstance(side, int) else side
-    return height, width
 
 
 def ddim(scheduler: Any) -> Any:
@@ -116,21 +120,46 @@ def ddim(scheduler: Any) -> Any:
     return DDIMScheduler(**settings)
 
 
-FIRST_ORDER = (
+OWN_TIMES = {
     "DPMSolverMultistepScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "LCMScheduler",
     "UniPCMultistepScheduler",
-)
-"""Schedulers that call the network once a step, at times of their own, and end without noise."""
+}
+"""Schedulers whose times are kept, because they call the network once at each; their chains end without noise."""
+
+DDIM_TIMES = {
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "TCDScheduler",
+}
+"""Schedulers for which DDIM stands in, with its own times."""
 
 
 def variance_preserving(scheduler: Any) -> Schedule:
-    """The noise schedule of a diffusers scheduler, with its times, or DDIM's if a step of its own is no single call."""
+    """The noise schedule of a diffusers scheduler, and its times or DDIM's.
+
+    Which solver it stands for does not matter: a chain's solver is an argument of `sample`. Raises UserError for
+    schedulers of other processes.
+    """
+    kind, config = type(scheduler).__name__, scheduler.config
+    process = config.get("timestep_type", "discrete") == "discrete" and not config.get("use_flow_sigmas", False)
+    if kind not in OWN_TIMES | DDIM_TIMES or not process:
+        raise UserError(
+            f"the scheduler {kind} of this checkpoint is not supported"
+            f"{'' if process else ' with these settings'}: give the pipeline a DDIMScheduler if it was trained for that"
+        )
     same = ddim(scheduler)
-    if type(scheduler).__name__ in FIRST_ORDER:
-        final = same.alphas_cumprod[0].item() if scheduler.config.get("final_sigmas_type") == "sigma_min" else 1.0
+    if kind in OWN_TIMES:
+        final = same.alphas_cumprod[0].item() if config.get("final_sigmas_type") == "sigma_min" else 1.0
         return VariancePreserving(same.alphas_cumprod, final, _own_times(scheduler))
     spacings: dict[str, Spacing] = {
         "leading": leading(same.config.steps_offset),
@@ -151,6 +180,11 @@ def _own_times(scheduler: Any, **options: Any) -> Spacing:
             own.set_timesteps(steps, **{name: option(steps) for name, option in options.items()})
         except ValueError as error:
             raise UserError(f"{steps} sampling steps are not possible: {str(error).splitlines()[0]}") from error
+        if not (own.timesteps.diff() < 0).all():
+            raise UserError(
+                f"{steps} sampling steps are not possible: rounded, {type(scheduler).__name__} visits a time twice; "
+                "take fewer, or give the pipeline a scheduler without Karras' sigmas"
+            )
         return own.timesteps  # type: ignore[no-any-return]
 
     return times
@@ -200,6 +234,8 @@ def flow_matching(scheduler: Any, tokens: int, *, uniform: bool = False) -> Sche
 
 def check_length(pipeline: Any, tokenizer: Any, prompts: Sequence[str], limit: int | None = None) -> None:
     """Raise UserError if a prompt has more tokens than the text encoder reads (None: its tokenizer's own limit)."""
+    if tokenizer is None:
+        raise UserError("this pipeline was loaded without its text encoder: give the conditioning instead of a prompt")
     limit = tokenizer.model_max_length if limit is None else limit
     special = len(tokenizer("").input_ids)
     spelled_out = getattr(
@@ -219,7 +255,7 @@ def frozen(pipeline: Any) -> Any:
     view = copy.copy(pipeline)
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):
-            if hasattr(part, "_hf_hook") or getattr(part, "hf_device_map", None):
+            if hasattr(part, "_hf_hook") or len(set((getattr(part, "hf_device_map", None) or {}).values())) > 1:
                 raise UserError(
                     f"the pipeline's {name} is moved between devices as it is used, which a gradient cannot follow: "
                     "switch offloading off (pipeline.remove_all_hooks()) and move the pipeline to one device"

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from chainrule.denoiser import Conditioning
+from chainrule.errors import UserError
 from chainrule.models.base import Model, Text
-from chainrule.models.families.base import Backbone, autoencoder, class_number, pair, predicted, variance_preserving
+from chainrule.models.families.base import Backbone, autoencoder, class_number, predicted, variance_preserving
 
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
@@ -21,7 +22,7 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     return Model(
         name=name,
         network=_Transformer(transformer, variance_preserving(scheduler), predicted(scheduler)),
-        codec=autoencoder(pipeline, config.in_channels, config.patch_size, pair(config.sample_size), size),
+        codec=autoencoder(pipeline, config.in_channels, config.patch_size, config.sample_size, size),
         text=_Classes(pipeline.labels, config.num_embeds_ada_norm, transformer.device),
         guidance_scale=4.0,
         device=transformer.device,
@@ -34,6 +35,8 @@ class _Transformer(Backbone):
 
     def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         (labels,) = conditioning
+        if x.shape[-2] != x.shape[-1]:
+            raise UserError("a DiT knows square images only: crop the photo, or name a square size")
         f = self.module(x, timestep=t, class_labels=labels).sample
         return f[:, : x.shape[1]]  # the rest, if any, is the learned variance, which deterministic chains do not use
 
@@ -43,6 +46,10 @@ class _Classes(Text):
     labels: Mapping[str, int]
     count: int
     device: torch.device
+
+    @property
+    def example(self) -> str:  # type: ignore[override]
+        return next(iter(self.labels), "0")
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         numbers = [class_number(prompt, self.labels, self.count) if prompt else self.count for prompt in prompts]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chainrule.denoiser import Conditioning
 from chainrule.models.base import Embedded, Model, Text, Unguided
-from chainrule.models.families.base import FLOW, Backbone, autoencoder, check_length, flow_matching, pair
+from chainrule.models.families.base import FLOW, Backbone, autoencoder, check_length, flow_matching
 
 PATCH = 2
 """The sides of a patch of latents that is packed into one token."""
@@ -24,7 +24,7 @@ TRAINING = 1000
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     """A `FluxPipeline` as a Model. Flux.1 dev is guided by an input of the network, schnell not at all."""
     transformer = pipeline.transformer
-    default = pair(pipeline.default_sample_size)
+    default = pipeline.default_sample_size
     codec = autoencoder(pipeline, transformer.config.in_channels // PATCH**2, PATCH, default, size)
     tokens = prod(side // PATCH for side in codec.latent_shape[1:])
     guided = transformer.config.guidance_embeds

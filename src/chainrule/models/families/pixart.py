@@ -14,7 +14,6 @@ from chainrule.models.families.base import (
     Backbone,
     autoencoder,
     check_length,
-    pair,
     predicted,
     variance_preserving,
 )
@@ -24,7 +23,7 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     """A `PixArtAlphaPipeline` or `PixArtSigmaPipeline` as a Model."""
     transformer, scheduler = pipeline.transformer, pipeline.scheduler
     config = transformer.config
-    codec = autoencoder(pipeline, config.in_channels, config.patch_size, pair(config.sample_size), size)
+    codec = autoencoder(pipeline, config.in_channels, config.patch_size, config.sample_size, size)
     tokens = 120 if type(pipeline).__name__ == "PixArtAlphaPipeline" else 300
     return Model(
         name=name,

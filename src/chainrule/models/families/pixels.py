@@ -12,7 +12,7 @@ from torch import Tensor
 from chainrule.denoiser import Conditioning
 from chainrule.errors import UserError
 from chainrule.models.base import Codec, Model, Text, Unguided, clamp_through
-from chainrule.models.families.base import Backbone, class_number, pair, predicted, sides, variance_preserving
+from chainrule.models.families.base import Backbone, class_number, predicted, sides, variance_preserving
 
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
@@ -29,7 +29,7 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     return Model(
         name=name,
         network=_UNet(unet, variance_preserving(scheduler), predicted(scheduler)),
-        codec=_Pixels((3, *sides(size, pair(config.sample_size), 1, multiple)), multiple),
+        codec=_Pixels((3, *sides(size, config.sample_size, 1, multiple)), multiple),
         text=_Classes(classes, unet.device),
         guidance_scale=1.0,
         device=unet.device,
@@ -42,7 +42,8 @@ class _UNet(Backbone):
     """The conditioning is (class (B,),), or nothing."""
 
     def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.module(x, t, class_labels=conditioning[0] if conditioning else None).sample
+        f = self.module(x, t, class_labels=conditioning[0] if conditioning else None).sample
+        return f[:, : x.shape[1]]  # the rest, if any, is the learned variance, which deterministic chains do not use
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +67,8 @@ class _Classes(Text):
     device: torch.device
 
     @property
-    def wanted(self) -> bool:  # type: ignore[override]
-        return self.count is not None
+    def example(self) -> str | None:  # type: ignore[override]
+        return None if self.count is None else "0"
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         if self.count is not None:

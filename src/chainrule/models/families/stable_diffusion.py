@@ -15,7 +15,6 @@ from chainrule.models.families.base import (
     autoencoder,
     check_length,
     guidance,
-    pair,
     predicted,
     variance_preserving,
 )
@@ -28,9 +27,9 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     return Model(
         name=name,
         network=_UNet(unet, variance_preserving(scheduler), predicted(scheduler)),
-        codec=autoencoder(pipeline, unet.config.in_channels, halvings, pair(unet.config.sample_size), size),
+        codec=autoencoder(pipeline, unet.config.in_channels, halvings, unet.config.sample_size, size),
         text=_Clip(pipeline),
-        guidance_scale=7.5,
+        guidance_scale=7.5 if unet.config.time_cond_proj_dim is None else 8.5,
         device=unet.device,
         guidance=guidance(pipeline),
     )

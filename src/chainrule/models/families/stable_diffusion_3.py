@@ -10,15 +10,19 @@ from typing import Any
 from torch import Tensor
 
 from chainrule.denoiser import Conditioning
+from chainrule.errors import UserError
 from chainrule.models.base import Model, Text
-from chainrule.models.families.base import FLOW, Backbone, autoencoder, check_length, flow_matching, pair
+from chainrule.models.families.base import FLOW, Backbone, autoencoder, check_length, flow_matching
 
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     """A `StableDiffusion3Pipeline` as a Model."""
     transformer = pipeline.transformer
     config, patch = transformer.config, transformer.config.patch_size
-    codec = autoencoder(pipeline, config.in_channels, patch, pair(config.sample_size), size)
+    codec = autoencoder(pipeline, config.in_channels, patch, config.sample_size, size)
+    if max(codec.latent_shape[1:]) > config.pos_embed_max_size * patch:
+        most = config.pos_embed_max_size * codec.multiple
+        raise UserError(f"images of this size are not possible: this model's sides have at most {most} pixels")
     tokens = prod(side // patch for side in codec.latent_shape[1:])
     return Model(
         name=name,
