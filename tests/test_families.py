@@ -233,9 +233,7 @@ def _run(name: str, command: str, *arguments: object) -> None:
         options = ["-m", folder / "model", "--steps", "2", *size, "--iterations", "2", "--crops", "0"]
         wanted = ["--loss", "brightness=1", "--method", "doodl"]
         named = [folder / argument if argument == "photo.png" else argument for argument in arguments]
-        code, output = call(
-            command, *named, *options, "--loss", "brightness=1", "--method", "doodl", "-o", folder / "run"
-        )
+        code, output = call(command, *named, *options, *wanted, "-o", folder / "run")
         if code == 2:
             raise UserError(output.partition("error:")[2].strip())
         assert code == 0, output
