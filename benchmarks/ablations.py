@@ -59,6 +59,8 @@ VARIANTS = (
     FIRST,
     variant("DDIM with Checkpoint, not EDICT", mix=None),
     variant("DDIM with Checkpoint, twice the iterations", mix=None, iterations=20),
+    variant("DDIM, twice the iterations, no clip", mix=None, iterations=20, optimiser=moved(clip=None)),
+    variant("DDIM, four times the iterations, no clip", mix=None, iterations=40, optimiser=moved(clip=None)),
     variant("not renormalised", renormalise=False),
     variant("each of the pair by its own gradient", average=False),
     variant("no momentum", optimiser=moved(momentum=0.0)),

@@ -65,7 +65,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Made:
-    """What a method made of all cases: `images` (N, 3, H, W) in the order of cases and seeds, and the mean cost."""
+    """What a method made of all cases: `images` (N, 3, H, W) in the order of cases and seeds, and what one cost.
+
+    `passes` is the mean, `seconds` the median: a benchmark may have been paused.
+    """
 
     images: Tensor
     passes: float
@@ -132,14 +135,15 @@ class Contest:
     def made(self, contender: Contender, cases: Sequence[Case]) -> Made | None:
         """What has been made, None if a case is missing.
 
-        The mean cost is over the cases that had one: cases may share their draws, and the first then paid for all.
+        The cost is over the cases that had one: cases may share their draws, and the first then paid for all.
         """
         paths = [self._path(contender, case) for case in cases]
         if not all(path.exists() for path in paths):
             return None
         kept = [load_file(path) for path in paths]
         costs = torch.stack([each["cost"] for each in kept])
-        passes, seconds = costs[costs[:, 0] > 0].mean(dim=0).tolist()
+        costs = costs[costs[:, 0] > 0]
+        passes, seconds = costs[:, 0].mean().item(), costs[:, 1].median().item()
         return Made(torch.cat([each["images"] for each in kept]), passes, seconds)
 
     def _forwards(self, module: object, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
