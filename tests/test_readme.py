@@ -19,7 +19,7 @@ from tiny import family
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 JOINED = re.sub(r" \\\n\s*", " ", README)
-COMMANDS = re.findall(r"^chainrule .+$|(?<=`)chainrule (?:generate|guide|edit|invert) [^`]+(?=`)", JOINED, re.MULTILINE)
+COMMANDS = re.findall(r"(?:^|(?<=`))chainrule (?:generate|guide|edit|invert) [^`\n]+", JOINED, re.MULTILINE)
 PYTHON = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 TINY = {
     "CompVis/stable-diffusion-v1-4": "Stable Diffusion 1.x",
