@@ -2,8 +2,8 @@
 
 Vocabulary expansion from the seed's own noise, towards each of the eight shapes that no caption names: how often the
 judge sees the wanted shape, how often another shape than in the plain image of the same seed, the loss, and the network
-passes spent. Each row changes one thing of the first, which is the paper's DOODL but for its step (a hundred times
-larger: ten iterations stand for fifty) and its T (20).
+passes spent. Each row changes one thing of the first (those that say so, more), which is the paper's DOODL but for its
+rate (100, not 0.05), its clip (0.01, not 0.001), its iterations (10, not 50) and its T (20).
 """
 
 from __future__ import annotations
