@@ -323,6 +323,10 @@ def test_what_a_checkpoint_lacks_or_has_too_much_of_is_said(tmp_path: Path) -> N
     filling.unet.register_to_config(in_channels=9)
     with pytest.raises(UserError, match=r"takes 9 channels .* \(inpainting, depth\) are not supported"):
         chainrule.load(filling)
+    adapted = family("Stable Diffusion XL")
+    adapted.unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+    with pytest.raises(UserError, match=r"has to be told a picture too .* unload its IP-adapter"):
+        chainrule.load(adapted)
     with pytest.raises(UserError, match=r"a dtype is torch\.float16"):
         chainrule.load(nameless, dtype="float16")
 

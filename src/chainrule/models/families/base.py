@@ -201,6 +201,16 @@ def predicted(scheduler: Any) -> Output:
     return OUTPUTS[kind]
 
 
+def narrowing(unet: Any) -> int:
+    """By how much a U-Net that is told a text narrows its latents; raises UserError if it has to be told a picture."""
+    kind = unet.config.encoder_hid_dim_type
+    if kind is not None and "image" in kind:
+        raise UserError(
+            f"the network has to be told a picture too ({kind}): unload its IP-adapter (pipeline.unload_ip_adapter())"
+        )
+    return 2 ** (len(unet.config.block_out_channels) - 1)  # type: ignore[no-any-return]
+
+
 def guidance(pipeline: Any) -> Guidance:
     """That of a U-Net told by text: classifier-free, unless it has an input for the scale (consistency models)."""
     width = pipeline.unet.config.time_cond_proj_dim

@@ -15,6 +15,7 @@ from chainrule.models.families.base import (
     autoencoder,
     check_length,
     guidance,
+    narrowing,
     predicted,
     variance_preserving,
 )
@@ -23,11 +24,10 @@ from chainrule.models.families.base import (
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     """A `StableDiffusionPipeline` or `LatentConsistencyModelPipeline` as a Model."""
     unet, scheduler = pipeline.unet, pipeline.scheduler
-    halvings = 2 ** (len(unet.config.block_out_channels) - 1)
     return Model(
         name=name,
         network=_UNet(unet, variance_preserving(scheduler), predicted(scheduler)),
-        codec=autoencoder(pipeline, unet.config.in_channels, halvings, unet.config.sample_size, size),
+        codec=autoencoder(pipeline, unet.config.in_channels, narrowing(unet), unet.config.sample_size, size),
         text=_Clip(pipeline),
         guidance_scale=7.5 if unet.config.time_cond_proj_dim is None else 8.5,
         device=unet.device,

@@ -16,6 +16,7 @@ from chainrule.models.families.base import (
     autoencoder,
     check_length,
     guidance,
+    narrowing,
     predicted,
     variance_preserving,
 )
@@ -24,8 +25,7 @@ from chainrule.models.families.base import (
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     """A `StableDiffusionXLPipeline` as a Model."""
     unet, scheduler = pipeline.unet, pipeline.scheduler
-    halvings = 2 ** (len(unet.config.block_out_channels) - 1)
-    codec = autoencoder(pipeline, unet.config.in_channels, halvings, unet.config.sample_size, size)
+    codec = autoencoder(pipeline, unet.config.in_channels, narrowing(unet), unet.config.sample_size, size)
     if codec.vae.dtype == torch.float16 and codec.vae.config.get("force_upcast", False):
         codec.vae.float()  # its activations leave the range of half precision
     return Model(
