@@ -149,7 +149,6 @@ def test_lora_and_textual_inversion_and_a_tiny_autoencoder_work(given: StableDif
     torch.testing.assert_close(drawn(chainrule.load(given)), before)
     assert (adapted - before).abs().max() > 1e-3
 
-    assert torch.equal(drawn(chainrule.load(given), "a red <thing>"), drawn(chainrule.load(given), "a red <thing>"))
     unknown = drawn(chainrule.load(given), "a red <thing>")
     given.load_textual_inversion({"<thing>": torch.full((2, 16), 3.0)})  # a word of two vectors
     assert (drawn(chainrule.load(given), "a red <thing>") - unknown).abs().max() > 1e-3

@@ -248,9 +248,8 @@ def check_length(pipeline: Any, tokenizer: Any, prompts: Sequence[str], limit: i
         raise UserError("this pipeline was loaded without its text encoder: give the conditioning instead of a prompt")
     limit = tokenizer.model_max_length if limit is None else limit
     special = len(tokenizer("").input_ids)
-    spelled_out = getattr(
-        pipeline, "maybe_convert_prompt", lambda prompt, tokenizer: prompt
-    )  # words of several vectors
+    # a textual inversion may be a word of several tokens
+    spelled_out = getattr(pipeline, "maybe_convert_prompt", lambda prompt, tokenizer: prompt)
     for prompt in prompts:
         count = len(tokenizer(spelled_out(prompt, tokenizer)).input_ids)
         if count > limit:
