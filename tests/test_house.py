@@ -11,9 +11,9 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "chainrule"
 LINES = (
-    "errors", "bundled", "schedule", "noise", "denoiser", "vision", "loss", "step", "guide", "constraint", "control",
-    "gradient", "sample", "models", "metrics", "methods", "scenes", "pictures", "settings", "run", "cli", "app",
-    "__main__",
+    "errors", "bundled", "schedule", "noise", "denoiser", "ode", "vision", "loss", "step", "guide", "constraint",
+    "control", "gradient", "sample", "models", "metrics", "methods", "scenes", "pictures", "settings", "run", "cli",
+    "app", "__main__",
 )  # fmt: skip
 """From the ground floor up. A file imports from its own folder's base.py and from lines above it in this list."""
 
@@ -61,6 +61,8 @@ SHARED = {
     ("methods", "presets"): (("methods", "doodl"),),
     # an optimisation may start at the best of several draws
     ("methods", "doodl"): (("methods", "best_of"),),
+    # a multistep method starts with Runge-Kutta steps
+    ("step", "adams_bashforth"): (("step", "runge_kutta"),),
     # a rating is a head on CLIP's embedding
     ("loss", "aesthetic"): (("loss", "clip"),),
     # two ways of judging, one way of seeing colours; what is rated teaches the rater

@@ -5,7 +5,7 @@ import torch
 
 from chainrule import UserError
 from chainrule.denoiser import Epsilon, Output, Velocity
-from chainrule.schedule import END, leading, linspace, trailing
+from chainrule.schedule import END, FlowMatching, leading, linspace, trailing
 from conftest import scaled_linear
 
 
@@ -57,3 +57,10 @@ def test_velocity_does_not_divide_by_a_vanishing_alpha() -> None:
     x, f = torch.randn(2, 1, 1, 2, 2, dtype=torch.float64).unbind(0)
     prediction = Velocity().prediction(x, f, schedule.alpha(999.0), schedule.sigma(999.0))
     assert all(torch.isfinite(value).all() for value in (a, b, *prediction))
+
+
+@pytest.mark.parametrize("schedule", [scaled_linear(), FlowMatching(1000, linspace)], ids=["vp", "flow"])
+def test_the_time_of_a_ratio_is_where_it_is_that(schedule) -> None:
+    for t in (1.0, 0.5, 10.25, 500.0, 998.75):
+        assert schedule.time((schedule.sigma(t) / schedule.alpha(t)).item()) == pytest.approx(t, abs=1e-8)
+    assert (schedule.time(0.0), schedule.time(float("inf"))) == (0.0, schedule.last)

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchHeunDiscreteScheduler
 
-from chainrule import DDIM, EDICT, UserError, invert, sample, sample_state
-from chainrule.denoiser import Epsilon, Velocity
-from chainrule.step import Step
+from chainrule import (
+    DDIM,
+    EDICT,
+    RK4,
+    AdamsBashforth,
+    Adaptive,
+    DPMSolver,
+    Euler,
+    Heun,
+    UserError,
+    invert,
+    sample,
+    sample_state,
+)
+from chainrule.denoiser import Epsilon, Flow, Velocity
+from chainrule.ode import Original, Rho, Straight
+from chainrule.schedule import FlowMatching, karras, linspace, log_snr, quadratic, uniform
+from chainrule.step import RK3, Step
 from chainrule.step.edict import DriftWarning
 from conftest import Gaussian, TinyNetwork, conditioned, latents, scaled_linear
 
-STEPS = [DDIM(), EDICT(), EDICT(alternate=False)]
+MULTISTEP = [AdamsBashforth(2), AdamsBashforth(3), AdamsBashforth(4)]
+SOLVERS = [Euler(), Heun(), RK3(), RK4(), *MULTISTEP]
+STEPS = [DDIM(), EDICT(), EDICT(alternate=False), DPMSolver(), *SOLVERS]
 
 
 def gaussian(output=None) -> Gaussian:
@@ -33,14 +51,29 @@ def grid(denoiser: Gaussian, count: int) -> torch.Tensor:
 @pytest.mark.parametrize("step", STEPS, ids=str)
 @pytest.mark.parametrize("output", [Epsilon(), Velocity()], ids=["epsilon", "velocity"])
 def test_observed_order_is_the_declared_one(step: Step, output) -> None:
-    denoiser = gaussian(output)
-    x_T = latents()
-    errors = []
+    assert observed_order(step, gaussian(output)) == pytest.approx(step.order, abs=0.15)
+
+
+@pytest.mark.parametrize("coordinates", [Rho(), Straight()], ids=str)
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_the_order_is_that_in_all_coordinates(solver, coordinates) -> None:
+    assert observed_order(replace(solver, coordinates=coordinates), gaussian()) == pytest.approx(solver.order, abs=0.2)
+
+
+@pytest.mark.parametrize("solver", [Euler(Original()), Heun(Original()), AdamsBashforth(2, Original())], ids=str)
+def test_the_original_ode_is_solved_too(solver) -> None:
+    """Up to order 2: the tabulated schedule has corners."""
+    assert observed_order(solver, gaussian()) == pytest.approx(solver.order, abs=0.15)
+
+
+def observed_order(step: Step, denoiser: Gaussian) -> float:
+    """log2 of the ratio of the errors of a chain and one of twice as many steps."""
+    x_T, errors = latents(), []
     for count in (128, 256):
         times = grid(denoiser, count)
         exact = denoiser.flow(x_T, times[0].item(), times[-1].item())
         errors.append((sample(denoiser, x_T, times, step=step) - exact).norm().item())
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(step.order, abs=0.15)
+    return math.log2(errors[0] / errors[1])
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
@@ -107,3 +140,154 @@ def test_a_drifting_pair_warns_and_names_the_cure() -> None:
 def test_impossible_mixing_is_refused(mix: float) -> None:
     with pytest.raises(UserError, match="above 0 and at most 1"):
         EDICT(mix=mix)
+
+
+@pytest.mark.parametrize("coordinates", [Rho(), Straight()], ids=str)
+def test_euler_is_ddim(network: TinyNetwork, coordinates) -> None:
+    denoiser, x_T, times = conditioned(network), latents(), network.schedule.times(9)
+    euler = sample(denoiser, x_T, times, step=Euler(coordinates))
+    torch.testing.assert_close(euler, sample(denoiser, x_T, times), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+def test_dpm_solver_equals_diffusers(steps: int, kind: str, final: str) -> None:
+    scheduler = DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=kind, steps_offset=1,
+        lower_order_final=False, final_sigmas_type=final,
+    )  # fmt: skip
+    scheduler.set_timesteps(steps)
+    network = TinyNetwork({"epsilon": Epsilon(), "v_prediction": Velocity()}[kind])
+    network.schedule = scaled_linear(final=1.0 if final == "zero" else None)
+    denoiser, x = conditioned(network), latents()
+    times = torch.cat([scheduler.timesteps.double(), torch.tensor([-1.0], dtype=torch.float64)])
+    ours = sample(denoiser, x, times, step=DPMSolver())
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, float(t), denoiser.conditioning), t, x).prev_sample
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-5)  # their table is in float32
+
+
+def test_heun_of_a_flow_equals_diffusers() -> None:
+    scheduler = FlowMatchHeunDiscreteScheduler()
+    scheduler.set_timesteps(6)
+    network = TinyNetwork(Flow())
+    network.schedule = FlowMatching(1000, linspace)
+    denoiser, x = conditioned(network), latents()
+    times = torch.cat([scheduler.timesteps.double().unique().flip(0), torch.tensor([-1.0], dtype=torch.float64)])
+    ours = sample(denoiser, x, times[:-1], step=Heun())
+    for t in scheduler.timesteps[:-1]:  # their last step, to no noise at all, is Euler's
+        x = scheduler.step(network(x, float(t), denoiser.conditioning), t, x).prev_sample
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-5)
+
+
+def test_adams_bashforth_equals_torchdiffeq_after_its_start() -> None:
+    """One step of order 4 from four given slopes, evenly spaced: the coefficients of the textbooks."""
+    from chainrule.step.adams_bashforth import _weights
+
+    assert _weights([0.0, -1.0, -2.0, -3.0]) == pytest.approx([55 / 24, -59 / 24, 37 / 24, -9 / 24])
+
+
+def test_the_adaptive_solver_keeps_its_tolerance() -> None:
+    denoiser, x_T = gaussian(), latents()
+    times = torch.tensor([801.0, 101.0], dtype=torch.float64)
+    exact = denoiser.flow(x_T, 801.0, 101.0)
+    errors = [
+        (sample(denoiser, x_T, times, step=Adaptive(tolerance, tolerance)) - exact).norm().item()
+        for tolerance in (1e-4, 1e-6, 1e-9)
+    ]
+    assert errors[0] < 1e-1
+    assert errors[1] < 1e-2 * errors[0]
+    assert errors[2] < 1e-2 * errors[1]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0])
+def test_impossible_tolerances_are_refused(tolerance: float) -> None:
+    with pytest.raises(UserError, match="must be above 0"):
+        Adaptive(rtol=tolerance)
+
+
+def test_impossible_orders_are_refused() -> None:
+    with pytest.raises(UserError, match="order 2, 3 or 4, not 5"):
+        AdamsBashforth(5)
+
+
+@pytest.mark.parametrize(
+    ("step", "calls"),
+    [
+        (Euler(), 10), (Heun(), 20), (RK3(), 30), (RK4(), 40), (AdamsBashforth(2), 10), (AdamsBashforth(3), 11),
+        (AdamsBashforth(4), 14), (DPMSolver(), 10),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_network_calls_are_those_declared(step: Step, calls: int) -> None:
+    network = TinyNetwork()
+    sample(conditioned(network), latents(), network.schedule.times(10), step=step)
+    assert network.calls == calls
+    assert 0 <= calls - 10 * step.calls <= 4  # what a multistep method starts with
+
+
+@pytest.mark.parametrize("step", [*SOLVERS, DPMSolver(), Adaptive()], ids=str)
+def test_a_chain_from_pure_noise(step: Step) -> None:
+    """Flow matching starts where alpha = 0 and ends where sigma = 0."""
+    mean = torch.randn(2, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    denoiser = Gaussian(mean, 0.5, FlowMatching(1000, linspace), Flow())
+    x_T, times = latents(), uniform(denoiser.schedule, 100)
+    exact = denoiser.flow(x_T, 1000.0, -1.0)
+    assert (sample(denoiser, x_T, times, step=step) - exact).norm() < 0.02 * exact.norm()
+
+
+def test_pure_noise_has_no_rho() -> None:
+    mean = torch.zeros(2, 2, 4, 4, dtype=torch.float64)
+    denoiser = Gaussian(mean, 0.5, FlowMatching(1000, linspace), Flow())
+    with pytest.raises(UserError, match=r"x / alpha does not exist: use Straight\(\) instead"):
+        sample(denoiser, latents(), uniform(denoiser.schedule, 4), step=Euler(Rho()))
+
+
+@pytest.mark.parametrize("step", [*SOLVERS, DPMSolver(), Adaptive()], ids=str)
+def test_inversion_leads_near_the_noise(step: Step) -> None:
+    denoiser, x_T = gaussian(), latents()
+    times = log_snr(denoiser.schedule, 200)
+    (back, *_) = invert(denoiser, sample(denoiser, x_T, times, step=step), times, step=step)
+    assert (back - x_T).norm() < 0.05 * x_T.norm()
+
+
+@pytest.mark.parametrize("step", [*MULTISTEP, DPMSolver(), Heun()], ids=str)
+def test_a_step_of_no_length_changes_nothing(step: Step) -> None:
+    """A chain that visits t = 0 may end with one: without noise below the first timestep, END is t = 0 again."""
+    denoiser, x_T = gaussian(), latents()
+    times = torch.tensor([801.0, 601.0, 401.0, 201.0, 0.0, -1.0], dtype=torch.float64)
+    x_0 = sample(denoiser, x_T, times, step=step)
+    torch.testing.assert_close(x_0, sample(denoiser, x_T, times[:-1], step=step))
+    (back, *_) = invert(denoiser, x_0, times, step=step)
+    assert back.isfinite().all()
+
+
+@pytest.mark.parametrize("make", [uniform, quadratic, log_snr, karras])
+@pytest.mark.parametrize(
+    "schedule", [scaled_linear(), scaled_linear(final=1.0), FlowMatching(1000, linspace)], ids=["vp", "vp, 0", "flow"]
+)
+@pytest.mark.parametrize("steps", [1, 2, 17])
+def test_grids_fall_from_the_noisiest_time_to_the_end(make, schedule, steps: int) -> None:
+    times = make(schedule, steps)
+    assert len(times) == steps + 1
+    assert (times[0], times[-1]) == (schedule.last, -1.0)
+    assert (times.diff() < 0).all()
+
+
+def test_grids_are_even_in_their_measure() -> None:
+    schedule = scaled_linear()
+
+    def rho(times: torch.Tensor) -> torch.Tensor:
+        return torch.stack([schedule.sigma(t) / schedule.alpha(t) for t in times.tolist()])
+
+    measures = {uniform: lambda t: t, quadratic: lambda t: t.clamp(min=0).sqrt()}
+    measures |= {log_snr: lambda t: rho(t).log(), karras: lambda t: rho(t) ** (1 / 7)}
+    for make, measure in measures.items():
+        gaps = measure(make(schedule, 12)[:-1]).diff()
+        torch.testing.assert_close(gaps, gaps.mean().expand_as(gaps), rtol=1e-8, atol=1e-10)
+
+
+def test_a_grid_of_no_steps_is_refused() -> None:
+    with pytest.raises(UserError, match="0 steps is not possible"):
+        karras(scaled_linear(), 0)

@@ -1,19 +1,26 @@
 """chainrule: exact gradients through the whole sampling chain of a diffusion model."""
 
 from chainrule.errors import UserError
-from chainrule.gradient import Backprop, Checkpoint, Reversible
+from chainrule.gradient import Adjoint, Backprop, Checkpoint, Reversible
 from chainrule.models import Model, load
 from chainrule.noise import Noise
 from chainrule.sample import invert, sample, sample_state
-from chainrule.step import DDIM, EDICT
+from chainrule.step import DDIM, EDICT, RK4, AdamsBashforth, Adaptive, DPMSolver, Euler, Heun
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DDIM",
     "EDICT",
+    "RK4",
+    "AdamsBashforth",
+    "Adaptive",
+    "Adjoint",
     "Backprop",
     "Checkpoint",
+    "DPMSolver",
+    "Euler",
+    "Heun",
     "Model",
     "Noise",
     "Reversible",

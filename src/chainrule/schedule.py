@@ -9,6 +9,7 @@ checkpoint's scheduler calls `final_alpha_cumprod`. Coefficients are float64 wha
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ Spacing = Callable[[int, int], Tensor]
 
 
 class Schedule(ABC):
-    """alpha(t) and sigma(t), and the times to visit."""
+    """alpha(t) and sigma(t), and the times to visit. `last` is the noisiest time."""
+
+    last: float
 
     @abstractmethod
     def alpha(self, t: float) -> Tensor:
@@ -37,10 +40,14 @@ class Schedule(ABC):
         """The share of the noise at time `t`, a float64 scalar."""
 
     @abstractmethod
-    def times(self, steps: int) -> Tensor:
-        """The `steps + 1` times of a chain, falling from noise to `END`, float64.
+    def time(self, rho: float) -> float:
+        """The time at which sigma / alpha is `rho`, between 0 and `last`."""
 
-        Raises UserError if `steps` is not between 1 and the number of training steps.
+    @abstractmethod
+    def times(self, steps: int) -> Tensor:
+        """The `steps + 1` times of a chain, falling from noise to `END`, float64: those of the checkpoint's scheduler.
+
+        Raises UserError if `steps` is not between 1 and the number of training steps. For others, see `Grid`.
         """
 
 
@@ -61,6 +68,18 @@ class VariancePreserving(Schedule):
 
     def sigma(self, t: float) -> Tensor:
         return (1.0 - self._alpha_bar(t)).sqrt()
+
+    @property
+    def last(self) -> float:  # type: ignore[override]
+        return len(self.alpha_bar) - 1.0
+
+    def time(self, rho: float) -> float:
+        logs, wanted = self.alpha_bar.double().log(), -math.log1p(rho**2)
+        upper = int((logs > wanted).sum())  # they fall
+        if upper in (0, len(logs)):
+            return min(upper, self.last)
+        low, high = logs[upper - 1].item(), logs[upper].item()
+        return upper - 1 + (wanted - low) / (high - low)
 
     def times(self, steps: int) -> Tensor:
         return _ended(self.spacing, len(self.alpha_bar), steps)
@@ -86,6 +105,13 @@ class FlowMatching(Schedule):
 
     def sigma(self, t: float) -> Tensor:
         return torch.tensor(max(t, 0.0) / self.training, dtype=torch.float64)
+
+    @property
+    def last(self) -> float:  # type: ignore[override]
+        return float(self.training)
+
+    def time(self, rho: float) -> float:
+        return self.training * (1.0 - 1.0 / (1.0 + rho))
 
     def times(self, steps: int) -> Tensor:
         return _ended(self.spacing, self.training, steps)
@@ -131,6 +157,56 @@ def linspace(training: int, steps: int) -> Tensor:
     [999.0, 666.0, 333.0, 0.0]
     """
     return torch.linspace(0, training - 1, steps, dtype=torch.float64).round().flip(0)
+
+
+Grid = Callable[[Schedule, int], Tensor]
+"""(schedule, steps) -> the `steps + 1` times of a chain, falling from `Schedule.last` to `END`, float64.
+
+Unlike those of a checkpoint's scheduler they need not be whole numbers, which the networks take as they come.
+"""
+
+
+def uniform(schedule: Schedule, steps: int) -> Tensor:
+    """Evenly spaced in t."""
+    return _between(schedule, steps, lambda t: t, lambda t: t, 0.0)
+
+
+def quadratic(schedule: Schedule, steps: int) -> Tensor:
+    """Evenly spaced in the root of t: finer towards the image (Song et al. 2021, appendix D.2)."""
+    return _between(schedule, steps, math.sqrt, lambda root: root**2, 0.0)
+
+
+def log_snr(schedule: Schedule, steps: int) -> Tensor:
+    """Evenly spaced in log(alpha / sigma) (Lu et al. 2022)."""
+    return _between(schedule, steps, lambda t: math.log(_rho(schedule, t)), lambda x: schedule.time(math.exp(x)))
+
+
+def karras(schedule: Schedule, steps: int) -> Tensor:
+    """Evenly spaced in (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5)."""
+    return _between(schedule, steps, lambda t: _rho(schedule, t) ** (1 / 7), lambda x: schedule.time(x**7))
+
+
+def _rho(schedule: Schedule, t: float) -> float:
+    return (schedule.sigma(t) / schedule.alpha(t)).item()
+
+
+def _between(
+    schedule: Schedule,
+    steps: int,
+    measure: Callable[[float], float],
+    time: Callable[[float], float],
+    clean: float | None = None,
+) -> Tensor:
+    """Times evenly spaced in a `measure` of time, whose inverse is `time`, from the noisiest to the one called `clean`.
+
+    Where there is no noise, or nothing else, a measure of their ratio is taken a timestep further in.
+    """
+    if steps < 1:
+        raise UserError(f"a chain of {steps} steps is not possible: choose 1 or more")
+    noisy = schedule.last if schedule.alpha(schedule.last) > 0 else schedule.last - 1.0
+    clean = (0.0 if schedule.sigma(0.0) > 0 else 1.0) if clean is None else clean
+    inner = torch.linspace(measure(noisy), measure(clean), steps + 1, dtype=torch.float64)[1:-1]
+    return torch.tensor([schedule.last, *(time(value) for value in inner.tolist()), END], dtype=torch.float64)
 
 
 def tail(times: Tensor, strength: float) -> Tensor:

@@ -110,7 +110,7 @@ def integrate_on_tape(chain: Chain, state: State, tape: Tape, stop: int) -> Stat
     inputs = distinct(chain.denoiser.inputs)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*state, *inputs))):
         return chain.last(state, stop=stop)
-    _check_unrelated(inputs)
+    check_unrelated(inputs)
     return _OnTape.apply(chain, tape, stop, len(state), *state, *inputs)  # type: ignore[no-any-return]
 
 
@@ -120,7 +120,7 @@ class _OnTape(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, chain: Chain, tape: Tape, stop: int, width: int, *tensors: Tensor) -> State:
         ctx.chain, ctx.tape, ctx.stop, ctx.width = chain, tape, stop, width
-        ctx.precision = _precision(tensors[0].device.type)
+        ctx.precision = precision(tensors[0].device.type)
         with ctx.precision():
             last = tape.record(chain, tuple(tensor.detach() for tensor in tensors[:width]), stop)
         ctx.save_for_backward(*tensors)  # autograd then refuses a backward pass after a tensor was changed in place
@@ -138,14 +138,17 @@ class _OnTape(torch.autograd.Function):
             with torch.enable_grad(), ctx.precision():
                 before, after = ctx.tape.rebuild(ctx.chain, i)
             asked = (*(before if ask_state else ()), *inputs)
-            found = torch.autograd.grad(after, asked, gradients, allow_unused=True)
+            # what a solver remembers of the clock depends on nothing
+            live = [(out, gradient) for out, gradient in zip(after, gradients, strict=True) if out.requires_grad]
+            outputs, weights = zip(*live, strict=True)
+            found = torch.autograd.grad(outputs, asked, weights, allow_unused=True)
             gradients, of_inputs = _split(found, before if ask_state else ())
             totals = [_add(total, new) for total, new in zip(totals, of_inputs, strict=True)]
         state_gradients = gradients if ask_state else (None,) * ctx.width
         return (None, None, None, None, *state_gradients, *totals)
 
 
-def _precision(device_type: str) -> Callable[[], AbstractContextManager[None]]:
+def precision(device_type: str) -> Callable[[], AbstractContextManager[None]]:
     """The autocast that is on now, to be entered again: a step is rebuilt in the numbers in which it ran.
 
     Without the cache of cast weights, which would carry a weight's copy from a walk without a graph to one with.
@@ -154,7 +157,7 @@ def _precision(device_type: str) -> Callable[[], AbstractContextManager[None]]:
     return partial(torch.autocast, device_type, dtype=dtype, enabled=enabled, cache_enabled=False)
 
 
-def _check_unrelated(inputs: Sequence[Tensor]) -> None:
+def check_unrelated(inputs: Sequence[Tensor]) -> None:
     """Refuse a conditioning computed from another: autograd would count the way through it at every step, and again."""
     for tensor in inputs:
         others = [other for other in inputs if other is not tensor and other.requires_grad]

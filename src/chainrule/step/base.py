@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from chainrule.denoiser import Denoiser
+from chainrule.ode import ODE, Coordinates, ProbabilityFlow, natural
 
 State = tuple[Tensor, ...]
-"""All that a solver carries from step to step, each (B, C, h, w). No state hides in a solver."""
+"""All that a solver carries from step to step: latents (B, C, h, w), and what a multistep solver remembers. No state
+hides in a solver."""
 
 
 class Step(ABC):
-    """One solver. `order` is its order of convergence; `calls` its network calls a step.
+    """One solver. `order` is its order of convergence; `calls` its network calls a step, once it is under way.
 
     `reversible` says that `inverse` undoes `step` exactly, up to rounding, and evaluates the network at the very points
     at which `step` did, in the opposite order. `chainrule.gradient.Reversible` rests on both.
@@ -41,3 +44,43 @@ class Step(ABC):
 
     def check(self, state: State) -> None:  # noqa: B027 - most solvers have nothing to warn of
         """Warn, at the end of a chain, if `state` shows that the chain cannot be trusted."""
+
+
+class Solver(Step):
+    """A Step that solves any ODE dy/du = f(y, u), here the probability-flow ODE, in `coordinates` (None: the natural
+    ones, `chainrule.ode.natural`). Its state is the latent, and what it remembers of earlier steps.
+    """
+
+    coordinates: Coordinates | None
+    reversible = False
+
+    @abstractmethod
+    def integrate(self, ode: ODE, y: Tensor, memory: State, t: float, s: float) -> tuple[Tensor, State]:
+        """(y at time `s`, what to remember), given y at time `t` and what was remembered (nothing, at first)."""
+
+    def flow(self, denoiser: Denoiser) -> ProbabilityFlow:
+        """The ODE of `denoiser` in this solver's coordinates."""
+        return ProbabilityFlow(denoiser, self.coordinates or natural(denoiser))
+
+    def init(self, x: Tensor) -> State:
+        return (x,)
+
+    def step(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
+        ode = self.flow(denoiser)
+        x, *memory = state
+        y, remembered = self.integrate(ode, ode.enter(x, t), tuple(memory), t, s)
+        return (ode.leave(y, s), *remembered)
+
+    def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
+        """The same method, the other way."""
+        return self.step(denoiser, state, max(s, 0.0), t)
+
+    def final(self, state: State) -> Tensor:
+        return state[0]
+
+
+def moved(y: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """y + h (the weighted sum of the slopes)."""
+    for weight, slope in zip(weights, slopes, strict=True):
+        y = y + (h * weight) * slope if weight else y
+    return y

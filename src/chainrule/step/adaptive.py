@@ -1,0 +1,50 @@
+"""Adaptive steps: Dormand and Prince's method of order 5 with its own error estimate, by torchdiffeq.
+
+Between two times of the chain it takes as many steps as the tolerances ask for. Chen, "torchdiffeq", 2018.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chainrule.errors import UserError
+from chainrule.ode import ODE, Coordinates
+from chainrule.step.base import Solver, State
+
+
+@dataclass(frozen=True)
+class Adaptive(Solver):
+    """Order 5, at least 8 network calls from one time to the next: a chain of few steps suits it, even of one.
+
+    `rtol` and `atol` bound the error estimate of each inner step, relative to y and absolutely. The number of calls
+    depends on the latents, and on the whole batch; its choice of inner steps is not
+    differentiated, so a gradient is only as good as the tolerances.
+    """
+
+    rtol: float = 1e-4
+    atol: float = 1e-4
+    coordinates: Coordinates | None = None
+    order = 5
+    calls = 8
+
+    def __post_init__(self) -> None:
+        if min(self.rtol, self.atol) <= 0:
+            raise UserError(f"the tolerances {self.rtol:g} and {self.atol:g} must be above 0")
+
+    def integrate(self, ode: ODE, y: Tensor, memory: State, t: float, s: float) -> tuple[Tensor, State]:
+        try:
+            from torchdiffeq import odeint
+        except ModuleNotFoundError:
+            raise UserError("the adaptive solver needs torchdiffeq: pip install 'chainrule[ode]'") from None
+        u, v = ode.clock(t), ode.clock(s)
+        if u == v:
+            return y, ()
+        ends = torch.tensor([u, v], dtype=torch.float64, device=y.device)
+
+        def slope(clock: Tensor, value: Tensor) -> Tensor:
+            return ode.slope(value, ode.time(clock.item()))
+
+        return odeint(slope, y, ends, rtol=self.rtol, atol=self.atol, method="dopri5")[-1], ()

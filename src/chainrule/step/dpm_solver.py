@@ -1,0 +1,57 @@
+"""DPM-Solver++(2M): Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling", 2022, algorithm 2.
+
+With lambda = log(alpha / sigma), h = lambda_s - lambda_t and r = (the last step's h) / h,
+
+    D = (1 + 1 / 2r) x0(x_t) - 1 / 2r x0(the last x)
+    x_s = sigma_s / sigma_t x_t - alpha_s (e^-h - 1) D
+
+The first step has no last one, and a step to sigma = 0 has r = 0: there D = x0(x_t), which is DDIM.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chainrule.denoiser import Denoiser
+from chainrule.schedule import Schedule
+from chainrule.step.base import State, Step
+
+
+@dataclass(frozen=True)
+class DPMSolver(Step):
+    """Second order, one network call a step. It remembers (lambda and x0 at the step before)."""
+
+    order = 2
+    calls = 1
+    reversible = False
+
+    def init(self, x: Tensor) -> State:
+        return (x,)
+
+    def step(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
+        x, *memory = state
+        schedule, x0 = denoiser.schedule, denoiser(x, t).x0
+        now, then = _log_snr(schedule, t), _log_snr(schedule, s)
+        d = x0
+        if memory and math.isfinite(then) and memory[0].item() != now != then:
+            ratio = (then - now) / (now - memory[0].item())  # 1 / r
+            d = (1 + ratio / 2) * x0 - ratio / 2 * memory[1]
+        a = schedule.sigma(s) / schedule.sigma(t)
+        x = a * x + (schedule.alpha(s) - a * schedule.alpha(t)) * d
+        return (x, torch.tensor([now], dtype=torch.float64), x0)
+
+    def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
+        """The same method, the other way."""
+        return self.step(denoiser, state, max(s, 0.0), t)
+
+    def final(self, state: State) -> Tensor:
+        return state[0]
+
+
+def _log_snr(schedule: Schedule, t: float) -> float:
+    alpha, sigma = schedule.alpha(t).item(), schedule.sigma(t).item()
+    return math.inf if sigma == 0.0 else -math.inf if alpha == 0.0 else math.log(alpha / sigma)
