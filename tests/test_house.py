@@ -11,9 +11,9 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "chainrule"
 LINES = (
-    "errors", "bundled", "schedule", "noise", "denoiser", "ode", "vision", "loss", "step", "guide", "constraint",
-    "control", "gradient", "sample", "models", "metrics", "methods", "scenes", "pictures", "settings", "run", "cli",
-    "app", "__main__",
+    "errors", "bundled", "schedule", "noise", "optimise", "denoiser", "ode", "vision", "loss", "step", "guide",
+    "constraint", "control", "gradient", "sample", "models", "metrics", "methods", "scenes", "pictures", "settings",
+    "run", "jobs", "cli", "app", "__main__",
 )  # fmt: skip
 """From the ground floor up. A file imports from its own folder's base.py and from lines above it in this list."""
 
@@ -59,6 +59,8 @@ def test_imports_go_one_way(path: Path) -> None:
 SHARED = {
     # a preset is settings of its method; the parts of the training build on the parts trained before them
     ("methods", "presets"): (("methods", "doodl"),),
+    # it is the same loop with other settings
+    ("methods", "adjoint_dpm"): (("methods", "doodl"),),
     # an optimisation may start at the best of several draws
     ("methods", "doodl"): (("methods", "best_of"),),
     # a multistep method starts with Runge-Kutta steps

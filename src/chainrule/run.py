@@ -2,9 +2,9 @@
 
     settings.json            what was asked, whole: enough to do it again
     <method>.safetensors     a finished method's latents, noise and losses
-    doodl-state.safetensors  the optimisation, after each iteration
+    <method>-state.safetensors  an optimisation, after each iteration
     history.json             losses and scores
-    images/<method>-<seed>.png, grid.png, loss.png
+    images/<method>-<seed>.png, grid.png, loss.png (<method>-loss.png if there are two)
 
 Every file is written under another name and then renamed, so a stop at any moment leaves whole files, and everything
 random is replayable, so a resumed run ends with the images of a run that was never stopped.
@@ -52,7 +52,7 @@ from chainrule.settings import AestheticWish, ClassifierWish, Method, Settings
 class Report:
     """Who is told of a run's progress."""
 
-    on_method: Callable[[str], None] = lambda method: None
+    on_method: Callable[[Method], None] = lambda method: None
     on_iteration: Callable[[DoodlState], None] = lambda state: None
     on_step: OnStep = lambda done, total: None
 
@@ -66,14 +66,7 @@ class Run:
     @classmethod
     def new(cls, folder: Path, settings: Settings) -> Run:
         """Make the folder and write the settings. Raises UserError if it holds something or cannot be written."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise UserError(f"{folder} is not empty: choose another --output, or `chainrule resume {folder}`")
-            with atomic(folder / "settings.json") as path:
-                path.write_text(settings.model_dump_json(indent=2))
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
+        make_folder(folder, settings)
         return cls(folder, settings)
 
     @classmethod
@@ -128,10 +121,11 @@ class Run:
                 return reconstruction(task, **redone)
             case "edict":
                 return edict(task, **redone)
-        last = self._load_state() or start(task, settings.doodl, on_step=report.on_step)
-        for state in run(task, settings.doodl, last, report.on_step):
+        optimised = settings.optimised[method]
+        last = self._load_state(method) or start(task, optimised, on_step=report.on_step)
+        for state in run(task, optimised, last, report.on_step):
             last = state
-            self._save_state(state)
+            self._save_state(method, state)
             report.on_iteration(state)
         return result(task, last)
 
@@ -159,19 +153,19 @@ class Run:
         with atomic(self._path(method)) as path:
             save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path)
 
-    def _save_state(self, state: DoodlState) -> None:
-        with atomic(self._path("doodl-state")) as path:
+    def _save_state(self, method: Method, state: DoodlState) -> None:
+        with atomic(self._path(f"{method}-state")) as path:
             save_file({name: tensor.contiguous().cpu().clone() for name, tensor in state._asdict().items()}, path)
 
-    def _load_state(self) -> DoodlState | None:
-        path = self._path("doodl-state")
+    def _load_state(self, method: str) -> DoodlState | None:
+        path = self._path(f"{method}-state")
         return DoodlState(**load_file(path, device=self.settings.device)) if path.exists() else None
 
     def latents(self, method: str) -> Tensor | None:
         """The latents of a finished method, or of the best so far of an unfinished optimisation; None before that."""
         if self._path(method).exists():
             return load_file(self._path(method), device=self.settings.device)["latents"]
-        state = self._load_state() if method == "doodl" else None
+        state = self._load_state(method)
         return None if state is None else state.best_latents
 
     @torch.no_grad()
@@ -188,24 +182,26 @@ class Run:
         if task.photo is not None:
             images = {method: framed(batch, task.photo.size) for method, batch in images.items()}
         (self.folder / "images").mkdir(exist_ok=True)
-        state = self._load_state()
-        if state is not None and not self._path("doodl").exists():
-            # what was stopped is made again by as many iterations as were done
-            so_far = settings.doodl.model_copy(update={"iterations": state.iteration - 1})
-            settings = settings.model_copy(update={"doodl": so_far})
+        states = {m: state for m in settings.optimised if (state := self._load_state(m)) is not None}
+        for method, state in states.items():
+            if not self._path(method).exists():
+                # what was stopped is made again by as many iterations as were done
+                so_far = settings.optimised[method].model_copy(update={"iterations": state.iteration - 1})
+                settings = settings.model_copy(update={method.replace("-", "_"): so_far})
         for method in (m for m in settings.methods if m in images):
             for seed, image in zip(settings.seeds, images[method], strict=True):
                 with atomic(self.folder / "images" / f"{method}-{seed}.png") as path:
                     save_picture(to_pil(image), path, settings, method, seed)
         history: dict[str, object] = {"seeds": settings.seeds, "scores": scores}
-        if state is not None:
+        for method, state in states.items():
             names = task.wanted().names
-            history["doodl"] = state.history.tolist()
-            history["terms"] = [{"name": name, "values": state.terms[:, i].tolist()} for i, name in enumerate(names)]
+            history[method] = state.history.tolist()
+            terms = [{"name": name, "values": state.terms[:, i].tolist()} for i, name in enumerate(names)]
+            history[f"{method} terms"] = terms
             curves = {"loss": state.history.cpu()}
             if len(names) > 1:
                 curves |= {name: state.terms[:, i].cpu() for i, name in enumerate(names)}
-            with atomic(self.folder / "loss.png") as path:
+            with atomic(self.folder / ("loss.png" if len(states) == 1 else f"{method}-loss.png")) as path:
                 save_picture(loss_curves(curves, settings.seeds), path, settings)
         with atomic(self.folder / "history.json") as path:
             path.write_text(json.dumps(history, indent=1))
@@ -239,6 +235,18 @@ class Run:
         settings = self.settings
         what = settings.prompt if settings.photo is None else f"{settings.photo.name}  {settings.prompt}".strip()
         return what + (f"   ->   {wishes}" if wishes else "")
+
+
+def make_folder(folder: Path, settings: BaseModel) -> None:
+    """A new folder with `settings.json`. Raises UserError if it holds something or cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty: choose another --output, or `chainrule resume {folder}`")
+        with atomic(folder / "settings.json") as path:
+            path.write_text(settings.model_dump_json(indent=2))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
 
 
 class Origin(BaseModel):

@@ -32,13 +32,13 @@ from chainrule.loss import (
 from chainrule.loss.base import added
 from chainrule.loss.classifier import binary_cross_entropy, cross_entropy
 from chainrule.loss.perceptual import Features
-from chainrule.methods import Doodl, Photo, Task
+from chainrule.methods import ADJOINT_DPM, Doodl, Photo, Task
 from chainrule.models import Model, load
 from chainrule.pictures import fitted, load_picture
 
-Method = Literal["plain", "one-step", "noise-aware", "best-of", "doodl", "reconstruction", "edict"]
+Method = Literal["plain", "one-step", "noise-aware", "best-of", "doodl", "adjoint-dpm", "reconstruction", "edict"]
 FOR_PHOTOS = frozenset({"one-step", "doodl", "reconstruction", "edict"})
-FROM_NOISE = frozenset({"plain", "one-step", "noise-aware", "best-of", "doodl"})
+FROM_NOISE = frozenset({"plain", "one-step", "noise-aware", "best-of", "doodl", "adjoint-dpm"})
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -189,7 +189,7 @@ class Settings(_Frozen):
     `size` is the images' (height, width) in pixels (None: the model's). With a `photo`, the images are made of it,
     inverted under `source` (what it shows; empty: no prompt); `strength` is how much of the chain is redone (None: as
     the method's paper does), `photo_scale` the classifier-free guidance where none is named, and DOODL's solver is
-    everyone's.
+    everyone's. `embeddings` are words that the model is taught, `loras` what is added to its weights (files).
     """
 
     prompt: str
@@ -208,6 +208,9 @@ class Settings(_Frozen):
     noise_aware_scale: float = 300.0
     best_of: int = Field(default=8, ge=1)
     doodl: Doodl = Doodl()
+    adjoint_dpm: Doodl = ADJOINT_DPM
+    embeddings: tuple[Path, ...] = ()
+    loras: tuple[Path, ...] = ()
     size: tuple[int, int] | None = None
     variant: str | None = None
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
@@ -216,14 +219,28 @@ class Settings(_Frozen):
     def task(self) -> Task:
         """Load the model, the losses and the photo."""
         self._check()
-        model = load(self.model, dtype=DTYPES[self.dtype], device=self.device, variant=self.variant, size=self.size)
+        model = load(
+            self.model,
+            dtype=DTYPES[self.dtype],
+            device=self.device,
+            variant=self.variant,
+            size=self.size,
+            embeddings=self.embeddings,
+            loras=self.loras,
+        )
         if self.photo is None and not self.prompt.strip() and model.text.example is not None:
             raise UserError(f'the prompt is empty: say what to draw, for example "{model.text.example}"')
-        for steps in (self.steps, self.doodl.steps):
+        for steps in {self.steps, *(settings.steps for settings in self.optimised.values())}:
             model.schedule.times(steps)  # an impossible number is said now
         loss = added([wish.build(self.device) for wish in self.wishes]) if self.wishes else None
         photo = None if self.photo is None else self._photo(self.photo, model)
         return Task(model, self._denoiser(model, self.prompt), self.seeds, loss, photo)
+
+    @property
+    def optimised(self) -> dict[Method, Doodl]:
+        """The settings of each method that optimises noise."""
+        every: dict[Method, Doodl] = {"doodl": self.doodl, "adjoint-dpm": self.adjoint_dpm}
+        return {method: settings for method, settings in every.items() if method in self.methods}
 
     def _check(self) -> None:
         """Raise UserError for what no setting alone is to blame for."""

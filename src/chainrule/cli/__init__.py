@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from chainrule.cli.audit import audit
 from chainrule.cli.edit import edit
+from chainrule.cli.effect import effect
 from chainrule.cli.generate import generate
 from chainrule.cli.guide import guide
 from chainrule.cli.invert import invert
 from chainrule.cli.runs import models, rerun, resume
+from chainrule.cli.stylize import stylize
 
 app = typer.Typer(
     name="chainrule",
@@ -17,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
-for command in (generate, guide, edit, invert, resume, rerun, models):
+for command in (generate, guide, edit, effect, stylize, audit, invert, resume, rerun, models):
     app.command()(command)
 
 

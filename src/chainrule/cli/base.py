@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chainrule.errors import UserError
-from chainrule.methods import DoodlState, Task
+from chainrule.jobs import Job
+from chainrule.jobs import execute as do
+from chainrule.methods import ADJOINT_DPM, DoodlState, Task
 from chainrule.methods.presets import Preset, preset
 from chainrule.models import BUNDLED
 from chainrule.run import Report, Run, first_line
-from chainrule.settings import Settings
+from chainrule.settings import Method, Settings
 
 console = Console(stderr=True)
 
@@ -40,6 +42,16 @@ Dtype = Annotated[str, typer.Option(help="The network's numbers: float32, bfloat
 Size = Annotated[str | None, typer.Option(help="The images' height and width in pixels, 512x512; the model's own.")]
 Variant = Annotated[str | None, typer.Option(help="Which of a checkpoint's files, as in diffusers: fp16.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+Embeddings = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--embedding", help="A word to be taught (a file): a textual inversion, as `chainrule effect` writes."
+    ),
+]
+Loras = Annotated[
+    list[Path] | None,
+    typer.Option("--lora", help="A change of the weights: a LoRA (a file or folder), as `chainrule stylize` writes."),
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run folder; a new one in runs/ if not named.")]
 Photo = Annotated[Path, typer.Argument(help="A picture of any size.")]
 
@@ -90,8 +102,8 @@ PresetName = Annotated[
     typer.Option("--preset", help="faithful (the paper's settings) or tuned (the bundled world's, where it is used)."),
 ]
 PresetSteps = Annotated[int | None, typer.Option("--steps", help="Sampling steps; the preset's if not named.")]
-Iterations = Annotated[int | None, typer.Option(help="DOODL's iterations; the preset's if not named.")]
-Rate = Annotated[float | None, typer.Option(help="DOODL's learning rate; the preset's if not named.")]
+Iterations = Annotated[int | None, typer.Option(help="The optimisation's iterations; the preset's if not named.")]
+Rate = Annotated[float | None, typer.Option(help="The learning rate; the preset's if not named.")]
 Crops = Annotated[int | None, typer.Option(help="How many crops DOODL judges, 0 for the whole image; the preset's.")]
 Mix = Annotated[
     float | None,
@@ -209,9 +221,34 @@ def optimisation(
     return {"steps": chosen["steps"], "doodl": chosen, "one_step_scale": scale}
 
 
+def adjoint_dpm(adjoint: bool, rate: float | None, **changes: int | None) -> dict[str, Any]:
+    """The settings of AdjointDPM's guided sampling with what was named otherwise (None: was not)."""
+    chosen = ADJOINT_DPM.model_dump() | {key: value for key, value in changes.items() if value is not None}
+    if rate is not None:
+        chosen["optimiser"]["rate"] = rate
+    return chosen | {"adjoint": adjoint}
+
+
 def _absolute(path: str) -> str:
     """A path that still names the file when the run is made again from elsewhere."""
     return str(Path(path.strip()).expanduser().absolute())
+
+
+def checkpoint(
+    *,
+    model: str,
+    size: str | None,
+    variant: str | None,
+    dtype: str,
+    device: str,
+    embedding: list[Path] | None = None,
+    lora: list[Path] | None = None,
+) -> dict[str, Any]:
+    """The settings that say which checkpoint, and how."""
+    found: dict[str, Any] = {"model": model, "size": parse_size(size), "variant": variant, "dtype": dtype}
+    added = {"embeddings": embedding, "loras": lora}
+    found |= {name: [path.expanduser().absolute() for path in paths] for name, paths in added.items() if paths}
+    return found | {"device": device}
 
 
 def new_folder(output: Path | None, prompt: str) -> Path:
@@ -253,9 +290,25 @@ def begin(settings: Settings, output: Path | None) -> Run:
     return run
 
 
-def execute(run: Run, task: Task) -> None:
-    """Do a run with progress bars, and say where its pictures are."""
-    total = run.settings.doodl.iterations + 1
+def begin_job(job: Job, output: Path | None, name: str) -> None:
+    """Do a new job."""
+    execute_job(job, new_folder(output, name))
+
+
+def execute_job(job: Job, folder: Path, *, resume: bool = False) -> None:
+    """Do a job with a progress bar, and say where its picture is."""
+    with stoppable(folder), progress_bars() as progress:
+        bar = progress.add_task(job.title, total=None, note="")
+
+        def on_iteration(done: int, total: int, note: str) -> None:
+            progress.update(bar, completed=done, total=total, note=note)
+
+        picture = do(job, folder, on_iteration, resume=resume)
+    typer.echo(picture)
+
+
+def progress_bars() -> Progress:
+    """Bars with an estimate of the time left."""
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -263,26 +316,40 @@ def execute(run: Run, task: Task) -> None:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
+    return Progress(*columns, console=console)
+
+
+@contextmanager
+def stoppable(folder: Path) -> Iterator[None]:
+    """Say, after Ctrl-C, where the best so far is."""
     try:
-        with Progress(*columns, console=console) as progress:
-            outer = progress.add_task("iteration", total=total, note="", visible=False)
-            inner = progress.add_task("", total=run.settings.steps, note="")
-
-            def on_method(method: str) -> None:
-                progress.update(outer, visible=method == "doodl")
-                progress.reset(inner, description=method)
-
-            def on_iteration(state: DoodlState) -> None:
-                now, best = state.history[-1].mean().item(), state.best_losses.mean().item()
-                progress.update(outer, completed=state.iteration, note=f"loss {now:.4f}, best {best:.4f}")
-
-            def on_step(done: int, steps: int) -> None:
-                progress.update(inner, completed=done, total=steps)
-
-            picture = run.execute(task, Report(on_method, on_iteration, on_step))
+        yield
     except KeyboardInterrupt:
-        console.print(f"stopped; the best so far is in {run.folder}, `chainrule resume {run.folder}` goes on")
+        console.print(f"stopped; the best so far is in {folder}, `chainrule resume {folder}` goes on")
         raise typer.Exit(130) from None
+
+
+def execute(run: Run, task: Task) -> None:
+    """Do a run with progress bars, and say where its pictures are."""
+    with stoppable(run.folder), progress_bars() as progress:
+        outer = progress.add_task("iteration", total=None, note="", visible=False)
+        inner = progress.add_task("", total=run.settings.steps, note="")
+
+        def on_method(method: Method) -> None:
+            optimised = run.settings.optimised.get(method)
+            progress.reset(outer, visible=optimised is not None)
+            if optimised:
+                progress.update(outer, total=optimised.iterations + 1)
+            progress.reset(inner, description=method)
+
+        def on_iteration(state: DoodlState) -> None:
+            now, best = state.history[-1].mean().item(), state.best_losses.mean().item()
+            progress.update(outer, completed=state.iteration, note=f"loss {now:.4f}, best {best:.4f}")
+
+        def on_step(done: int, steps: int) -> None:
+            progress.update(inner, completed=done, total=steps)
+
+        picture = run.execute(task, Report(on_method, on_iteration, on_step))
     typer.echo(picture)
 
 

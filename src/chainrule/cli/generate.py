@@ -13,6 +13,8 @@ def generate(
     negative_prompt: base.Negative = "",
     guidance_scale: base.Scale = None,
     size: base.Size = None,
+    embedding: base.Embeddings = None,
+    lora: base.Loras = None,
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
@@ -23,13 +25,11 @@ def generate(
         settings = base.settings(
             prompt=prompt,
             negative_prompt=negative_prompt,
-            model=model,
             guidance_scale=guidance_scale,
             seeds=base.parse_seeds(seed),
             steps=steps,
-            size=base.parse_size(size),
-            variant=variant,
-            dtype=dtype,
-            device=device,
+            **base.checkpoint(
+                model=model, size=size, variant=variant, dtype=dtype, device=device, embedding=embedding, lora=lora
+            ),
         )
         base.begin(settings, output)

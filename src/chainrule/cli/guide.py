@@ -15,7 +15,7 @@ def guide(
     loss: base.Losses = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="plain, one-step, noise-aware, best-of or doodl; give several for a grid."),
+        typer.Option(help="plain, one-step, noise-aware, best-of, doodl or adjoint-dpm; give several for a grid."),
     ] = None,
     model: base.Model = "scenes",
     seed: base.Seeds = "0-3",
@@ -27,6 +27,9 @@ def guide(
     one_step_scale: base.OneStepScale = None,
     noise_aware_scale: Annotated[float, typer.Option(help="The scale of noise-aware guidance.")] = 300.0,
     best_of: Annotated[int, typer.Option(help="How many draws best-of makes.")] = 8,
+    adjoint: Annotated[
+        bool, typer.Option(help="For adjoint-dpm, the paper's own approximate gradient instead of the exact one.")
+    ] = False,
     objective: base.Objective = "bce",
     classifier: base.ClassifierName = None,
     clip: base.Clips = None,
@@ -35,6 +38,8 @@ def guide(
     negative_prompt: base.Negative = "",
     guidance_scale: base.Scale = None,
     size: base.Size = None,
+    embedding: base.Embeddings = None,
+    lora: base.Loras = None,
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
@@ -50,17 +55,16 @@ def guide(
         settings = base.settings(
             prompt=prompt,
             negative_prompt=negative_prompt,
-            model=model,
             guidance_scale=guidance_scale,
             seeds=base.parse_seeds(seed),
             methods=method or ["plain", "one-step", "doodl"],
             wishes=wishes,
             best_of=best_of,
+            adjoint_dpm=base.adjoint_dpm(adjoint, rate, iterations=iterations, steps=steps),
             noise_aware_scale=noise_aware_scale,
-            size=base.parse_size(size),
-            variant=variant,
-            dtype=dtype,
-            device=device,
+            **base.checkpoint(
+                model=model, size=size, variant=variant, dtype=dtype, device=device, embedding=embedding, lora=lora
+            ),
             **base.optimisation(
                 base.chosen_preset(preset, wishes, model=model),
                 rate=rate,

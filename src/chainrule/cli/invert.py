@@ -40,15 +40,11 @@ def invert(
             photo=photo.expanduser().absolute(),
             source=prompt,
             prompt=prompt,
-            model=model,
             guidance_scale=guidance_scale,
             photo_scale=found.guidance_scale,
             methods=("reconstruction",),
             strength=strength,
-            size=base.parse_size(size),
-            variant=variant,
-            dtype=dtype,
-            device=device,
+            **base.checkpoint(model=model, size=size, variant=variant, dtype=dtype, device=device),
             **base.optimisation(found, steps=steps, mix=mix),
         )
         task = settings.task()

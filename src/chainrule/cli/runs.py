@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from chainrule.cli import base
+from chainrule.jobs import opened
 from chainrule.models import installed
 from chainrule.run import Run, origin
 
@@ -15,8 +16,12 @@ from chainrule.run import Run, origin
 def resume(run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.")]) -> None:
     """Go on with a run that was stopped; it ends as if it never had been."""
     with base.plain_errors():
-        stopped = Run.open(run)
-        base.execute(stopped, stopped.settings.task())
+        job = opened(run)
+        if job:
+            base.execute_job(job, run, resume=True)
+        else:
+            stopped = Run.open(run)
+            base.execute(stopped, stopped.settings.task())
 
 
 def rerun(

@@ -1,8 +1,10 @@
 """Losses on what a network sees: content (perceptual) and style (Gatys, Ecker & Bethge 2016).
 
-    content = mean over layers of |F - F'|^2        style = mean over layers of |G - G'|^2,  G = F F^T / (C h w)
+    content = mean over layers of |F - F'|^2
+    style = mean over layers of |G - G'|^2 / |G'|^2,    G = F F^T / (C h w)
 
-F (C, h w) are the features of one layer, of the image and of the picture that it should be like.
+F (C, h w) are the features of one layer, of the image and of the picture that it should be like. The layers' weights
+are the paper's free choice: divided by |G'|^2, none drowns the others, and an image without any features has style 1.
 """
 
 from __future__ import annotations
@@ -110,7 +112,10 @@ def load_backbone(name: str | Path | None = None, device: str | torch.device = "
 
 @dataclass(frozen=True, eq=False)
 class Perceptual(Term):
-    """How far the image's features are from those of `picture` (3, h, w), at the image's own places."""
+    """How far the image's features are from those of `picture` (3, h, w), at the image's own places.
+
+    Or of a picture of its own: `picture` (B, 3, h, w) has one for each image.
+    """
 
     features: Features
     picture: Tensor
@@ -118,7 +123,8 @@ class Perceptual(Term):
     whole = True
 
     def __call__(self, images: Tensor) -> Tensor:
-        return _mean_square(self.features(images), self.features(scaled(self.picture[None], images)))
+        picture = self.picture if self.picture.ndim == 4 else self.picture[None]
+        return _mean_square(self.features(images), self.features(scaled(picture, images)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +141,10 @@ class Style(Term):
             return [gram(layer) for layer in self.features(self.picture[None])]
 
     def __call__(self, images: Tensor) -> Tensor:
-        return _mean_square([gram(layer) for layer in self.features(images)], [w.to(images) for w in self._wanted])
+        wanted = [layer.to(images) for layer in self._wanted]
+        pairs = zip(self.features(images), wanted, strict=True)
+        off = [(gram(layer) - w).square().sum(dim=(1, 2)) / w.square().sum() for layer, w in pairs]
+        return torch.stack(off).mean(dim=0)
 
 
 def gram(features: Tensor) -> Tensor:

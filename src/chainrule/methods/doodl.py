@@ -27,18 +27,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from chainrule.errors import UserError
-from chainrule.gradient.base import OnStep
+from chainrule.gradient.adjoint import Adjoint
+from chainrule.gradient.base import Gradient, OnStep
 from chainrule.gradient.checkpoint import Checkpoint
 from chainrule.loss.cutouts import cropped
 from chainrule.methods.base import Result, Task, inverted
 from chainrule.methods.best_of import best_of
+from chainrule.optimise import Adam, Momentum
 from chainrule.sample import sample_state
 from chainrule.step.base import State, Step
 from chainrule.step.ddim import DDIM
@@ -48,44 +50,7 @@ PERTURBATION, CROPS = 1 << 20, 1 << 21
 """The first draw of each kind of randomness; iteration k uses draw k after it."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Momentum(_Settings):
-    """The paper's update (eq. 8). `rate` is its lambda; `clip` bounds each element of the step (None: no bound)."""
-
-    kind: Literal["momentum"] = "momentum"
-    rate: float = Field(default=0.05, gt=0)
-    clip: float | None = Field(default=1e-3, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-
-    def update(self, gradient: Tensor, memory: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """(what to add to x_T, the new memory (2, *x_T.shape), zero before iteration `k` = 0)."""
-        g = -self.rate * gradient
-        if self.clip is not None:
-            g = g.clamp(-self.clip, self.clip)
-        velocity = self.momentum * memory[0] + g
-        return velocity, torch.stack([velocity, memory[1]])
-
-
-class Adam(_Settings):
-    """Adam (Kingma & Ba 2015), which does not care for the scale of the loss."""
-
-    kind: Literal["adam"] = "adam"
-    rate: float = Field(default=0.1, gt=0)
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.99, ge=0, lt=1)
-
-    def update(self, gradient: Tensor, memory: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """As `Momentum.update`; the memory holds both moments."""
-        first = torch.lerp(gradient, memory[0], self.beta1)
-        second = torch.lerp(gradient.square(), memory[1], self.beta2)
-        unbiased, scale = first / (1 - self.beta1 ** (k + 1)), second / (1 - self.beta2 ** (k + 1))
-        return -self.rate * unbiased / (scale.sqrt() + 1e-12), torch.stack([first, second])
-
-
-class Doodl(_Settings):
+class Doodl(BaseModel):
     """The settings of DOODL; the defaults are the paper's for Stable Diffusion.
 
     `start_of` is how many draws of the noise are tried to find a start (1: the seed's own, as in the paper),
@@ -93,9 +58,10 @@ class Doodl(_Settings):
     deviation of the noise added after each update, `average` moves EDICT's two latents as one, `renormalise` keeps
     their norm that of the first draw (for photos, the paper's code does not), `crops` is how many cutouts are judged
     (0: the whole image, which losses of places always see), `target` a loss at which an image counts as done (all
-    done: stop), `keep` how many steps' graphs are kept.
+    done: stop), `keep` how many steps' graphs are kept; `adjoint` takes AdjointDPM's approximate gradient instead.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
     start_of: int = Field(default=1, ge=1)
     iterations: int = Field(default=50, ge=0)
     steps: int = Field(default=50, ge=1)
@@ -109,11 +75,17 @@ class Doodl(_Settings):
     cut_power: float = 0.3
     target: float | None = None
     keep: int = Field(default=0, ge=0)
+    adjoint: bool = False
 
     @property
     def step(self) -> Step:
         """The solver that these settings name."""
         return DDIM() if self.mix is None else EDICT(mix=self.mix, alternate=self.alternate)
+
+    @property
+    def gradient(self) -> Gradient:
+        """How the chain is differentiated."""
+        return Adjoint() if self.adjoint else Checkpoint(self.keep)
 
 
 class DoodlState(NamedTuple):
@@ -171,9 +143,7 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
     with torch.enable_grad():
         x_T = state.x_T.detach().requires_grad_()
         times = task.model.schedule.times(settings.steps)
-        last = sample_state(
-            task.denoiser, x_T.unbind(), times, step=step, gradient=Checkpoint(settings.keep), on_step=on_step
-        )
+        last = sample_state(task.denoiser, x_T.unbind(), times, step=step, gradient=settings.gradient, on_step=on_step)
         terms = torch.stack([loss.terms(task.model.decode(latents)) for latents in last]).mean(dim=0)
         losses = terms.sum(dim=0)
         _check("loss", losses, k, task.seeds)
@@ -196,7 +166,7 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
 
     if settings.average:  # dL/dx_T where x = y = x_T is the sum of the two gradients
         gradient = gradient.sum(dim=0).expand_as(gradient)
-    change, memory = settings.optimiser.update(gradient, state.memory, k)
+    change, memory = settings.optimiser.update(state.x_T, gradient, state.memory, k)
     x_T = state.x_T + change
     if settings.perturbation:
         x_T = x_T + settings.perturbation * noise.normal(PERTURBATION + k, x_T.shape[2:]).to(x_T)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from chainrule.errors import UserError
-from chainrule.methods.doodl import Adam, Doodl, Momentum
+from chainrule.methods.doodl import Doodl
+from chainrule.optimise import Adam, Momentum
 
 
 class Preset(NamedTuple):

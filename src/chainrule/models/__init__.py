@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,21 +32,26 @@ def load(
     device: str | torch.device | None = None,
     variant: str | None = None,
     size: tuple[int, int] | None = None,
+    embeddings: Sequence[str | Path] = (),
+    loras: Sequence[str | Path] = (),
 ) -> Model:
     """A checkpoint as a Model: the bundled one (None, or "scenes"), a diffusers folder, a name on the hub, a pipeline.
 
     `dtype` is the weights' (None: float32), `variant` as in diffusers ("fp16"); latents are float32. `size` is the
-    images' (height, width) in pixels (None: the checkpoint's own). A pipeline is left as it was: the model shares its
-    weights, in the dtype and on the device that they have, with what was loaded into it (LoRA, textual inversions, a
-    tiny autoencoder); only XL's autoencoder is copied to float32 where half precision would overflow. Raises UserError
+    images' (height, width) in pixels (None: the checkpoint's own). `embeddings` are words to be taught (textual
+    inversions) and `loras` changes of the weights, files or folders in diffusers' formats. A pipeline is left as it
+    was: the model shares its weights, in the dtype and on the device that they have, with what was loaded into it; only
+    XL's autoencoder is copied to float32 where half precision would overflow. Raises UserError
     if there is no such checkpoint, or if its family is not supported.
     """
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise UserError(f"a dtype is torch.float16, torch.bfloat16, torch.float32 or torch.float64, not {dtype!r}")
     if isinstance(name, (str, Path)) or name is None:
-        return _from_files(name, dtype or torch.float32, device or "cpu", variant, size)
-    if dtype is not None or device is not None or variant is not None:
-        raise UserError("a pipeline has its own dtype and device: move it there before (pipeline.to(...))")
+        return _from_files(name, dtype or torch.float32, device or "cpu", variant, size, embeddings, loras)
+    if dtype is not None or device is not None or variant is not None or embeddings or loras:
+        raise UserError(
+            "a pipeline has its own dtype, device, words and LoRA: move it there, or load them into it, before"
+        )
     return _adapter(type(name).__name__, "the pipeline")(frozen(name), type(name).__name__, size)
 
 
@@ -55,6 +61,8 @@ def _from_files(
     device: str | torch.device,
     variant: str | None,
     size: tuple[int, int] | None,
+    embeddings: Sequence[str | Path],
+    loras: Sequence[str | Path],
 ) -> Model:
     import diffusers
     from diffusers.utils import is_accelerate_available
@@ -77,8 +85,24 @@ def _from_files(
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    for path in embeddings:
+        _add(pipeline, "load_textual_inversion", path, "a textual inversion")
+    for path in loras:
+        _add(pipeline, "load_lora_weights", path, "a LoRA")
     model = adapt(frozen(pipeline.to(device)), BUNDLED if source == bundled.PIPELINE else str(name), size)
     return replace(model, guidance_scale=3.0) if source == bundled.PIPELINE else model
+
+
+def _add(pipeline: Any, method: str, path: str | Path, what: str) -> None:
+    """Load a file into a pipeline by one of its methods."""
+    if not Path(path).expanduser().exists():
+        raise UserError(f"there is no file {path}: name {what}")
+    if not hasattr(pipeline, method):
+        raise UserError(f"a {type(pipeline).__name__} does not take {what}")
+    try:
+        getattr(pipeline, method)(str(Path(path).expanduser()))
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be loaded as {what} ({str(error).splitlines()[0]})") from error
 
 
 def _adapter(family: str, name: str) -> Any:

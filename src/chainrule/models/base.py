@@ -48,6 +48,24 @@ class Text(ABC):
         Raises UserError if a prompt is too long, or nothing that the model can be told.
         """
 
+    def taught(self, word: str, vectors: Tensor) -> Text:
+        """This text encoder with a new `word`, which reads as the token embeddings `vectors` (n, D).
+
+        They get their gradients through the conditioning. Raises UserError if the word is known, or the family cannot.
+        """
+        raise UserError(NO_WORDS)
+
+    @property
+    def blank(self) -> Tensor:
+        """The token embedding (D,) that prompts are filled up with: a word made of it says nothing."""
+        raise UserError(NO_WORDS)
+
+
+NO_WORDS = (
+    "this model's family cannot be taught a word: Stable Diffusion 1.x and 2.x and the bundled model can, which have "
+    "one CLIP for their text"
+)
+
 
 class Guidance(ABC):
     """How strongly a prompt is followed: what a family makes of a guidance scale, 1 and less being none."""

@@ -279,6 +279,38 @@ def _frozen(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, shared).eval()
 
 
+def with_word(pipeline: Any, word: str, vectors: Tensor) -> Any:
+    """A copy of a frozen `pipeline` whose CLIP knows a new `word` of n token embeddings, `vectors` (n, D).
+
+    Its tokens are named as in diffusers' textual inversion: word, word_1, word_2 ...
+    """
+    view = copy.copy(pipeline)
+    view.tokenizer, view.text_encoder = copy.deepcopy(pipeline.tokenizer), _frozen(pipeline.text_encoder)
+    known = len(view.tokenizer)
+    tokens = [word, *(f"{word}_{i}" for i in range(1, len(vectors)))]
+    taken = sorted(set(tokens) & set(view.tokenizer.get_vocab()))
+    if not word.strip() or taken:
+        raise UserError(f"{taken[0] if taken else word!r} is no new word: choose another, for example <effect>")
+    view.tokenizer.add_tokens(tokens)
+    view.text_encoder.set_input_embeddings(_Taught(view.text_encoder.get_input_embeddings(), known, vectors))
+    return view
+
+
+class _Taught(nn.Module):
+    """Token embeddings, and `vectors` (n, D) for the tokens that were added after the first `known`."""
+
+    def __init__(self, embeddings: nn.Module, known: int, vectors: Tensor) -> None:
+        super().__init__()
+        self.embeddings, self.known = embeddings, known
+        self.vectors = (vectors,)  # not a parameter of the network: the caller's own
+
+    def forward(self, ids: Tensor) -> Tensor:
+        (vectors,), new = self.vectors, ids >= self.known
+        found: Tensor = self.embeddings(ids.masked_fill(new, 0))
+        own = vectors.to(found)[(ids - self.known).clamp(0, len(vectors) - 1)]
+        return torch.where(new[..., None], own, found)
+
+
 def class_number(prompt: str, labels: Mapping[str, int], count: int) -> int:
     """The class that a prompt names: one of `labels`, or a number below `count`.
 

@@ -18,6 +18,7 @@ from chainrule.models.families.base import (
     narrowing,
     predicted,
     variance_preserving,
+    with_word,
 )
 
 
@@ -57,3 +58,11 @@ class _Clip(Text):
             do_classifier_free_guidance=False,
         )
         return (text,)
+
+    def taught(self, word: str, vectors: Tensor) -> Text:
+        return _Clip(with_word(self.pipeline, word, vectors))
+
+    @property
+    def blank(self) -> Tensor:
+        weights: Tensor = self.pipeline.text_encoder.get_input_embeddings().weight
+        return weights[self.pipeline.tokenizer.pad_token_id]

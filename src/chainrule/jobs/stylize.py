@@ -1,0 +1,112 @@
+"""A picture's style becomes a LoRA: `chainrule stylize PICTURE`.
+
+pytorch_lora_weights.safetensors   the LoRA, as diffusers' `load_lora_weights` reads it
+grid.png                           prompts and seeds that it was tuned on, and others, before and after
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from chainrule import bundled
+from chainrule.errors import UserError
+from chainrule.jobs.base import Job, Moment, Work, shortened
+from chainrule.loss import load_backbone, load_vgg
+from chainrule.loss.perceptual import Features
+from chainrule.methods.stylize import Studio, Stylization, adapted, draw, iterations, lora, start, stylize
+from chainrule.models import BUNDLED
+from chainrule.optimise import Training
+from chainrule.pictures import grid, load_picture
+from chainrule.run import atomic
+
+
+class StylizeJob(Job):
+    """`picture` has the style, `prompts` and `seeds` are tuned on, `others` and `other_seeds` are shown beside them.
+
+    `features`, a VGG's state dict (a file) or a transformers vision network, sees style and content; None is the bundled
+    CLIP for the style, which knows colours and stripes, and the bundled classifier for the content, which knows shapes.
+    """
+
+    title = "stylize"
+    kind: Literal["stylize"] = "stylize"
+    picture: Path
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...] = tuple(range(10))
+    others: tuple[str, ...] = ()
+    other_seeds: tuple[int, ...] = (100, 101)
+    features: str | None = None
+    stylization: Stylization = Stylization()
+
+    def work(self) -> Work:
+        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
+            raise UserError("there are no prompts to tune on, or an empty one: name some with --prompt, ten or so")
+        if self.features is None and self.model != BUNDLED:
+            raise UserError("name the network that sees the style: --features, a VGG's weights or a vision network")
+        model = self.load()
+        model.schedule.times(self.stylization.steps)
+        style, content = self._eyes(bundled.CLIP), self._eyes(bundled.CLASSIFIER)
+        studio = Studio(model, self.prompts, self.seeds, load_picture(self.picture).to(model.device), style, content)
+        shown = [(prompt, self.seeds[0]) for prompt in self.prompts[:3]]
+        shown += [(prompt, seed) for prompt in (self.prompts[0], *self.others) for seed in self.other_seeds]
+        with torch.no_grad():
+            before = torch.cat([draw(model, self.stylization, [pair]) for pair in shown])
+        return _Work(self, studio, shown, before)
+
+    def _eyes(self, usual: Path) -> Features:
+        """The network that was named, or the `usual` one."""
+        file = self.features and Path(self.features).expanduser()
+        if file and file.is_file():
+            return load_vgg(file, self.device)
+        return load_backbone(self.features or usual, self.device)
+
+
+@dataclass
+class _Work(Work):
+    job: StylizeJob
+    studio: Studio
+    shown: list[tuple[str, int]]
+    before: Tensor
+    weights: dict[str, Tensor] | None = None
+
+    @property
+    def total(self) -> int:  # type: ignore[override]
+        return iterations(self.studio, self.job.stylization)
+
+    def moments(self, tensors: Mapping[str, Tensor] | None) -> Iterator[Moment]:
+        settings = self.job.stylization
+        state = start(self.studio, settings) if tensors is None else Training.unpacked(tensors)
+        for now in stylize(self.studio, settings, state):
+            style, content = now.losses[-1].tolist()
+            yield Moment(now.packed(), now.iteration, f"style {style:.3f}, content {content:.3f}")
+
+    @torch.no_grad()
+    def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> Path:
+        model, values = self.studio.model, Training.unpacked(tensors).values
+        for name, weight in adapted(model, self.job.stylization.rank).items():
+            weight.copy_(values[name])
+        save_lora(folder, model.network.module, lora(model))  # type: ignore[attr-defined]
+        after = torch.cat([draw(model, self.job.stylization, [pair]) for pair in self.shown])
+        captions = {"before": [shortened(prompt) for prompt, _ in self.shown], "after": [""] * len(self.shown)}
+        known = [prompt in self.job.prompts and seed in self.job.seeds for prompt, seed in self.shown]
+        rows = ["tuned on" if k else f"seed {seed}" for k, (_, seed) in zip(known, self.shown, strict=True)]
+        with atomic(folder / "grid.png") as path:
+            sheet = grid({"before": self.before, "after": after}, rows, captions, title=self.job.picture.name)
+            sheet.save(path, "PNG")
+        return folder / "grid.png"
+
+
+def save_lora(folder: Path, network: Any, weights: dict[str, Tensor]) -> None:
+    """Write a LoRA of a U-Net or a transformer as diffusers' pipelines do."""
+    from diffusers import UNet2DConditionModel
+    from diffusers.loaders import SD3LoraLoaderMixin, StableDiffusionLoraLoaderMixin
+
+    if isinstance(network, UNet2DConditionModel):
+        StableDiffusionLoraLoaderMixin.save_lora_weights(folder, unet_lora_layers=weights)
+    else:
+        SD3LoraLoaderMixin.save_lora_weights(folder, transformer_lora_layers=weights)
