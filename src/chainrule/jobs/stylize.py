@@ -29,8 +29,9 @@ from chainrule.run import atomic
 class StylizeJob(Job):
     """`picture` has the style, `prompts` and `seeds` are tuned on, `others` and `other_seeds` are shown beside them.
 
-    `features`, a VGG's state dict (a file) or a transformers vision network, sees style and content; None is the bundled
-    CLIP for the style, which knows colours and stripes, and the bundled classifier for the content, which knows shapes.
+    `features`, a VGG's state dict (a file) or a transformers vision network, sees style and content. None is, for the
+    style, the bundled CLIP, which knows colours and stripes; for the content, the bundled classifier, which knows
+    shapes.
     """
 
     title = "stylize"

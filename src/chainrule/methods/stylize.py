@@ -93,8 +93,10 @@ def adapted(model: Model, rank: int) -> dict[str, Tensor]:
     network: Any = getattr(model.network, "module", None)
     names = [name for name, _ in network.named_modules()] if network is not None else []
     kinds = [kind for kind in ("attn2", "attn") if any(name.endswith(f"{kind}.to_q") for name in names)]
-    if not kinds:
-        raise UserError(f"{model.name} has no attention to its prompt whose weights could be tuned: choose another")
+    if not kinds or not hasattr(network, "add_adapter"):
+        raise UserError(
+            f"{model.name} has no attention to its prompt that takes a LoRA: choose a Stable Diffusion or a Flux"
+        )
     targets = [f"{kinds[0]}.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0")]
     if ADAPTER not in getattr(network, "peft_config", {}):
         with torch.random.fork_rng():  # peft draws from the global generator
