@@ -104,7 +104,7 @@ def start(suspect: Suspect, settings: Audit) -> AuditState:
     """The state before the search: what classifier and judge make of the images."""
     every = torch.arange(len(suspect.prompts) * len(suspect.seeds))
     x_T = suspect.model.noise(suspect.seeds).repeat(len(suspect.prompts), 1, 1, 1)
-    images = _images(suspect, settings, x_T, every)
+    images = made(suspect, settings, x_T, every)
     first, second = suspect.classifier(images).topk(2, dim=1).indices.T
     label = torch.where(suspect.judged(images) == first, first, -1)
     level = torch.full_like(label, len(settings.radii))
@@ -129,7 +129,7 @@ def _advance(suspect: Suspect, settings: Audit, state: AuditState) -> AuditState
         return state._replace(done=state.done + 1)
     with torch.enable_grad():
         x_T = state.x_T[running].requires_grad_()
-        images = _images(suspect, settings, x_T, running)
+        images = made(suspect, settings, x_T, running)
         logits = suspect.classifier(images)
         loss = functional.cross_entropy(logits, state.second[running], reduction="none")
         finished = search == len(radii)
@@ -155,7 +155,8 @@ def _advance(suspect: Suspect, settings: Audit, state: AuditState) -> AuditState
     return state._replace(x_T=x, memory=memory, seen=now, level=level, done=state.done + 1)
 
 
-def _images(suspect: Suspect, settings: Audit, x_T: Tensor, chosen: Tensor) -> Tensor:
+def made(suspect: Suspect, settings: Audit, x_T: Tensor, chosen: Tensor) -> Tensor:
+    """The images numbered `chosen`, from the noise `x_T` (one for each)."""
     denoiser = suspect.denoiser(chosen, settings.guidance_scale)
     times = suspect.model.schedule.times(settings.steps)
     return suspect.model.decode(sample(denoiser, x_T, times, gradient=Checkpoint()))
@@ -164,5 +165,5 @@ def _images(suspect: Suspect, settings: Audit, x_T: Tensor, chosen: Tensor) -> T
 @torch.no_grad()
 def images(suspect: Suspect, settings: Audit, state: AuditState, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """The images numbered `chosen` before the audit and at its end."""
-    before, after = (_images(suspect, settings, x[chosen], chosen) for x in (state.start, state.x_T))
+    before, after = (made(suspect, settings, x[chosen], chosen) for x in (state.start, state.x_T))
     return before, after
