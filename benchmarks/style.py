@@ -157,9 +157,10 @@ def measure(count: int, sheet: Path) -> None:
         "## The style of one picture\n\n"
         f"`python benchmarks/style.py --count {count}` on {machine()}. A striped purple circle on black; ten prompts "
         f"with ten seeds each to tune on, {count} other seeds (from {FRESH}) for each prompt to judge by. 100 times "
-        "the cosine of image and prompt, and the distance of the Gram matrices from the picture's, by the judge's CLIP; "
-        "95 % intervals over prompts (similarity) and images. DreamBooth (a LoRA of the same rank, the prompt and 'sks', no "
-        "prior preservation) and textual inversion (four vectors) are fitted to the picture by the noise's error.\n\n"
+        "the cosine of image and prompt, and the distance of the Gram matrices from the picture's, by the judge's "
+        "CLIP; 95 % intervals over prompts (similarity) and images. DreamBooth (a LoRA of the same rank, the prompt "
+        "and 'sks', no prior preservation) and textual inversion (four vectors) are fitted to the picture by the "
+        "noise's error.\n\n"
         + table([*header, "s to learn"], rows)
         + "\n\nCLIP similarity by prompt (the last five are unseen):\n\n"
         + table(

@@ -45,8 +45,8 @@ class Stylization(BaseModel):
     steps: int = Field(default=10, ge=1)
     guidance_scale: float = 1.0
     style: float = Field(default=1.0, ge=0)
-    content: float = Field(default=0.2, ge=0)
-    optimiser: Adam = Adam(rate=0.02, beta2=0.999, decay=0.01)
+    content: float = Field(default=0.5, ge=0)
+    optimiser: Adam = Adam(rate=0.004, beta2=0.999, decay=0.01)
 
 
 @dataclass(frozen=True, eq=False)
