@@ -30,6 +30,10 @@ def doodl_at_equal_cost() -> Doodl:
     return found.model_copy(update={"iterations": (PASSES - 2 * found.steps) // (6 * found.steps)})
 
 
+def adamw(rate: float) -> Adam:
+    return Adam(rate=rate, beta2=0.999, decay=0.01)
+
+
 PLAIN = Contender("plain", plain, {"steps": STEPS})
 EXACT = Contender("AdjointDPM, exact gradient", adjoint_dpm, {"settings": ADJOINT_DPM})
 ADJOINT = Contender(
@@ -46,12 +50,13 @@ CONTENDERS = (PLAIN, EXACT, ADJOINT, DOODL, UNCLIPPED, BEST_OF)
 QUESTIONS = ((EXACT, PLAIN), (EXACT, ADJOINT), (EXACT, DOODL), (EXACT, UNCLIPPED), (EXACT, BEST_OF))
 TUNING = tuple(
     Contender(
-        f"AdamW {rate:g}",
+        f"AdamW {rate:g}, 10 steps",
         adjoint_dpm,
-        {"settings": ADJOINT_DPM.model_copy(update={"optimiser": Adam(rate=rate, beta2=0.999, decay=0.01)})},
+        {"settings": ADJOINT_DPM.model_copy(update={"optimiser": adamw(rate), "steps": 10})},
     )
     for rate in (0.01, 0.03, 0.1)
 )
+"""In shorter chains, which cost a third."""
 
 
 def main() -> None:

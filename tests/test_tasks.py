@@ -51,7 +51,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def history(folder: Path) -> list[dict]:
-    return json.loads((folder / "history.json").read_text())["terms"]
+    return json.loads((folder / "history.json").read_text())["doodl terms"]
 
 
 @pytest.mark.parametrize("loss", ["classifier=heart", f"text={PROMPT}", "aesthetic=10", "image"])

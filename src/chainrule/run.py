@@ -45,7 +45,7 @@ from chainrule.methods import (
 from chainrule.methods.doodl import result, run, start
 from chainrule.models import BUNDLED
 from chainrule.pictures import framed, grid, loss_curves, to_pil
-from chainrule.settings import AestheticWish, ClassifierWish, Method, Settings
+from chainrule.settings import GRIDS, SOLVERS, AestheticWish, ClassifierWish, Method, Settings
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ class Run:
         redone = chain if settings.strength is None else chain | {"strength": settings.strength}
         match method:
             case "plain":
-                return plain(task, **chain)
+                solver = SOLVERS[settings.solver]
+                return plain(task, step=solver, grid=settings.grid and GRIDS[settings.grid], **chain)
             case "best-of":
                 return best_of(task, settings.best_of, **chain)
             case "noise-aware":

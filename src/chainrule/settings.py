@@ -35,8 +35,20 @@ from chainrule.loss.perceptual import Features
 from chainrule.methods import ADJOINT_DPM, Doodl, Photo, Task
 from chainrule.models import Model, load
 from chainrule.pictures import fitted, load_picture
+from chainrule.schedule import Grid, karras, log_snr, quadratic, uniform
+from chainrule.step import DDIM, RK4, AdamsBashforth, Adaptive, DPMSolver, Heun, Step
 
 Method = Literal["plain", "one-step", "noise-aware", "best-of", "doodl", "adjoint-dpm", "reconstruction", "edict"]
+SOLVERS: dict[str, Step] = {
+    "ddim": DDIM(),
+    "heun": Heun(),
+    "rk4": RK4(),
+    "ab2": AdamsBashforth(2),
+    "ab4": AdamsBashforth(4),
+    "dpm++": DPMSolver(),
+    "adaptive": Adaptive(),
+}
+GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "log-snr": log_snr, "karras": karras}
 FOR_PHOTOS = frozenset({"one-step", "doodl", "reconstruction", "edict"})
 FROM_NOISE = frozenset({"plain", "one-step", "noise-aware", "best-of", "doodl", "adjoint-dpm"})
 DTYPES = {
@@ -186,7 +198,8 @@ AnyWish = Annotated[
 class Settings(_Frozen):
     """All that decides what a run makes.
 
-    `size` is the images' (height, width) in pixels (None: the model's). With a `photo`, the images are made of it,
+    `size` is the images' (height, width) in pixels (None: the model's); `solver` and `grid` (None: the checkpoint's
+    times) are those of plain images from noise. With a `photo`, the images are made of it,
     inverted under `source` (what it shows; empty: no prompt); `strength` is how much of the chain is redone (None: as
     the method's paper does), `photo_scale` the classifier-free guidance where none is named, and DOODL's solver is
     everyone's. `embeddings` are words that the model is taught, `loras` what is added to its weights (files).
@@ -199,6 +212,8 @@ class Settings(_Frozen):
     photo_scale: float = 3.0
     seeds: tuple[int, ...] = (0,)
     steps: int = Field(default=50, ge=1)
+    solver: Literal["ddim", "heun", "rk4", "ab2", "ab4", "dpm++", "adaptive"] = "ddim"
+    grid: Literal["uniform", "quadratic", "log-snr", "karras"] | None = None
     methods: tuple[Method, ...] = ("plain",)
     wishes: tuple[AnyWish, ...] = ()
     photo: Path | None = None

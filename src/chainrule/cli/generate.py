@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from chainrule.cli import base
 
 
@@ -10,6 +14,10 @@ def generate(
     model: base.Model = "scenes",
     seed: base.Seeds = "0-3",
     steps: base.Steps = 50,
+    solver: Annotated[str, typer.Option(help="ddim, heun, rk4, ab2, ab4, dpm++ or adaptive.")] = "ddim",
+    grid: Annotated[
+        str | None, typer.Option(help="The times: uniform, quadratic, log-snr or karras; the checkpoint's own.")
+    ] = None,
     negative_prompt: base.Negative = "",
     guidance_scale: base.Scale = None,
     size: base.Size = None,
@@ -28,6 +36,8 @@ def generate(
             guidance_scale=guidance_scale,
             seeds=base.parse_seeds(seed),
             steps=steps,
+            solver=solver,
+            grid=grid,
             **base.checkpoint(
                 model=model, size=size, variant=variant, dtype=dtype, device=device, embedding=embedding, lora=lora
             ),

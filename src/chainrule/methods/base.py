@@ -15,7 +15,7 @@ from chainrule.loss.base import Loss
 from chainrule.models.base import Model
 from chainrule.noise import Noise
 from chainrule.sample import invert, sample_state
-from chainrule.schedule import tail
+from chainrule.schedule import Grid, tail
 from chainrule.step.base import State, Step
 from chainrule.step.ddim import DDIM
 
@@ -104,14 +104,17 @@ def generate(
     *,
     step: Step = _DDIM,
     strength: float = 1.0,
+    grid: Grid | None = None,
     on_step: OnStep | None = None,
 ) -> Result:
     """The images of `start` under `denoiser`, with the task's loss of each (on the whole image) if it has one.
 
-    `start` is noise (B, C, h, w), or the solver's state at the beginning of the last `strength` of the chain.
+    `start` is noise (B, C, h, w), or the solver's state at the beginning of the last `strength` of the chain, whose
+    times are those of `grid` (None: the checkpoint's own).
     """
     state = step.init(start) if isinstance(start, Tensor) else start
-    times = tail(task.model.schedule.times(steps), strength)
+    schedule = task.model.schedule
+    times = tail(grid(schedule, steps) if grid else schedule.times(steps), strength)
     latents = step.final(sample_state(denoiser, state, times, step=step, on_step=on_step))
     images = task.model.decode(latents)
     return Result(images, latents, state[0], None if task.loss is None else task.loss(images))
