@@ -28,7 +28,7 @@ from chainrule.denoiser import Conditioned
 from chainrule.gradient import Gradient
 from chainrule.guide import ClassifierFree
 from chainrule.schedule import log_snr
-from chainrule.step import Step
+from chainrule.step import Solver, Step
 from conftest import TinyNetwork, conditioned, latents
 
 TIMES = 5
@@ -346,6 +346,42 @@ def test_the_adjoint_of_few_steps_is_declared_inexact() -> None:
 def test_the_adjoint_may_go_back_with_another_solver() -> None:
     assert max(errors(Euler(), Adjoint(RK4()), 10)) != max(errors(Euler(), Adjoint(), 10))
     assert max(errors(RK4(), Adjoint(RK4()), 40)) < 1e-3
+
+
+@pytest.mark.parametrize(("solver", "method"), [(Euler(), "euler"), (Heun(), "heun2")], ids=["euler", "heun"])
+def test_the_adjoint_equals_torchdiffeq(solver: Solver, method: str) -> None:
+    """On the same ODE, times and method, from the last value alone."""
+    from torchdiffeq import odeint_adjoint
+
+    network = TinyNetwork()
+    c = conditioned(network).conditioning[0].requires_grad_()
+    weight, times = network.weights[0].requires_grad_(), log_snr(network.schedule, 7)
+    flow = solver.flow(Conditioned(network, (c,)))
+    clocks = torch.tensor([flow.clock(t) for t in times.tolist()], dtype=torch.float64)
+
+    class Slope(torch.nn.Module):
+        def forward(self, u: Tensor, y: Tensor) -> Tensor:
+            return flow.slope(y, flow.time(u.item()))
+
+    def grid(func: object, y: object, ends: Tensor) -> Tensor:
+        """torchdiffeq counts a falling clock by its negative."""
+        along = clocks if ends[0].abs() == clocks[0].abs() else clocks.flip(0)
+        return along * (1 if ends[0] == along[0] else -1)
+
+    def found(way: str) -> tuple[Tensor, ...]:
+        x_T = latents().requires_grad_()
+        if way == "ours":
+            x_0 = sample(flow.denoiser, x_T, times, step=solver, gradient=Adjoint())
+        else:
+            y = odeint_adjoint(
+                Slope(), flow.enter(x_T, times[0].item()), clocks[[0, -1]], method=method,
+                options={"grid_constructor": grid}, adjoint_params=(c, weight),
+            )[-1]  # fmt: skip
+            x_0 = flow.leave(y, times[-1].item())
+        return (x_0, *torch.autograd.grad(objective(x_0), (x_T, c, weight)))
+
+    for one, other in zip(found("ours"), found("theirs"), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
 def test_the_adjoint_of_an_inversion() -> None:

@@ -183,6 +183,8 @@ def test_jobs_on_another_checkpoint(pictures: Path, tmp_path: Path) -> None:
         (["effect", "BEFORE", "AFTER", "--prompt", "x", "--vectors", "40"], "this model reads 22"),
         (["effect", "BEFORE", "AFTER", "--prompt", "x", "--steps", "0"], "cannot be 0"),
         (["stylize", "AFTER"], "there are no prompts"),
+        (["stylize", "AFTER", "--prompts", "none.txt"], "none.txt cannot be read as prompts"),
+        (["stylize", "AFTER", "--prompts", "BEFORE"], "cannot be read as prompts"),
         (["stylize", "AFTER", "--prompt", "x", "--features", "./no"], "there is no vision network at ./no"),
         (["stylize", "AFTER", "--prompt", "x", "--rank", "0"], "rank cannot be 0"),
         (["stylize", "AFTER", "--prompt", "x", "-m", "SD"], "name the network that sees the style"),

@@ -129,7 +129,7 @@ BAD = {
     ),
     "a photo's method": (
         ["guide", PROMPT, "--loss", "symmetry", "--method", "edict"],
-        "edict edits a photo: choose among best-of",
+        "edict edits a photo: choose among adjoint-dpm",
     ),
     "edict without words": (["edit", "PHOTO", "--loss", "symmetry", "--method", "edict"], "say it with --to"),
     "a loss without its target": (["guide", PROMPT, "--loss", "aesthetic"], "'aesthetic' is no loss"),

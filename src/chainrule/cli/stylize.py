@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from chainrule.cli import base
+from chainrule.errors import UserError
 from chainrule.jobs import StylizeJob, parsed
 
 
 def stylize(
     picture: Annotated[Path, typer.Argument(help="The picture that has the style.")],
     prompt: Annotated[list[str] | None, typer.Option(help="What is drawn while the style is learnt; give ten.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file with such prompts, one in each line.")] = None,
     other: Annotated[list[str] | None, typer.Option(help="Prompts on which the style is tried only.")] = None,
     model: base.Model = "scenes",
     seed: base.Seeds = "0-9",
@@ -41,7 +43,7 @@ def stylize(
             StylizeJob,
             {
                 "picture": picture.expanduser().absolute(),
-                "prompts": prompt or (),
+                "prompts": [*(prompt or ()), *_lines(prompts)],
                 "others": other or (),
                 "seeds": base.parse_seeds(seed),
                 "other_seeds": base.parse_seeds(other_seed),
@@ -60,3 +62,13 @@ def stylize(
             },
         )
         base.begin_job(job, output, f"style of {picture.stem}")
+
+
+def _lines(file: Path | None) -> list[str]:
+    """The lines of a text file that are not empty; none of no file."""
+    if file is None:
+        return []
+    try:
+        return [line.strip() for line in file.expanduser().read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as prompts: name a text file with one in each line") from error
