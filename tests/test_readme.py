@@ -11,6 +11,7 @@ import torch
 from diffusers import FluxPipeline
 
 import chainrule
+from chainrule.jobs import JOBS, Job
 from chainrule.methods import Doodl
 from chainrule.methods.presets import Preset
 from chainrule.settings import Settings
@@ -19,7 +20,10 @@ from tiny import family
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 JOINED = re.sub(r" \\\n\s*", " ", README)
-COMMANDS = re.findall(r"(?:^|(?<=`))chainrule (?:generate|guide|edit|invert) [^`\n]+", JOINED, re.MULTILINE)
+KINDS = "generate|guide|edit|invert|effect|stylize|audit"
+COMMANDS = re.findall(rf"(?:^|(?<=`))chainrule (?:{KINDS}) [^`\n]+", JOINED, re.MULTILINE)
+    r"(?:^|(?<=`))chainrule (?:generate|guide|edit|invert|effect|stylize|audit) [^`\n]+", JOINED, re.MULTILINE
+)
 PYTHON = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 TINY = {
     "CompVis/stable-diffusion-v1-4": "Stable Diffusion 1.x",
@@ -31,10 +35,12 @@ TINY = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_can_be_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def understood(settings: Settings) -> None:
+    def understood(settings: Settings | Job) -> None:
         raise chainrule.UserError("understood")
 
     monkeypatch.setattr(Settings, "task", understood)
+    for job in JOBS.values():
+        monkeypatch.setattr(job, "work", understood)
     _, *arguments = shlex.split(command, comments=True)
     code, output = call(*arguments)
     assert (code, "understood" in output) == (2, True), output
