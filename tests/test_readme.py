@@ -22,8 +22,6 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 JOINED = re.sub(r" \\\n\s*", " ", README)
 KINDS = "generate|guide|edit|invert|effect|stylize|audit"
 COMMANDS = re.findall(rf"(?:^|(?<=`))chainrule (?:{KINDS}) [^`\n]+", JOINED, re.MULTILINE)
-    r"(?:^|(?<=`))chainrule (?:generate|guide|edit|invert|effect|stylize|audit) [^`\n]+", JOINED, re.MULTILINE
-)
 PYTHON = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 TINY = {
     "CompVis/stable-diffusion-v1-4": "Stable Diffusion 1.x",

@@ -1,4 +1,4 @@
-"""AdjointDPM: Yan et al., "AdjointDPM: Adjoint Sensitivity Method for Gradient Backpropagation of DPMs", 2024.
+"""AdjointDPM: Pan et al., "AdjointDPM: Adjoint Sensitivity Method for Gradient Backpropagation of DPMs", 2024.
 
 The sampling chain solves dy/du = f(y, u, phi) (`chainrule.ode`). With a = dL/dy, one more ODE gives every gradient,
 solved from the image back to the noise together with y itself (Algorithm 3, eq. 28; Chen et al. 2018):

@@ -1,4 +1,4 @@
-"""Guided sampling as in AdjointDPM: Yan et al. 2024, section 4.1.1 and appendix B.
+"""Guided sampling as in AdjointDPM: Pan et al. 2024, section 4.1.1 and appendix B.
 
     x_T = AdamW(x_T, dL/dx_T),    x_0 = Euler(x_T) in 31 steps,    30 epochs
 

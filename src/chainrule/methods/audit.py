@@ -1,4 +1,4 @@
-"""Robustness audit of a classifier: AdjointDPM (Yan et al. 2024), section 4.1.2 and appendix C.
+"""Robustness audit of a classifier: AdjointDPM (Pan et al. 2024), section 4.1.2 and appendix C.
 
 Does a small change of the starting noise make an image that a classifier misreads, although it still shows the same?
 From images that it reads as an independent judge does, the noise is searched within a ball around where it started:

@@ -1,4 +1,4 @@
-"""Text-embedding inversion: AdjointDPM (Yan et al. 2024), appendix A. One before/after pair becomes a word.
+"""Text-embedding inversion: AdjointDPM (Pan et al. 2024), appendix A. One before/after pair becomes a word.
 
 The noise x_T that leads to the picture before, told what it shows, is kept. What is optimised is a new word # in the
 text encoder's own space, so that the same noise, told "prompt #", leads to the picture after:

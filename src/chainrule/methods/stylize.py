@@ -1,4 +1,4 @@
-"""Stylization by a single picture: AdjointDPM (Yan et al. 2024), section 4.2, eq. 30.
+"""Stylization by a single picture: AdjointDPM (Pan et al. 2024), section 4.2, eq. 30.
 
 The weights of the cross-attention are tuned, through the whole chain, until what the network draws has the style of one
 picture (the Gram matrices of a recognition network's features) and still the content of what it drew before:
