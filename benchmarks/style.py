@@ -28,28 +28,27 @@ from chainrule.models import Model
 from chainrule.noise import Noise
 from chainrule.optimise import Adam, Training, train
 from chainrule.pictures import from_pil, to_pil
-from chainrule.scenes.base import Scene, Thing, contact_sheet, render
+from chainrule.scenes.base import Scene, Thing, article, contact_sheet, render
 from chainrule.scenes.judge import load_judge, probabilities
 
 FRESH = 1000
 """The first seed that nothing was learnt with."""
 
-SEEN = tuple(
-    f"a {colour} {shape} on a {background} background"
-    for colour, shape, background in (
-        ("red", "square", "white"), ("blue", "circle", "gray"), ("green", "shape", "black"),
-        ("yellow", "triangle", "white"), ("pink", "shape", "gray"), ("purple", "square", "black"),
-        ("cyan", "circle", "white"), ("orange", "triangle", "gray"), ("red", "shape", "white"),
-        ("blue", "square", "black"),
-    )
+SEEN = (
+    ("red", "square", "white"), ("blue", "circle", "gray"), ("green", "shape", "black"),
+    ("yellow", "triangle", "white"), ("pink", "shape", "gray"), ("purple", "square", "black"),
+    ("cyan", "circle", "white"), ("orange", "triangle", "gray"), ("red", "shape", "white"),
+    ("blue", "square", "black"),
 )  # fmt: skip
-UNSEEN = tuple(
-    f"a {colour} {shape} on a {background} background"
-    for colour, shape, background in (
-        ("green", "circle", "white"), ("orange", "shape", "gray"), ("pink", "square", "white"),
-        ("yellow", "square", "gray"), ("cyan", "triangle", "white"),
-    )
+UNSEEN = (
+    ("green", "circle", "white"), ("orange", "shape", "gray"), ("pink", "square", "white"),
+    ("yellow", "square", "gray"), ("cyan", "triangle", "white"),
 )  # fmt: skip
+"""Prompts, as colour, shape and background."""
+
+
+def prompt(colour: str, shape: str, background: str) -> str:
+    return f"{article(colour)} {colour} {shape} on a {background} background"
 
 
 def style_picture() -> Tensor:
@@ -61,7 +60,14 @@ Drawing = Callable[[list[tuple[str, int]]], Tensor]
 
 def by_adjoint_dpm(settings: Stylization) -> Drawing:
     model = chainrule.load()
-    studio = Studio(model, SEEN, tuple(range(10)), style_picture(), load_backbone(bundled.CLIP), load_backbone())
+    studio = Studio(
+        model,
+        tuple(prompt(*words) for words in SEEN),
+        tuple(range(10)),
+        style_picture(),
+        load_backbone(bundled.CLIP),
+        load_backbone(),
+    )
     for state in stylize(studio, settings):
         if state.iteration % 20 == 0:
             print("AdjointDPM", state.iteration, state.losses[-20:].mean(dim=0).tolist(), flush=True)
@@ -135,13 +141,17 @@ def measure(count: int, sheet: Path) -> None:
             way = learn()
         seconds, row = time.perf_counter() - began, []
         for prompts in (SEEN, UNSEEN):
-            samples = [(prompt, seed) for prompt in prompts for seed in range(FRESH, FRESH + count)]
+            samples = [(prompt(*words), seed) for words in prompts for seed in range(FRESH, FRESH + count)]
+            styled = [prompt("purple", shape, "black") for _, shape, _ in prompts for _ in range(count)]
             images = torch.cat([way(samples[i : i + count]) for i in range(0, len(samples), count)])
-            likeness = 100 * (clip.embed_images(images) * clip.embed_texts([p for p, _ in samples])).sum(dim=1)
-            of_prompt = likeness.unflatten(0, (len(prompts), count)).mean(dim=1)
+            of_prompt, of_style = (
+                100
+                * (clip.embed_images(images) * clip.embed_texts(texts)).sum(dim=1).unflatten(0, (-1, count)).mean(dim=1)
+                for texts in ([text for text, _ in samples], styled)
+            )
             shapes = probabilities(judge, images).argmax(dim=1)
             same = (shapes == before.setdefault(str(prompts), shapes)).float()
-            row += [bootstrap(of_prompt.tolist()), bootstrap(distance(images).tolist()), bootstrap(same.tolist())]
+            row += [bootstrap(v.tolist()) for v in (of_prompt, of_style, distance(images), same)]
             per_prompt.setdefault(name, []).extend(of_prompt.tolist())
             shown.append(images[::count][:5])
         rows.append([name, *row, f"{seconds:.0f}"])
@@ -150,17 +160,18 @@ def measure(count: int, sheet: Path) -> None:
     contact_sheet([*pictures], 10).save(sheet)
     header = ["method"]
     for name in ("seen prompts", "unseen prompts"):
-        header += [f"CLIP similarity, {name}", f"style distance, {name}", f"shape as untuned, {name}"]
-    short = [prompt.removesuffix(" background") for prompt in (*SEEN, *UNSEEN)]
+        header += [f"{what}, {name}" for what in ("prompt", "its shape in the style", "style distance", "same shape")]
+    short = [prompt(*words).removesuffix(" background") for words in (*SEEN, *UNSEEN)]
     publish(
         "style",
         "## The style of one picture\n\n"
         f"`python benchmarks/style.py --count {count}` on {machine()}. A striped purple circle on black; ten prompts "
-        f"with ten seeds each to tune on, {count} other seeds (from {FRESH}) for each prompt to judge by. 100 times "
-        "the cosine of image and prompt, and the distance of the Gram matrices from the picture's, by the judge's "
-        "CLIP; 95 % intervals over prompts (similarity) and images. DreamBooth (a LoRA of the same rank, the prompt "
-        "and 'sks', no prior preservation) and textual inversion (four vectors) are fitted to the picture by the "
-        "noise's error.\n\n"
+        f"with ten seeds each to tune on, {count} other seeds (from {FRESH}) for each prompt to judge by. By the "
+        "judge's CLIP: 100 times the cosine of the image and its prompt (the paper's measure), and of the image and "
+        "what the prompt would be in the style ('a purple SHAPE on a black background'); the distance of the Gram "
+        "matrices from the picture's. By the judge: whether the shape is the untuned model's. 95 % intervals over "
+        "prompts (similarities) and images. DreamBooth (a LoRA of the same rank, the prompt and 'sks', no prior "
+        "preservation) and textual inversion (four vectors) are fitted to the picture by the noise's error.\n\n"
         + table([*header, "s to learn"], rows)
         + "\n\nCLIP similarity by prompt (the last five are unseen):\n\n"
         + table(
