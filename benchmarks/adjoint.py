@@ -98,6 +98,13 @@ WAYS = (
 )
 
 
+WHEN = (
+    "When to choose it: for its gradient, never. `Checkpoint` over the same solver spends as many passes and is exact. What "
+    "the adjoint saves is a latent for each step, the last table; it is there to reproduce the paper, and where a chain is "
+    "so long or a latent so large that not even the latents can be kept."
+)
+
+
 class Passes:
     """Counts the network's calls, forwards and backwards."""
 
@@ -212,6 +219,7 @@ def main() -> None:
         f"heart, {PROMPT!r}, no guidance, the checkpoint's own times, float32, seeds from 0. Exact is `Checkpoint` "
         "over the same chain. Solvers are on eq. 19 (y = x / alpha, rho) unless they say otherwise. torchdiffeq's "
         "rows run its own chain forwards as well; its explicit_adams takes steps for equal that are not.",
+        WHEN,
         "Cosine of the angle between the adjoint's gradient of x_T and the exact one, with 95 % intervals over seeds:",
         table(header, cell(lambda row: bootstrap(row.cosines["x_T"]))),
         "The same of the text's embeddings:",

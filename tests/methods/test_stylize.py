@@ -101,6 +101,23 @@ def test_it_starts_the_same_whatever_was_drawn_before() -> None:
     torch.testing.assert_close(*values, rtol=0, atol=0)
 
 
+def test_a_network_in_half_precision_has_an_adapter_in_float32() -> None:
+    model = chainrule.load(family("Stable Diffusion 1.x").to(torch.bfloat16))
+    weights = adapted(model, 2)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    images = draw(model, QUICK, [("a red square", 0)])
+    assert any(gradient.any() for gradient in torch.autograd.grad(images.sum(), list(weights.values())))
+
+
+def test_a_lora_that_is_there_is_not_switched_off() -> None:
+    from peft import LoraConfig
+
+    pipeline = family("Stable Diffusion 1.x")
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["attn2.to_q"]), "own")
+    with pytest.raises(UserError, match="has a LoRA already"):
+        adapted(chainrule.load(pipeline), 2)
+
+
 def test_without_attention_there_is_nothing_to_tune() -> None:
     from conftest import tiny_model
 

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from chainrule import bundled
 from chainrule.errors import UserError
 from chainrule.jobs.base import Job, Moment, Work
 from chainrule.loss import load_classifier
@@ -25,7 +26,6 @@ from chainrule.metrics import wilson
 from chainrule.models import BUNDLED
 from chainrule.pictures import grid, loss_curves
 from chainrule.run import atomic
-from chainrule.scenes.judge import load_judge
 
 SHOWN = 6
 """How many of the images that misled the classifier are shown."""
@@ -53,7 +53,7 @@ class AuditJob(Job):
         model = self.load()
         model.schedule.times(self.audit.steps)
         classifier = load_classifier(self.classifier, self.device)
-        judge = load_judge() if self.judge is None else load_classifier(self.judge, self.device)
+        judge = load_classifier(self.judge or bundled.JUDGE, self.device)
         return _Work(self, Suspect(model, self.prompts, self.seeds, classifier, judge))
 
 

@@ -73,7 +73,6 @@ class _Work(Work):
     studio: Studio
     shown: list[tuple[str, int]]
     before: Tensor
-    weights: dict[str, Tensor] | None = None
 
     @property
     def total(self) -> int:  # type: ignore[override]

@@ -98,11 +98,18 @@ def adapted(model: Model, rank: int) -> dict[str, Tensor]:
             f"{model.name} has no attention to its prompt that takes a LoRA: choose a Stable Diffusion or a Flux"
         )
     targets = [f"{kinds[0]}.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0")]
-    if ADAPTER not in getattr(network, "peft_config", {}):
+    known = getattr(network, "peft_config", {})
+    if known and ADAPTER not in known:
+        raise UserError("the network has a LoRA already, which would be switched off: fuse it (pipeline.fuse_lora())")
+    if not known:
         with torch.random.fork_rng():  # peft draws from the global generator
             torch.manual_seed(SEED)
             network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), ADAPTER)
-    return {name: value for name, value in network.named_parameters() if f".{ADAPTER}." in name}
+    found = {name: value for name, value in network.named_parameters() if f".{ADAPTER}." in name}
+    for value in found.values():
+        if value.dtype in (torch.float16, torch.bfloat16):  # too coarse to be changed a little
+            value.data = value.data.float()
+    return found
 
 
 def lora(model: Model) -> dict[str, Tensor]:
@@ -124,13 +131,14 @@ def stylize(studio: Studio, settings: Stylization | None = None, state: Training
     weights = adapted(model, settings.rank)
     state = state or start(studio, settings)
     with torch.no_grad():
-        model.network.module.disable_adapters()  # type: ignore[attr-defined]
+        for name, weight in weights.items():
+            if "lora_B" in name:
+                weight.zero_()  # W + B A = W; `train` writes the state's values over it
         before = {
             pair: image
             for part in _batches(samples, settings.batch)
             for pair, image in zip(part, draw(model, settings, part), strict=True)
         }
-        model.network.module.enable_adapters()  # type: ignore[attr-defined]
     style, batches = Style(studio.style, studio.picture), -(-len(samples) // settings.batch)
 
     def objective(k: int) -> Tensor:
