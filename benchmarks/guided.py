@@ -46,7 +46,7 @@ UNCLIPPED = Contender(
     {"settings": Doodl(iterations=EPOCHS, steps=STEPS, mix=None, crops=4, optimiser=Momentum(rate=100.0, clip=None))},
 )
 BEST_OF = Contender(f"best of {PASSES // STEPS}", best_of, {"count": PASSES // STEPS, "steps": STEPS})
-CONTENDERS = (PLAIN, EXACT, ADJOINT, DOODL, UNCLIPPED, BEST_OF)
+CONTENDERS = (PLAIN, EXACT, DOODL, BEST_OF, ADJOINT, UNCLIPPED)
 QUESTIONS = ((EXACT, PLAIN), (EXACT, ADJOINT), (EXACT, DOODL), (EXACT, UNCLIPPED), (EXACT, BEST_OF))
 TUNING = tuple(
     Contender(
@@ -61,7 +61,7 @@ TUNING = tuple(
 
 def main() -> None:
     parser = options(__doc__, "guided")
-    parser.add_argument("--seeds", type=int, default=4, help="for each class, shared out among two prompts")
+    parser.add_argument("--seeds", type=int, default=2, help="for each class, shared out among two prompts")
     arguments = parser.parse_args()
     model, judge, guide = chainrule.load(), load_judge(), load_classifier()
     first = TUNING_SEED if arguments.tune else FIRST_SEED
