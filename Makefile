@@ -25,7 +25,7 @@ doctest: .venv/installed-dev
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[lora,ode]"
 	touch $@
 
 .venv/installed-dev: .venv/installed

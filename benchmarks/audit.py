@@ -69,8 +69,8 @@ def measure(count: int) -> None:
         f"prompts, seeds from 0) classifier and judge read {n} alike; within a ball of radius tau around their noise "
         f"(infinity norm; the noise has variance 1), {settings.iterations} iterations for each radius: how often the "
         "classifier sees another class while the judge still sees the first; 95 % intervals. Beside it, as many "
-        "uniform draws from the same balls.\n\n"
-        + table(["class", "images", *(f"tau {tau:g}" for tau in settings.radii)], rows),
+        "uniform draws from the same balls, which cost a third. Prompts share their seeds, so the intervals are, if "
+        "anything, too narrow.\n\n" + table(["class", "images", *(f"tau {tau:g}" for tau in settings.radii)], rows),
     )
 
 

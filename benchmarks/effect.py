@@ -53,6 +53,7 @@ def measure(count: int) -> None:
     began = time.perf_counter()
     *_, last = effect(pair, settings)
     seconds, vectors = time.perf_counter() - began, last.values["vectors"]
+    first, final = (losses.item() / before.numel() for losses in last.losses[[0, -1], 0])
     rows = []
     for name, prompts in PROMPTS.items():
         kept: list[bool] = []
@@ -71,8 +72,8 @@ def measure(count: int) -> None:
         "## An effect from one pair\n\n"
         f"`python benchmarks/effect.py --count {count}` on {machine()}. A red square on white and "
         f"the same picture with red and blue exchanged; {settings.vectors} vectors, {settings.iterations} iterations "
-        f"of {settings.steps} steps, {seconds:.0f} s; the mean square error fell from {last.losses[0].item():.4f} to "
-        f"{last.losses[-1].item():.4f}. Seeds from {FRESH}, {count} for each prompt; 95 % intervals.\n\n"
+        f"of {settings.steps} steps, {seconds:.0f} s; the mean square error fell from {first:.4f} to {final:.4f}. "
+        f"Seeds from {FRESH}, {count} for each prompt; 95 % intervals.\n\n"
         + table(["prompts", "images", "blue without the word", "blue with it", "the shape has stayed"], rows),
     )
 

@@ -151,7 +151,8 @@ def measure(count: int, sheet: Path) -> None:
             )
             shapes = probabilities(judge, images).argmax(dim=1)
             same = (shapes == before.setdefault(str(prompts), shapes)).float()
-            row += [bootstrap(v.tolist()) for v in (of_prompt, of_style, distance(images), same)]
+            far, kept = (value.unflatten(0, (-1, count)).mean(dim=1) for value in (distance(images), same))
+            row += [bootstrap(value.tolist()) for value in (of_prompt, of_style, far, kept)]
             per_prompt.setdefault(name, []).extend(of_prompt.tolist())
             shown.append(images[::count][:5])
         rows.append([name, *row, f"{seconds:.0f}"])
@@ -170,7 +171,7 @@ def measure(count: int, sheet: Path) -> None:
         "judge's CLIP: 100 times the cosine of the image and its prompt (the paper's measure), and of the image and "
         "what the prompt would be in the style ('a purple SHAPE on a black background'); the distance of the Gram "
         "matrices from the picture's. By the judge: whether the shape is the untuned model's. 95 % intervals over "
-        "prompts (similarities) and images. DreamBooth (a LoRA of the same rank, the prompt and 'sks', no prior "
+        "prompts. DreamBooth (a LoRA of the same rank, the prompt and 'sks', no prior "
         "preservation) and textual inversion (four vectors) are fitted to the picture by the noise's error.\n\n"
         + table([*header, "s to learn"], rows)
         + "\n\nCLIP similarity by prompt (the last five are unseen):\n\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 import chainrule
 from chainrule import bundled, sample
-from chainrule.jobs import AuditJob, EffectJob, Job, StylizeJob, execute
+from chainrule.jobs import AuditJob, EffectJob, Job, StylizeJob, execute, prepared
 from chainrule.jobs.base import OnIteration
 from chainrule.pictures import from_pil
 from chainrule.scenes.base import Scene, Thing, render
@@ -89,7 +90,7 @@ JOBS: dict[str, type[Job]] = {"effect": EffectJob, "stylize": StylizeJob, "audit
 def test_stopped_and_resumed_it_ends_the_same(done: dict[str, Path], name: str, tmp_path: Path) -> None:
     job = JOBS[name].model_validate_json((done[name] / "settings.json").read_text())
     with pytest.raises(KeyboardInterrupt):
-        execute(job, tmp_path / name, stopping_at(2))
+        execute(prepared(job, tmp_path / name), tmp_path / name, stopping_at(2))
     assert (tmp_path / name / "grid.png").exists()  # what there is so far
     code, output = call("resume", tmp_path / name)
     assert code == 0, output
@@ -172,14 +173,22 @@ def test_jobs_on_another_checkpoint(pictures: Path, tmp_path: Path) -> None:
     assert code == 0, output
 
 
+LONG = "a red square " * 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["effect", "none.png", "AFTER", "--prompt", "x"], "there is no file"),
         (["effect", "BEFORE", "AFTER", "--prompt", " "], "say what the picture before shows"),
-        (["effect", "BEFORE", "AFTER", "--prompt", "x", "--word", "a</w>"], "is no new word"),
+        (["effect", "BEFORE", "AFTER", "--prompt", "x", "--word", "quar"], "is no new word"),
         (["effect", "BEFORE", "AFTER", "--prompt", "x", "--vectors", "0"], "vectors cannot be 0"),
-        (["effect", "BEFORE", "AFTER", "--prompt", "x", "--iterations", "0"], "nothing to do in no iterations"),
+        (["effect", "BEFORE", "AFTER", "--prompt", "x", "--iterations", "0"], "iterations cannot be 0"),
+        (["effect", "BEFORE", "AFTER", "--prompt", "x", "--other", LONG], "this model reads 22"),
+        (["stylize", "AFTER", "--prompt", "x", "--epochs", "0"], "epochs cannot be 0"),
+        (["stylize", "AFTER", "--prompt", LONG], "this model reads 22"),
+        (["audit", LONG], "this model reads 22"),
+        (["guide", "x", "--loss", "classifier=heart", "--adjoint"], "say --method adjoint-dpm"),
         (["effect", "BEFORE", "AFTER", "--prompt", "x", "--vectors", "40"], "this model reads 22"),
         (["effect", "BEFORE", "AFTER", "--prompt", "x", "--steps", "0"], "cannot be 0"),
         (["stylize", "AFTER"], "there are no prompts"),
@@ -209,4 +218,41 @@ def test_mistakes_get_one_sentence_and_leave_nothing(
     assert code == 2, output
     assert message in output
     assert output.count("error:") == 1
-    assert not (tmp_path / "out" / "state.safetensors").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_that_was_stopped_reports_what_was_searched(done: dict[str, Path], tmp_path: Path) -> None:
+    job = AuditJob.model_validate_json((done["audit"] / "settings.json").read_text())
+    with pytest.raises(KeyboardInterrupt):
+        execute(prepared(job, tmp_path / "audit"), tmp_path / "audit", stopping_at(job.audit.iterations + 3))
+    report = json.loads((tmp_path / "audit" / "report.json").read_text())
+    assert report["radii"] == [0.1]
+    assert "It was stopped before the larger ones were done" in (tmp_path / "audit" / "report.md").read_text()
+
+
+def test_a_job_s_picture_makes_itself_again(done: dict[str, Path], tmp_path: Path) -> None:
+    code, output = call("rerun", done["effect"] / "grid.png", "-o", tmp_path / "again")
+    assert code == 0, output
+    one, other = (load_file(folder / "embedding.safetensors") for folder in (done["effect"], tmp_path / "again"))
+    assert torch.equal(one["<effect>"], other["<effect>"])
+
+
+def test_a_damaged_state_is_named(done: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(done["effect"], tmp_path / "damaged")
+    (tmp_path / "damaged" / "state.safetensors").write_bytes(b"no")
+    code, output = call("resume", tmp_path / "damaged")
+    assert code == 2
+    assert "is damaged" in output
+    assert "delete it" in output
+
+
+def test_several_loras_add_up(done: dict[str, Path]) -> None:
+    """Each of them changes the picture, and both together otherwise than either."""
+    found = []
+    for count in (0, 1, 2):
+        model = chainrule.load(loras=[done["stylize"]] * count)
+        with torch.no_grad():
+            found.append(model.denoiser(PROMPT, guidance_scale=1.0)(model.noise([0]), 501.0).x0)
+    changes = [(found[i] - found[0]).norm() for i in (1, 2)]
+    assert changes[0] > 0
+    assert changes[1] > 1.5 * changes[0]

@@ -63,4 +63,4 @@ def test_velocity_does_not_divide_by_a_vanishing_alpha() -> None:
 def test_the_time_of_a_ratio_is_where_it_is_that(schedule) -> None:
     for t in (1.0, 0.5, 10.25, 500.0, 998.75):
         assert schedule.time((schedule.sigma(t) / schedule.alpha(t)).item()) == pytest.approx(t, abs=1e-8)
-    assert (schedule.time(0.0), schedule.time(float("inf"))) == (0.0, schedule.last)
+    assert (schedule.time(0.0), schedule.time(-1.0), schedule.time(float("inf"))) == (0.0, 0.0, schedule.last)

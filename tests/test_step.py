@@ -197,8 +197,8 @@ def test_the_adaptive_solver_keeps_its_tolerance() -> None:
         for tolerance in (1e-4, 1e-6, 1e-9)
     ]
     assert errors[0] < 1e-1
-    assert errors[1] < 1e-2 * errors[0]
-    assert errors[2] < 1e-2 * errors[1]
+    assert errors[1] < 0.1 * errors[0]
+    assert errors[2] < 0.01 * errors[1]
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -1.0])
@@ -235,6 +235,41 @@ def test_a_chain_from_pure_noise(step: Step) -> None:
     x_T, times = latents(), uniform(denoiser.schedule, 100)
     exact = denoiser.flow(x_T, 1000.0, -1.0)
     assert (sample(denoiser, x_T, times, step=step) - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("step", [*SOLVERS, DPMSolver(), Adaptive()], ids=str)
+def test_one_step_from_pure_noise_and_back(step: Step) -> None:
+    """Neither end divides by zero."""
+    mean = torch.randn(2, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    denoiser = Gaussian(mean, 0.5, FlowMatching(1000, linspace), Flow())
+    assert sample(denoiser, latents(), uniform(denoiser.schedule, 1), step=step).isfinite().all()
+    times = uniform(denoiser.schedule, 50)
+    x_T = invert(denoiser, mean + 0.5 * latents(), times, step=step)[0]
+    assert x_T.std() == pytest.approx(1.0, abs=0.25)
+
+
+def test_the_adaptive_solver_does_not_ask_beyond_the_end() -> None:
+    times: list[float] = []
+
+    class Heard(Gaussian):
+        def __call__(self, x: torch.Tensor, t: float):
+            times.append(t)
+            return super().__call__(x, t)
+
+    known = gaussian()
+    denoiser = Heard(known.mean, known.spread, scaled_linear(final=1.0))
+    x_T, step = latents(), Adaptive(1e-4, 1e-4)
+    x_0 = sample(denoiser, x_T, torch.tensor([801.0, -1.0], dtype=torch.float64), step=step)
+    assert min(times) >= 0.0
+    assert max(times) <= 801.0
+    exact = denoiser.flow(x_T, 801.0, -1.0)
+    assert (x_0 - exact).norm() < 0.02 * exact.norm()
+
+
+def test_latents_that_are_not_finite_are_named() -> None:
+    denoiser = gaussian()
+    with pytest.raises(UserError, match="no longer finite"):
+        sample(denoiser, latents() * float("inf"), denoiser.schedule.times(2), step=Adaptive())
 
 
 def test_pure_noise_has_no_rho() -> None:

@@ -84,7 +84,7 @@ class Training(NamedTuple):
             {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
             for kind in ("value ", "memory ")
         )
-        return cls(values, memory, tensors["losses"])
+        return cls(values, memory, tensors["losses"].cpu())
 
     def packed(self) -> dict[str, Tensor]:
         """All of it as tensors with names, for a file."""

@@ -240,14 +240,19 @@ class Run:
 
 def make_folder(folder: Path, settings: BaseModel) -> None:
     """A new folder with `settings.json`. Raises UserError if it holds something or cannot be written."""
+    check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty: choose another --output, or `chainrule resume {folder}`")
         with atomic(folder / "settings.json") as path:
             path.write_text(settings.model_dump_json(indent=2))
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError if a folder of that name holds something."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: choose another --output, or `chainrule resume {folder}`")
 
 
 class Origin(BaseModel):

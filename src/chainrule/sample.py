@@ -11,7 +11,7 @@ from chainrule.denoiser import Denoiser
 from chainrule.errors import UserError
 from chainrule.gradient.backprop import Backprop
 from chainrule.gradient.base import Chain, Gradient, OnStep
-from chainrule.step.base import State, Step
+from chainrule.step.base import NOT_FINITE, State, Step
 from chainrule.step.ddim import DDIM
 
 _DDIM, _BACKPROP = DDIM(), Backprop()
@@ -79,7 +79,5 @@ def _chain(denoiser: Denoiser, times: Tensor, step: Step, *, backwards: bool, on
 
 def _finite(state: State) -> State:
     if not all(torch.isfinite(tensor).all() for tensor in state):
-        raise UserError(
-            "the latents are no longer finite: use float32 for the network, a lower guidance scale or more steps"
-        )
+        raise UserError(NOT_FINITE)
     return state

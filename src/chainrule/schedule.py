@@ -41,7 +41,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def time(self, rho: float) -> float:
-        """The time at which sigma / alpha is `rho`, between 0 and `last`."""
+        """The time at which sigma / alpha is `rho`, from 0 to `last`: 0 for less than there is at 0."""
 
     @abstractmethod
     def times(self, steps: int) -> Tensor:
@@ -74,7 +74,7 @@ class VariancePreserving(Schedule):
         return len(self.alpha_bar) - 1.0
 
     def time(self, rho: float) -> float:
-        logs, wanted = self.alpha_bar.double().log(), -math.log1p(rho**2)
+        logs, wanted = self.alpha_bar.double().log(), -math.log1p(max(rho, 0.0) ** 2)
         upper = int((logs > wanted).sum())  # they fall
         if upper in (0, len(logs)):
             return min(upper, self.last)
@@ -111,7 +111,7 @@ class FlowMatching(Schedule):
         return float(self.training)
 
     def time(self, rho: float) -> float:
-        return self.training * (1.0 - 1.0 / (1.0 + rho))
+        return self.training * (1.0 - 1.0 / (1.0 + max(rho, 0.0)))
 
     def times(self, steps: int) -> Tensor:
         return _ended(self.spacing, self.training, steps)
@@ -182,7 +182,7 @@ def log_snr(schedule: Schedule, steps: int) -> Tensor:
 
 
 def karras(schedule: Schedule, steps: int) -> Tensor:
-    """Evenly spaced in (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5)."""
+    """Evenly spaced in (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5), but for the step to `END`."""
     return _between(schedule, steps, lambda t: _rho(schedule, t) ** (1 / 7), lambda x: schedule.time(x**7))
 
 
@@ -199,7 +199,8 @@ def _between(
 ) -> Tensor:
     """Times evenly spaced in a `measure` of time, whose inverse is `time`, from the noisiest to the one called `clean`.
 
-    Where there is no noise, or nothing else, a measure of their ratio is taken a timestep further in.
+    In the place of the last stands `END`: a chain goes there, and not to the first timestep and on. Where there is no
+    noise, or nothing else, a measure of their ratio is taken a timestep further in.
     """
     if steps < 1:
         raise UserError(f"a chain of {steps} steps is not possible: choose 1 or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -246,7 +247,8 @@ class Settings(_Frozen):
         if self.photo is None and not self.prompt.strip() and model.text.example is not None:
             raise UserError(f'the prompt is empty: say what to draw, for example "{model.text.example}"')
         for steps in {self.steps, *(settings.steps for settings in self.optimised.values())}:
-            model.schedule.times(steps)  # an impossible number is said now
+            grid = GRIDS[self.grid] if self.grid else None
+            _ = grid(model.schedule, steps) if grid else model.schedule.times(steps)  # an impossible number is said now
         loss = added([wish.build(self.device) for wish in self.wishes]) if self.wishes else None
         photo = None if self.photo is None else self._photo(self.photo, model)
         return Task(model, self._denoiser(model, self.prompt), self.seeds, loss, photo)
@@ -259,6 +261,8 @@ class Settings(_Frozen):
 
     def _check(self) -> None:
         """Raise UserError for what no setting alone is to blame for."""
+        if self.solver == "adaptive" and find_spec("torchdiffeq") is None:
+            raise UserError("the adaptive solver needs torchdiffeq: pip install 'chainrule[ode]'")
         possible = FROM_NOISE if self.photo is None else FOR_PHOTOS
         for method in self.methods:
             if method not in possible:

@@ -57,11 +57,11 @@ def test_the_model_is_left_as_it_was(model: chainrule.Model) -> None:
     assert len(model.text.pipeline.tokenizer) == known
 
 
-@pytest.mark.parametrize("word", ["red", " "])
+@pytest.mark.parametrize("word", ["red", " ", "<>", "quar", "<|endoftext|>"])
 def test_a_word_that_is_none_is_refused(model: chainrule.Model, word: str) -> None:
-    taken = "red</w>" if word == "red" else word
-    with pytest.raises(UserError, match="is no new word: choose another, for example <effect>"):
-        model.text.taught(taken, model.text.blank[None])
+    """Without brackets it could be a part of other words, which would then be read otherwise."""
+    with pytest.raises(UserError, match="is no new word: choose one in angle brackets, for example <effect>"):
+        model.text.taught(word, model.text.blank[None])
 
 
 def test_a_family_that_cannot_learn_words_is_refused() -> None:

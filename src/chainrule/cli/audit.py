@@ -43,8 +43,8 @@ def audit(
             {
                 "prompts": prompts,
                 "seeds": base.parse_seeds(seed),
-                "classifier": classifier,
-                "judge": judge,
+                "classifier": base.named(classifier),
+                "judge": base.named(judge),
                 "audit": settings,
                 **base.checkpoint(model=model, size=size, variant=variant, dtype=dtype, device=device),
             },

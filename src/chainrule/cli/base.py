@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chainrule.errors import UserError
-from chainrule.jobs import Job
+from chainrule.jobs import Job, Work, prepared
 from chainrule.jobs import execute as do
 from chainrule.methods import ADJOINT_DPM, DoodlState, Task
 from chainrule.methods.presets import Preset, preset
@@ -192,14 +192,14 @@ def parse_wishes(
     features: str | None,
 ) -> list[dict[str, Any]]:
     """The settings of all losses, with the networks that were named for their kinds."""
-    clips = dict(parse_weight(text)[::-1] for text in clip or [])
+    clips = {named(name): weight for weight, name in map(parse_weight, clip or [])}
     options: dict[str, dict[str, Any]] = {
-        "classifier": {"model": classifier, "objective": objective},
+        "classifier": {"model": named(classifier), "objective": objective},
         "text": {"clips": clips} if clips else {},
         "image": {"clips": clips} if clips else {},
-        "aesthetic": {"head": rater, "clip": next(iter(clips), None)},
-        "perceptual": {"network": features},
-        "style": {"network": features},
+        "aesthetic": {"head": named(rater), "clip": next(iter(clips), None)},
+        "perceptual": {"network": named(features)},
+        "style": {"network": named(features)},
     }
     return [parse_wish(text, options) for text in losses or []]
 
@@ -229,6 +229,11 @@ def adjoint_dpm(adjoint: bool, rate: float | None, **changes: int | None) -> dic
     return chosen | {"adjoint": adjoint}
 
 
+def named(name: str | None) -> str | None:
+    """A network's name as a run remembers it: a folder or file that is here, by its whole path."""
+    return _absolute(name) if name and name != BUNDLED and Path(name).expanduser().exists() else name
+
+
 def _absolute(path: str) -> str:
     """A path that still names the file when the run is made again from elsewhere."""
     return str(Path(path.strip()).expanduser().absolute())
@@ -245,7 +250,7 @@ def checkpoint(
     lora: list[Path] | None = None,
 ) -> dict[str, Any]:
     """The settings that say which checkpoint, and how."""
-    found: dict[str, Any] = {"model": model, "size": parse_size(size), "variant": variant, "dtype": dtype}
+    found: dict[str, Any] = {"model": named(model), "size": parse_size(size), "variant": variant, "dtype": dtype}
     added = {"embeddings": embedding, "loras": lora}
     found |= {name: [path.expanduser().absolute() for path in paths] for name, paths in added.items() if paths}
     return found | {"device": device}
@@ -290,20 +295,22 @@ def begin(settings: Settings, output: Path | None) -> Run:
     return run
 
 
-def begin_job(job: Job, output: Path | None, name: str) -> None:
-    """Do a new job."""
-    execute_job(job, new_folder(output, name))
+def begin_job(job: Job, output: Path | None, name: str) -> Path:
+    """Do a new job; returns its folder."""
+    folder = new_folder(output, name)
+    execute_job(prepared(job, folder), folder)
+    return folder
 
 
-def execute_job(job: Job, folder: Path, *, resume: bool = False) -> None:
+def execute_job(work: Work, folder: Path) -> None:
     """Do a job with a progress bar, and say where its picture is."""
-    with stoppable(folder), progress_bars() as progress:
-        bar = progress.add_task(job.title, total=None, note="")
+    with stoppable(folder, "what there is so far"), progress_bars() as progress:
+        bar = progress.add_task(folder.name, total=work.total, note="")
 
         def on_iteration(done: int, total: int, note: str) -> None:
             progress.update(bar, completed=done, total=total, note=note)
 
-        picture = do(job, folder, on_iteration, resume=resume)
+        picture = do(work, folder, on_iteration)
     typer.echo(picture)
 
 
@@ -320,12 +327,12 @@ def progress_bars() -> Progress:
 
 
 @contextmanager
-def stoppable(folder: Path) -> Iterator[None]:
+def stoppable(folder: Path, what: str = "the best so far") -> Iterator[None]:
     """Say, after Ctrl-C, where the best so far is."""
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"stopped; the best so far is in {folder}, `chainrule resume {folder}` goes on")
+        console.print(f"stopped; {what} is in {folder}, `chainrule resume {folder}` goes on")
         raise typer.Exit(130) from None
 
 

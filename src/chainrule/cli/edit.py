@@ -42,6 +42,8 @@ def edit(
     negative_prompt: base.Negative = "",
     guidance_scale: base.EditScale = None,
     size: base.Size = None,
+    embedding: base.Embeddings = None,
+    lora: base.Loras = None,
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
@@ -68,7 +70,9 @@ def edit(
             methods=method or (["reconstruction", "one-step", "doodl"] if loss else ["reconstruction", "edict"]),
             wishes=wishes,
             strength=found.strength if strength is None and not loss else strength,
-            **base.checkpoint(model=model, size=size, variant=variant, dtype=dtype, device=device),
+            **base.checkpoint(
+                model=model, size=size, variant=variant, dtype=dtype, device=device, embedding=embedding, lora=lora
+            ),
             **base.optimisation(
                 found,
                 rate=rate,

@@ -30,7 +30,7 @@ def effect(
     device: base.Device = "cpu",
     output: base.Output = None,
 ) -> None:
-    """Learn an effect from one before/after pair: a new word that carries it to other prompts and seeds."""
+    """Learn an effect from one before/after pair: a new word, to be said in other prompts."""
     with base.plain_errors():
         job = parsed(
             EffectJob,

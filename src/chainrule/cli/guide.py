@@ -8,6 +8,7 @@ import typer
 
 from chainrule.cli import base
 from chainrule.errors import UserError
+from chainrule.methods import ADJOINT_DPM
 
 
 def guide(
@@ -49,6 +50,10 @@ def guide(
     with base.plain_errors():
         if not loss:
             raise UserError(f"there is no loss to guide: name one with --loss, {', '.join(base.KINDS.values())}")
+        if adjoint and "adjoint-dpm" not in (method or ()):
+            raise UserError("--adjoint is for AdjointDPM's guided sampling: say --method adjoint-dpm")
+        if "adjoint-dpm" in (method or ()) and "doodl" not in (method or ()) and steps is None:
+            steps = ADJOINT_DPM.steps  # so that all methods draw in the same chain
         wishes = base.parse_wishes(
             loss, objective=objective, classifier=classifier, clip=clip, rater=rater, features=features
         )

@@ -28,6 +28,8 @@ def invert(
     strength: Annotated[float, typer.Option(help="How much of the chain to go, up to 1.")] = 1.0,
     guidance_scale: base.EditScale = None,
     size: base.Size = None,
+    embedding: base.Embeddings = None,
+    lora: base.Loras = None,
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
@@ -44,7 +46,9 @@ def invert(
             photo_scale=found.guidance_scale,
             methods=("reconstruction",),
             strength=strength,
-            **base.checkpoint(model=model, size=size, variant=variant, dtype=dtype, device=device),
+            **base.checkpoint(
+                model=model, size=size, variant=variant, dtype=dtype, device=device, embedding=embedding, lora=lora
+            ),
             **base.optimisation(found, steps=steps, mix=mix),
         )
         task = settings.task()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from chainrule.cli import base
-from chainrule.jobs import opened
+from chainrule.jobs import carried, opened, prepared
 from chainrule.models import installed
 from chainrule.run import Run, origin
 
@@ -18,7 +18,7 @@ def resume(run: Annotated[Path, typer.Argument(help="The folder of a run that wa
     with base.plain_errors():
         job = opened(run)
         if job:
-            base.execute_job(job, run, resume=True)
+            base.execute_job(prepared(job, run, resume=True), run)
         else:
             stopped = Run.open(run)
             base.execute(stopped, stopped.settings.task())
@@ -30,6 +30,10 @@ def rerun(
 ) -> None:
     """Make a picture again, from the settings that it carries."""
     with base.plain_errors():
+        job = carried(picture)
+        if job:
+            base.begin_job(job, output, f"{job.kind} again")
+            return
         made = origin(picture)
         methods = made.settings.methods if made.method is None else (made.method,)
         run = base.begin(made.settings.model_copy(update={"methods": methods}), output)

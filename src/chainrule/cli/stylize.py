@@ -37,7 +37,7 @@ def stylize(
     device: base.Device = "cpu",
     output: base.Output = None,
 ) -> None:
-    """Learn the style of one picture: a LoRA that draws anything in it."""
+    """Learn the style of one picture: a LoRA that draws in it."""
     with base.plain_errors():
         job = parsed(
             StylizeJob,
@@ -47,7 +47,7 @@ def stylize(
                 "others": other or (),
                 "seeds": base.parse_seeds(seed),
                 "other_seeds": base.parse_seeds(other_seed),
-                "features": features,
+                "features": base.named(features),
                 "stylization": {
                     "rank": rank,
                     "epochs": epochs,

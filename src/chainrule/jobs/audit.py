@@ -19,7 +19,7 @@ from torch import Tensor
 
 from chainrule import bundled
 from chainrule.errors import UserError
-from chainrule.jobs.base import Job, Moment, Work
+from chainrule.jobs.base import Job, Moment, Work, save_grid
 from chainrule.loss import load_classifier
 from chainrule.methods.audit import Audit, AuditState, Suspect, audit, images, start
 from chainrule.metrics import wilson
@@ -35,7 +35,6 @@ class AuditJob(Job):
     """`classifier` is audited (None: the bundled one) on what the model makes of `prompts` and `seeds`; `judge` says
     what is there (None: the bundled one, for the bundled model)."""
 
-    title = "audit"
     kind: Literal["audit"] = "audit"
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -52,6 +51,7 @@ class AuditJob(Job):
             raise UserError("the judge is the classifier itself: name another, or nothing is found out")
         model = self.load()
         model.schedule.times(self.audit.steps)
+        model.text(self.prompts)  # one that is too long is refused now
         classifier = load_classifier(self.classifier, self.device)
         judge = load_classifier(self.judge or bundled.JUDGE, self.device)
         return _Work(self, Suspect(model, self.prompts, self.seeds, classifier, judge))
@@ -61,6 +61,10 @@ class AuditJob(Job):
 class _Work(Work):
     job: AuditJob
     suspect: Suspect
+
+    @property
+    def device(self) -> str:  # type: ignore[override]
+        return self.job.device
 
     @property
     def total(self) -> int:  # type: ignore[override]
@@ -78,7 +82,9 @@ class _Work(Work):
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> Path:
         state, settings = AuditState(**tensors), self.job.audit
-        labels, radii = self.suspect.classifier.labels, settings.radii
+        labels = self.suspect.classifier.labels
+        # what the last iteration of a search left behind is judged by the one after it
+        radii = settings.radii[: max(0, (int(state.done) - 1) // settings.iterations)]
         audited = state.label >= 0
         groups = {labels[c]: state.label == c for c in state.label[audited].unique().tolist()} | {"all": audited}
         found = {
@@ -101,6 +107,7 @@ class _Work(Work):
             path.write_text(
                 f"# How often the classifier was misled\n\nOf {len(state.label)} images, classifier and judge saw the "
                 f"same in {int(audited.sum())}; those were searched, in balls of the radius tau around their noise.\n"
+                f"{'' if len(radii) == len(settings.radii) else 'It was stopped before the larger ones were done. '}"
                 "A success: the classifier sees another class, the judge still the first. Shares with 95 % intervals."
                 f"\n\n{table}\n\n![the share over the radius](curve.png)\n\n![examples](grid.png)\n"
             )
@@ -124,9 +131,8 @@ class _Work(Work):
             f"tau {radii[level]:g}" if level < len(radii) else "not misled" for level in state.level[shown].tolist()
         ]
         rows = [f"seed {suspect.seeds[i % len(suspect.seeds)]}" for i in shown.tolist()]
-        with atomic(folder / "grid.png") as path:
-            grid(columns, rows, captions, title="what the classifier / the judge sees").save(path, "PNG")
-        return folder / "grid.png"
+        sheet = grid(columns, rows, captions, title="what the classifier / the judge sees")
+        return save_grid(sheet, folder, self.job)
 
     def _captions(self, images: Tensor) -> list[str]:
         seen = []

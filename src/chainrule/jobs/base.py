@@ -10,16 +10,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from PIL import Image, PngImagePlugin
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chainrule.errors import UserError
 from chainrule.models import BUNDLED, Model, load
 from chainrule.pictures import fitted, load_picture
-from chainrule.run import atomic, first_line, make_folder
+from chainrule.run import atomic, check_folder, first_line, make_folder
 from chainrule.settings import DTYPES
 
 OnIteration = Callable[[int, int, str], None]
@@ -37,6 +39,8 @@ class Moment(NamedTuple):
 class Work(ABC):
     """A job with everything loaded."""
 
+    device: str
+    """Where its tensors are."""
     total: int
     """How many iterations it has."""
 
@@ -53,7 +57,6 @@ class Job(BaseModel, ABC):
     """The settings of a job, by `kind`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    title: ClassVar[str]
     kind: str
     model: str = BUNDLED
     size: tuple[int, int] | None = None
@@ -76,16 +79,24 @@ class Job(BaseModel, ABC):
         return fitted(load_picture(path), height * width * factor**2, model.codec.multiple).to(model.device)
 
 
-def execute(job: Job, folder: Path, on_iteration: OnIteration, *, resume: bool = False) -> Path:
-    """Do what is not yet done of `job` in its folder; returns the picture's path.
+def prepared(job: Job, folder: Path, *, resume: bool = False) -> Work:
+    """The job's work, and its folder with the settings. A mistake in them leaves no folder behind."""
+    if resume:
+        return job.work()
+    check_folder(folder)
+    work = job.work()
+    make_folder(folder, job)
+    return work
+
+
+def execute(work: Work, folder: Path, on_iteration: OnIteration) -> Path:
+    """Do what is not yet done in a folder; returns the picture's path.
 
     If the work is interrupted, what there is so far is written before the exception goes on.
     """
-    work = job.work()  # a mistake leaves no folder behind
-    if not resume:
-        make_folder(folder, job)
     path = folder / "state.safetensors"
-    tensors: Mapping[str, Tensor] | None = load_file(path, device=job.device) if path.exists() else None
+    tensors: Mapping[str, Tensor] | None = _state(path, work.device)
+    on_iteration(0, work.total, "")
     try:
         for moment in work.moments(tensors):
             tensors = moment.tensors
@@ -97,8 +108,28 @@ def execute(job: Job, folder: Path, on_iteration: OnIteration, *, resume: bool =
             work.write(folder, tensors)
         raise
     if tensors is None:
-        raise UserError("there is nothing to do in no iterations: ask for one or more")
+        raise UserError(f"there was nothing to do in {work.total} iterations: ask for one or more")
     return work.write(folder, tensors)
+
+
+def _state(path: Path, device: str) -> dict[str, Tensor] | None:
+    """The tensors of a state file; None if there is none. Raises UserError if it is damaged."""
+    try:
+        return load_file(path, device=device) if path.exists() else None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, and `chainrule resume` starts again") from error
+
+
+CARRIED = "chainrule job"
+
+
+def save_grid(sheet: Image.Image, folder: Path, job: Job) -> Path:
+    """Write `grid.png`, which carries the job's settings; returns its path."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(CARRIED, job.model_dump_json())
+    with atomic(folder / "grid.png") as path:
+        sheet.save(path, format="PNG", pnginfo=info)
+    return folder / "grid.png"
 
 
 def shortened(text: str, letters: int = 27) -> str:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chainrule.errors import UserError
-from chainrule.jobs.base import Job, Moment, Work, shortened
+from chainrule.jobs.base import Job, Moment, Work, save_grid, shortened
 from chainrule.methods.effect import VECTORS, Effect, Pair, effect, start
 from chainrule.optimise import Training
 from chainrule.pictures import grid
@@ -29,7 +29,6 @@ class EffectJob(Job):
     """`before` and `after` are pictures, `prompt` what both show, `word` what is learnt; `others` are prompts with
     which the result is shown, each with the `seeds`."""
 
-    title = "effect"
     kind: Literal["effect"] = "effect"
     before: Path
     after: Path
@@ -50,7 +49,9 @@ class EffectJob(Job):
                 f"{self.after} has other proportions than {self.before}: give two pictures of the same scene"
             )
         pair = Pair(model, self.prompt, before, after, self.word)
-        return _Work(self, pair, start(pair, self.effect))
+        first = start(pair, self.effect)
+        pair.told(first.values[VECTORS], [f"{prompt} {self.word}" for prompt in (self.prompt, *self.others)])
+        return _Work(self, pair, first)
 
 
 @dataclass
@@ -60,13 +61,17 @@ class _Work(Work):
     start: Training
 
     @property
+    def device(self) -> str:  # type: ignore[override]
+        return self.job.device
+
+    @property
     def total(self) -> int:  # type: ignore[override]
         return self.job.effect.iterations
 
     def moments(self, tensors: Mapping[str, Tensor] | None) -> Iterator[Moment]:
         state = self.start if tensors is None else Training.unpacked(tensors)
         for now in effect(self.pair, self.job.effect, state):
-            yield Moment(now.packed(), now.iteration, f"loss {now.losses[-1].item():.5f}")
+            yield Moment(now.packed(), now.iteration, f"error {now.losses[-1].item() / self.pair.after.numel():.5f}")
 
     @torch.no_grad()
     def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> Path:
@@ -85,9 +90,7 @@ class _Work(Work):
         }
         captions = {name: [shortened(text) for text in texts] for name in columns} | {"the pair": [""] * len(texts)}
         rows = ["without", "with"] * (len(texts) // 2)
-        with atomic(folder / "grid.png") as path:
-            grid(columns, rows, captions, title=f"{pair.prompt}  {pair.word}").save(path, "PNG")
-        return folder / "grid.png"
+        return save_grid(grid(columns, rows, captions, title=f"{pair.prompt}  {pair.word}"), folder, job)
 
     def _drawn(self, vectors: Tensor, prompt: str, x_T: Tensor) -> Tensor:
         settings = self.job.effect

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from chainrule import bundled
 from chainrule.errors import UserError
-from chainrule.jobs.base import Job, Moment, Work, shortened
+from chainrule.jobs.base import Job, Moment, Work, save_grid, shortened
 from chainrule.loss import load_backbone, load_vgg
 from chainrule.loss.perceptual import Features
-from chainrule.methods.stylize import Studio, Stylization, adapted, draw, iterations, lora, start, stylize
+from chainrule.methods.stylize import Studio, Stylization, adapted, draw, iterations, lora, silence, start, stylize
 from chainrule.models import BUNDLED
 from chainrule.optimise import Training
 from chainrule.pictures import grid, load_picture
-from chainrule.run import atomic
 
 
 class StylizeJob(Job):
@@ -34,7 +33,6 @@ class StylizeJob(Job):
     shapes.
     """
 
-    title = "stylize"
     kind: Literal["stylize"] = "stylize"
     picture: Path
     prompts: tuple[str, ...]
@@ -55,9 +53,8 @@ class StylizeJob(Job):
         studio = Studio(model, self.prompts, self.seeds, load_picture(self.picture).to(model.device), style, content)
         shown = [(prompt, self.seeds[0]) for prompt in self.prompts[:3]]
         shown += [(prompt, seed) for prompt in (self.prompts[0], *self.others) for seed in self.other_seeds]
-        with torch.no_grad():
-            before = torch.cat([draw(model, self.stylization, [pair]) for pair in shown])
-        return _Work(self, studio, shown, before)
+        model.text([*self.prompts, *self.others])  # one that is too long is refused now
+        return _Work(self, studio, shown)
 
     def _eyes(self, usual: Path) -> Features:
         """The network that was named, or the `usual` one."""
@@ -72,7 +69,10 @@ class _Work(Work):
     job: StylizeJob
     studio: Studio
     shown: list[tuple[str, int]]
-    before: Tensor
+
+    @property
+    def device(self) -> str:  # type: ignore[override]
+        return self.job.device
 
     @property
     def total(self) -> int:  # type: ignore[override]
@@ -88,17 +88,18 @@ class _Work(Work):
     @torch.no_grad()
     def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> Path:
         model, values = self.studio.model, Training.unpacked(tensors).values
-        for name, weight in adapted(model, self.job.stylization.rank).items():
+        weights = adapted(model, self.job.stylization.rank)
+        silence(weights)
+        before = torch.cat([draw(model, self.job.stylization, [pair]) for pair in self.shown])
+        for name, weight in weights.items():
             weight.copy_(values[name])
         save_lora(folder, model.network.module, lora(model))  # type: ignore[attr-defined]
         after = torch.cat([draw(model, self.job.stylization, [pair]) for pair in self.shown])
         captions = {"before": [shortened(prompt) for prompt, _ in self.shown], "after": [""] * len(self.shown)}
         known = [prompt in self.job.prompts and seed in self.job.seeds for prompt, seed in self.shown]
         rows = ["tuned on" if k else f"seed {seed}" for k, (_, seed) in zip(known, self.shown, strict=True)]
-        with atomic(folder / "grid.png") as path:
-            sheet = grid({"before": self.before, "after": after}, rows, captions, title=self.job.picture.name)
-            sheet.save(path, "PNG")
-        return folder / "grid.png"
+        sheet = grid({"before": before, "after": after}, rows, captions, title=self.job.picture.name)
+        return save_grid(sheet, folder, self.job)
 
 
 def save_lora(folder: Path, network: Any, weights: dict[str, Tensor]) -> None:

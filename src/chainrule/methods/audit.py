@@ -32,7 +32,7 @@ from chainrule.sample import sample
 class Audit(BaseModel):
     """The settings: balls of the radii `taus` (of noise of variance 1), each searched in so many `iterations`.
 
-    `reach` is the optimiser's rate in radii.
+    `reach` is the optimiser's rate in radii, `batch` how many images are searched at a time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +41,7 @@ class Audit(BaseModel):
     steps: int = Field(default=10, ge=1)
     guidance_scale: float | None = None
     reach: float = Field(default=0.4, gt=0)
+    batch: int = Field(default=16, ge=1)
 
     @property
     def radii(self) -> list[float]:
@@ -104,7 +105,7 @@ def start(suspect: Suspect, settings: Audit) -> AuditState:
     """The state before the search: what classifier and judge make of the images."""
     every = torch.arange(len(suspect.prompts) * len(suspect.seeds))
     x_T = suspect.model.noise(suspect.seeds).repeat(len(suspect.prompts), 1, 1, 1)
-    images = made(suspect, settings, x_T, every)
+    images = torch.cat([made(suspect, settings, x_T[part], part) for part in every.split(settings.batch)])
     first, second = suspect.classifier(images).topk(2, dim=1).indices.T
     label = torch.where(suspect.judged(images) == first, first, -1)
     level = torch.full_like(label, len(settings.radii))
@@ -127,19 +128,15 @@ def _advance(suspect: Suspect, settings: Audit, state: AuditState) -> AuditState
     running = torch.nonzero((state.label >= 0) & (state.level == len(radii))).squeeze(1)
     if not len(running):
         return state._replace(done=state.done + 1)
-    with torch.enable_grad():
-        x_T = state.x_T[running].requires_grad_()
-        images = made(suspect, settings, x_T, running)
-        logits = suspect.classifier(images)
-        loss = functional.cross_entropy(logits, state.second[running], reduction="none")
-        finished = search == len(radii)
-        gradient = torch.zeros_like(x_T) if finished else torch.autograd.grad(loss.sum(), x_T)[0]
-    if not (torch.isfinite(loss).all() and torch.isfinite(gradient).all()):
-        raise UserError(f"the loss or its gradient is not finite in iteration {int(state.done)}: use float32")
+    finished = search == len(radii)
+    parts = [_judged(suspect, settings, state, part, finished) for part in running.split(settings.batch)]
+    seen, by_judge, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
+    if not torch.isfinite(gradient).all():
+        raise UserError(f"the gradient is not finite in iteration {int(state.done)}: use float32")
 
     with torch.no_grad():
-        seen, label = logits.argmax(dim=1), state.label[running]
-        misled = (seen != label) & (suspect.judged(images) == label)
+        label = state.label[running]
+        misled = (seen != label) & (by_judge == label)
         found_in = search - 1 if k == 0 else search  # what the last search left behind is judged in the next one
         level = state.level.clone()
         level[running[misled]] = max(found_in, 0)
@@ -153,6 +150,19 @@ def _advance(suspect: Suspect, settings: Audit, state: AuditState) -> AuditState
             change, memory[:, still] = adam.update(x[still], gradient[~misled], kept, k)
             x[still] = torch.clamp(x[still] + change, state.start[still] - tau, state.start[still] + tau)
     return state._replace(x_T=x, memory=memory, seen=now, level=level, done=state.done + 1)
+
+
+def _judged(
+    suspect: Suspect, settings: Audit, state: AuditState, chosen: Tensor, finished: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What classifier and judge see in the images numbered `chosen`, and the gradient of their noise (0 at the end)."""
+    with torch.set_grad_enabled(not finished):
+        x_T = state.x_T[chosen].requires_grad_(not finished)
+        images = made(suspect, settings, x_T, chosen)
+        logits = suspect.classifier(images)
+        loss = functional.cross_entropy(logits, state.second[chosen], reduction="sum")
+        gradient = torch.zeros_like(x_T) if finished else torch.autograd.grad(loss, x_T)[0]
+    return logits.detach().argmax(dim=1), suspect.judged(images.detach()), gradient
 
 
 def made(suspect: Suspect, settings: Audit, x_T: Tensor, chosen: Tensor) -> Tensor:

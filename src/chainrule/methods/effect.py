@@ -1,6 +1,7 @@
 """Text-embedding inversion: AdjointDPM (Pan et al. 2024), appendix A. One before/after pair becomes a word.
 
-The noise x_T that leads to the picture before, told what it shows, is kept. What is optimised is a new word # in the
+The noise x_T that leads to the picture before, told what it shows, is found by inversion (DPM-Solver++'s own, which is
+approximate) and kept. What is optimised is a new word # in the
 text encoder's own space, so that the same noise, told "prompt #", leads to the picture after:
 
     # = argmin |x_0(x_T, prompt #) - after|^2
@@ -11,14 +12,14 @@ that fills a prompt up, which says nothing: from any other start the first thing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from chainrule.denoiser import Denoiser
+from chainrule.denoiser import Conditioning, Denoiser
 from chainrule.gradient.checkpoint import Checkpoint
 from chainrule.models.base import Model
 from chainrule.optimise import Adam, Training, train
@@ -33,7 +34,7 @@ class Effect(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     vectors: int = Field(default=4, ge=1)
-    iterations: int = Field(default=100, ge=0)
+    iterations: int = Field(default=100, ge=1)
     steps: int = Field(default=10, ge=1)
     guidance_scale: float = 1.0
     optimiser: Adam = Adam(rate=0.03)
@@ -49,10 +50,13 @@ class Pair:
     after: Tensor
     word: str = "<effect>"
 
+    def told(self, vectors: Tensor, prompts: Sequence[str]) -> Conditioning:
+        """The conditioning of prompts in which the word reads as `vectors` (n, D)."""
+        return self.model.text.taught(self.word, vectors)(prompts)
+
     def denoiser(self, vectors: Tensor, prompt: str, guidance_scale: float) -> Denoiser:
         """The model told `prompt`, in which the word reads as `vectors` (n, D)."""
-        told = self.model.text.taught(self.word, vectors)([prompt])
-        return self.model.denoiser(told, guidance_scale=guidance_scale)
+        return self.model.denoiser(self.told(vectors, [prompt]), guidance_scale=guidance_scale)
 
     @torch.no_grad()
     def x_T(self, settings: Effect) -> Tensor:  # noqa: N802 - the field's name
@@ -79,6 +83,6 @@ def effect(pair: Pair, settings: Effect | None = None, state: Training | None = 
     def objective(k: int) -> Tensor:
         denoiser = pair.denoiser(vectors, f"{pair.prompt} {pair.word}", settings.guidance_scale)
         x_0 = sample(denoiser, x_T, times, step=DPMSolver(), gradient=Checkpoint())
-        return (pair.model.decode(x_0) - pair.after).square().mean()[None]
+        return (pair.model.decode(x_0) - pair.after).square().sum()[None]
 
     return train({VECTORS: vectors}, objective, settings.optimiser, settings.iterations, state)

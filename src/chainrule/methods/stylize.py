@@ -11,7 +11,7 @@ what was learnt holds for other prompts and other noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Stylization(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     rank: int = Field(default=8, ge=1)
-    epochs: int = Field(default=8, ge=0)
+    epochs: int = Field(default=8, ge=1)
     batch: int = Field(default=5, ge=1)
     steps: int = Field(default=10, ge=1)
     guidance_scale: float = 1.0
@@ -112,6 +112,14 @@ def adapted(model: Model, rank: int) -> dict[str, Tensor]:
     return found
 
 
+def silence(weights: Mapping[str, Tensor]) -> None:
+    """Let a LoRA change nothing: W + B A = W where B = 0."""
+    with torch.no_grad():
+        for name, weight in weights.items():
+            if "lora_B" in name:
+                weight.zero_()
+
+
 def lora(model: Model) -> dict[str, Tensor]:
     """The model's LoRA as diffusers' `save_lora_weights` wants it."""
     from peft import get_peft_model_state_dict
@@ -131,9 +139,7 @@ def stylize(studio: Studio, settings: Stylization | None = None, state: Training
     weights = adapted(model, settings.rank)
     state = state or start(studio, settings)
     with torch.no_grad():
-        for name, weight in weights.items():
-            if "lora_B" in name:
-                weight.zero_()  # W + B A = W; `train` writes the state's values over it
+        silence(weights)  # `train` writes the state's values over it
         before = {
             pair: image
             for part in _batches(samples, settings.batch)

@@ -87,22 +87,29 @@ def _from_files(
         raise UserError(f"{name} cannot be loaded: {str(error).splitlines()[0]}") from error
     for path in embeddings:
         _add(pipeline, "load_textual_inversion", path, "a textual inversion")
-    for path in loras:
-        _add(pipeline, "load_lora_weights", path, "a LoRA")
+    adapters = [f"lora{i}" for i in range(len(loras))]
+    for path, adapter in zip(loras, adapters, strict=True):
+        _add(pipeline, "load_lora_weights", path, "a LoRA", adapter_name=adapter)
+    if adapters:
+        pipeline.set_adapters(adapters)  # all of them, not the last alone
     model = adapt(frozen(pipeline.to(device)), BUNDLED if source == bundled.PIPELINE else str(name), size)
     return replace(model, guidance_scale=3.0) if source == bundled.PIPELINE else model
 
 
-def _add(pipeline: Any, method: str, path: str | Path, what: str) -> None:
+def _add(pipeline: Any, method: str, path: str | Path, what: str, **options: str) -> None:
     """Load a file into a pipeline by one of its methods."""
+    from diffusers.utils import is_peft_available
+
     if not Path(path).expanduser().exists():
         raise UserError(f"there is no file {path}: name {what}")
+    if what == "a LoRA" and not is_peft_available():
+        raise UserError("a LoRA needs peft: pip install 'chainrule[lora]'")
     if not hasattr(pipeline, method):
-        raise UserError(f"a {type(pipeline).__name__} does not take {what}")
+        raise UserError(f"a {type(pipeline).__name__} does not take {what}: leave it out, or choose another checkpoint")
     try:
-        getattr(pipeline, method)(str(Path(path).expanduser()))
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be loaded as {what} ({str(error).splitlines()[0]})") from error
+        getattr(pipeline, method)(str(Path(path).expanduser()), **options)
+    except Exception as error:  # diffusers raises many kinds
+        raise UserError(f"{path} cannot be loaded as {what} of this model: name one that was made for it") from error
 
 
 def _adapter(family: str, name: str) -> Any:

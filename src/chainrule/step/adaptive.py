@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chainrule.errors import UserError
 from chainrule.ode import ODE, Coordinates
-from chainrule.step.base import Solver, State
+from chainrule.step.base import NOT_FINITE, Solver, State
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,11 @@ class Adaptive(Solver):
         ends = torch.tensor([u, v], dtype=torch.float64, device=y.device)
 
         def slope(clock: Tensor, value: Tensor) -> Tensor:
-            return ode.slope(value, ode.time(clock.item()))
+            found = ode.slope(value, ode.time(clock.item()))
+            if not torch.isfinite(found).all():
+                raise UserError(NOT_FINITE)
+            return found
 
         # torchdiffeq's own choice of the first step depends on y, in a way that would be differentiated by half
-        options = {"first_step": abs(v - u) / 10}
+        options = {"first_step": abs(v - u) / 10, "step_t": ends[1:]}  # it ends there, without interpolation
         return odeint(slope, y, ends, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)[-1], ()

@@ -15,6 +15,9 @@ State = tuple[Tensor, ...]
 hides in a solver."""
 
 
+NOT_FINITE = "the latents are no longer finite: use float32 for the network, a lower guidance scale or more steps"
+
+
 class Step(ABC):
     """One solver. `order` is its order of convergence; `calls` its network calls a step, once it is under way.
 

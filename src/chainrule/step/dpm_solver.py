@@ -5,7 +5,8 @@ With lambda = log(alpha / sigma), h = lambda_s - lambda_t and r = (the last step
     D = (1 + 1 / 2r) x0(x_t) - 1 / 2r x0(the last x)
     x_s = sigma_s / sigma_t x_t - alpha_s (e^-h - 1) D
 
-The first step has no last one, and a step to sigma = 0 has r = 0: there D = x0(x_t), which is DDIM.
+The first step has no last one, and a step to sigma = 0 has r = 0: there D = x0(x_t), which is DDIM. Written as DDIM and
+what D adds to it, with - alpha_s (e^-h - 1) = alpha_s - sigma_s / sigma_t alpha_t, nothing is divided by zero.
 """
 
 from __future__ import annotations
@@ -34,14 +35,15 @@ class DPMSolver(Step):
 
     def step(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
         x, *memory = state
-        schedule, x0 = denoiser.schedule, denoiser(x, t).x0
+        schedule, (x0, eps) = denoiser.schedule, denoiser(x, t)
         now, then = _log_snr(schedule, t), _log_snr(schedule, s)
-        d = x0
+        x = schedule.alpha(s) * x0 + schedule.sigma(s) * eps
+        if not math.isfinite(now):
+            return (x,)
         if memory and math.isfinite(then) and memory[0].item() != now != then:
             ratio = (then - now) / (now - memory[0].item())  # 1 / r
-            d = (1 + ratio / 2) * x0 - ratio / 2 * memory[1]
-        a = schedule.sigma(s) / schedule.sigma(t)
-        x = a * x + (schedule.alpha(s) - a * schedule.alpha(t)) * d
+            a = schedule.sigma(s) / schedule.sigma(t)
+            x = x + (schedule.alpha(s) - a * schedule.alpha(t)) * ratio / 2 * (x0 - memory[1])
         return (x, torch.tensor([now], dtype=torch.float64), x0)
 
     def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:

@@ -289,8 +289,8 @@ def with_word(pipeline: Any, word: str, vectors: Tensor) -> Any:
     known = len(view.tokenizer)
     tokens = [word, *(f"{word}_{i}" for i in range(1, len(vectors)))]
     taken = sorted(set(tokens) & set(view.tokenizer.get_vocab()))
-    if not word.strip() or taken:
-        raise UserError(f"{taken[0] if taken else word!r} is no new word: choose another, for example <effect>")
+    if taken or not (len(word) > 2 and word.startswith("<") and word.endswith(">")):
+        raise UserError(f"{word!r} is no new word: choose one in angle brackets, for example <effect>")
     view.tokenizer.add_tokens(tokens)
     view.text_encoder.set_input_embeddings(_Taught(view.text_encoder.get_input_embeddings(), known, vectors))
     return view
