@@ -95,10 +95,12 @@ class _Work(Work):
             weight.copy_(values[name])
         save_lora(folder, model.network.module, lora(model))  # type: ignore[attr-defined]
         after = torch.cat([draw(model, self.job.stylization, [pair]) for pair in self.shown])
-        captions = {"before": [shortened(prompt) for prompt, _ in self.shown], "after": [""] * len(self.shown)}
-        known = [prompt in self.job.prompts and seed in self.job.seeds for prompt, seed in self.shown]
-        rows = ["tuned on" if k else f"seed {seed}" for k, (_, seed) in zip(known, self.shown, strict=True)]
-        sheet = grid({"before": before, "after": after}, rows, captions, title=self.job.picture.name)
+        columns, captions = {}, {}
+        for i, (prompt, seed) in enumerate(self.shown):
+            known = prompt in self.job.prompts and seed in self.job.seeds
+            name = f"{i + 1}. {'tuned on' if known else f'seed {seed}'}"
+            columns[name], captions[name] = torch.stack([before[i], after[i]]), [shortened(prompt), ""]
+        sheet = grid(columns, ["before", "after"], captions, title=self.job.picture.name)
         return save_grid(sheet, folder, self.job)
 
 
