@@ -110,17 +110,19 @@ def grid(
 
 def loss_curves(curves: Mapping[str, Tensor], seeds: Sequence[int]) -> Image.Image:
     """Line charts below one another, one for each named quantity (k, B) over the iterations."""
-    charts = [_chart(name, values, seeds) for name, values in curves.items()]
-    sheet = Image.new("RGB", (charts[0].width, sum(chart.height for chart in charts)))
-    for i, chart in enumerate(charts):
-        sheet.paste(chart, (0, i * chart.height))
+    labels = [f"seed {seed}" for seed in seeds]
+    charts = [chart(name, v, labels, ("iteration 0", str(len(v) - 1))) for name, v in curves.items()]
+    sheet = Image.new("RGB", (charts[0].width, sum(part.height for part in charts)))
+    for i, part in enumerate(charts):
+        sheet.paste(part, (0, i * part.height))
     return sheet
 
 
-def _chart(name: str, history: Tensor, seeds: Sequence[int]) -> Image.Image:
+def chart(name: str, history: Tensor, labels: Sequence[str], ends: tuple[str, str]) -> Image.Image:
+    """A line chart of `history` (k, n): one line for each label, from one end of the axis to the other."""
     width, height, left, right, top, bottom = 720, 420, 70, 110, 20, 50
-    chart = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(chart), ImageFont.load_default(13)
+    picture = Image.new("RGB", (width, height), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
     low, high = history.min().item(), history.max().item()
     high = high if high > low else low + 1.0
     across, up = (width - left - right) / max(len(history) - 1, 1), (height - top - bottom) / (high - low)
@@ -129,15 +131,15 @@ def _chart(name: str, history: Tensor, seeds: Sequence[int]) -> Image.Image:
         y = height - bottom - (value - low) * up
         draw.line([(left, y), (width - right, y)], "#dddddd")
         draw.text((8, y - 8), f"{value:.3g}", "black", font)
-    draw.text((left, height - 28), "iteration 0", "black", font)
-    draw.text((width - right - 20, height - 28), str(len(history) - 1), "black", font)
+    draw.text((left, height - 28), ends[0], "black", font)
+    draw.text((width - right, height - 28), ends[1], "black", font, anchor="ra")
     draw.text((width / 2, height - 21), name, "black", font, anchor="mm")
-    for index, seed in enumerate(seeds):
+    for index, label in enumerate(labels):
         colour = COLOURS[index % len(COLOURS)]
         points = [
             (left + k * across, height - bottom - (v - low) * up) for k, v in enumerate(history[:, index].tolist())
         ]
         draw.line(points if len(points) > 1 else points * 2, colour, 2)
         if index < 20:
-            draw.text((width - right + 12, top + 18 * index), f"seed {seed}", colour, font)
-    return chart
+            draw.text((width - right + 12, top + 18 * index), label, colour, font)
+    return picture

@@ -24,7 +24,7 @@ from chainrule.loss import load_classifier
 from chainrule.methods.audit import Audit, AuditState, Suspect, audit, images, start
 from chainrule.metrics import wilson
 from chainrule.models import BUNDLED
-from chainrule.pictures import grid, loss_curves
+from chainrule.pictures import chart, grid
 from chainrule.run import atomic
 
 SHOWN = 6
@@ -112,10 +112,10 @@ class _Work(Work):
                 f"\n\n{table}\n\n![the share over the radius](curve.png)\n\n![examples](grid.png)\n"
             )
         curve = torch.tensor([[0.0, *(interval.value for interval in row)] for row in found.values()]).T
+        radii_shown = ", ".join(f"{tau:g}" for tau in (0.0, *radii))
+        ends = ("tau 0", f"tau {radii[-1] if radii else 0:g}")
         with atomic(folder / "curve.png") as path:
-            loss_curves(
-                {f"share misled, over tau = 0, {', '.join(f'{tau:g}' for tau in radii)}": curve}, list(found)
-            ).save(path, "PNG")
+            chart(f"share misled, at tau = {radii_shown}", curve, list(found), ends).save(path, "PNG")
         return self._examples(folder, state)
 
     @torch.no_grad()
