@@ -47,7 +47,12 @@ UNCLIPPED = Contender(
 )
 BEST_OF = Contender(f"best of {PASSES // STEPS}", best_of, {"count": PASSES // STEPS, "steps": STEPS})
 CONTENDERS = (PLAIN, EXACT, DOODL, BEST_OF, ADJOINT, UNCLIPPED)
-QUESTIONS = ((EXACT, PLAIN), (EXACT, ADJOINT), (EXACT, DOODL), (EXACT, UNCLIPPED), (EXACT, BEST_OF))
+QUESTIONS = (
+    (EXACT, PLAIN),
+    (ADJOINT, PLAIN),
+    (ADJOINT, EXACT),
+    *((each, other) for other in (DOODL, UNCLIPPED, BEST_OF) for each in (EXACT, ADJOINT)),
+)
 TUNING = tuple(
     Contender(
         f"AdamW {rate:g}, 10 steps",
