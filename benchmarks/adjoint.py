@@ -101,7 +101,8 @@ WAYS = (
 WHEN = (
     "When to choose it: for its gradient, never. `Checkpoint` over the same solver spends as many passes and is exact. "
     "What the adjoint saves is a latent for each step, the last table; it is there to reproduce the paper, and where a "
-    "chain is so long, or a latent so large, that not even the latents can be kept."
+    "chain is so long, or a latent so large, that not even the latents can be kept. That a wrong gradient may optimise "
+    "better is another matter: see 'Guided sampling at equal network calls'."
 )
 
 
