@@ -129,8 +129,8 @@ def test_a_pipeline_is_left_as_it_was(given: StableDiffusionPipeline) -> None:
 
 
 def test_a_pipeline_has_its_own_dtype_and_device(given: StableDiffusionPipeline) -> None:
-    for option in ({"dtype": torch.float16}, {"device": "cpu"}, {"variant": "fp16"}):
-        with pytest.raises(UserError, match="a pipeline has its own dtype and device: move it there before"):
+    for option in ({"dtype": torch.float16}, {"device": "cpu"}, {"variant": "fp16"}, {"loras": ["x"]}):
+        with pytest.raises(UserError, match="a pipeline has its own dtype, device, words and LoRA: move it there"):
             chainrule.load(given, **option)
     assert chainrule.load(given.to(torch.float64)).network.module.dtype == torch.float64
 
