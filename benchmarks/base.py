@@ -14,6 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from chainrule.models import Model
+
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 
 
@@ -45,6 +47,22 @@ def machine() -> str:
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"diffusers {diffusers.__version__}"
     )
+
+
+class Passes:
+    """Counts the images that go through a network, forwards and backwards: two make a pass of a guidance pair."""
+
+    def __init__(self, model: Model) -> None:
+        self.images = 0
+        model.network.module.register_forward_hook(self._forwards)  # type: ignore[attr-defined]
+
+    def _forwards(self, module: object, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, ...]) -> None:
+        self.images += len(inputs[0])
+        if output[0].requires_grad:
+            output[0].register_hook(self._backwards)
+
+    def _backwards(self, gradient: torch.Tensor) -> None:
+        self.images += len(gradient)
 
 
 class LiveBytes(TorchDispatchMode):

@@ -7,8 +7,8 @@ differently, and this module is the only place that converts one into another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -111,6 +111,10 @@ class Denoiser(ABC):
     def inputs(self) -> tuple[Tensor, ...]:
         """The tensors besides x that want a gradient (all of them do): conditioning, weights; nothing else gets one."""
 
+    def of(self, rows: Sequence[int]) -> Denoiser:
+        """The same for some of the images of a batch; raises UserError if it cannot be told which."""
+        raise UserError(f"{type(self).__name__} is for a whole batch: give it `of`, or compute all images together")
+
     def raw(self, x: Tensor, t: float) -> Tensor:
         """The prediction in the network's own form F, (B, C, h, w)."""
         return self.output.raw(self(x, t), self.schedule.alpha(t), self.schedule.sigma(t))
@@ -132,6 +136,9 @@ class Wrapper(Denoiser):
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         return self.denoiser.inputs
+
+    def of(self, rows: Sequence[int]) -> Denoiser:
+        return replace(self, denoiser=self.denoiser.of(rows))  # type: ignore[type-var]
 
 
 Conditioning = tuple[Tensor, ...]
@@ -173,6 +180,9 @@ class Conditioned(Denoiser):
     def inputs(self) -> tuple[Tensor, ...]:
         return tuple(value for value in (*self.conditioning, *self.network.weights) if value.requires_grad)
 
+    def of(self, rows: Sequence[int]) -> Conditioned:
+        return Conditioned(self.network, some(self.conditioning, rows))
+
     def __call__(self, x: Tensor, t: float) -> Prediction:
         f = self.network(x, t, repeat(self.conditioning, len(x)))
         return self.output.prediction(x, f, self.schedule.alpha(t), self.schedule.sigma(t))
@@ -186,3 +196,8 @@ def repeat(conditioning: Conditioning, batch: int) -> Conditioning:
                 f"there are {len(value)} prompts for {batch} images: give one prompt, or one for each image (seed)"
             )
     return tuple(value.expand(batch, *value.shape[1:]) for value in conditioning)
+
+
+def some(conditioning: Conditioning, rows: Sequence[int]) -> Conditioning:
+    """`conditioning` of some of the images; what is common to all stays."""
+    return tuple(value if len(value) == 1 else value[list(rows)] for value in conditioning)

@@ -128,7 +128,7 @@ class Run:
             last = state
             self._save_state(method, state)
             report.on_iteration(state)
-        return result(task, last)
+        return result(task, optimised, last, report.on_step)
 
     def _energy(self) -> Energy:
         """What the noise-aware classifier says of the first loss's class."""

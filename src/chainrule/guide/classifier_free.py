@@ -8,12 +8,13 @@ the image should not be.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from chainrule.denoiser import Conditioned, Conditioning, Prediction, Wrapper, repeat
+from chainrule.denoiser import Conditioned, Conditioning, Prediction, Wrapper, repeat, some
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,9 @@ class ClassifierFree(Wrapper):
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         return (*self.denoiser.inputs, *(value for value in self.negative if value.requires_grad))
+
+    def of(self, rows: Sequence[int]) -> ClassifierFree:
+        return ClassifierFree(self.denoiser.of(rows), some(self.negative, rows), self.guidance_scale)
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         both = self._pair(len(x))(torch.cat([x, x]), t)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import gc
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,12 +15,17 @@ from chainrule.denoiser import Denoiser
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
 from chainrule.loss.base import Loss
+from chainrule.memory import out_of_memory
 from chainrule.models.base import Model
 from chainrule.noise import Noise
+from chainrule.plan import Plan, arrange
 from chainrule.sample import invert, sample_state
 from chainrule.schedule import Grid, tail
 from chainrule.step.base import State, Step
 from chainrule.step.ddim import DDIM
+
+T = TypeVar("T")
+PLAIN = Plan()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +40,17 @@ class Photo:
     denoiser: Denoiser
     size: tuple[int, int]
 
+    def of(self, rows: Sequence[int]) -> Photo:
+        """Some of the photos."""
+        return Photo(self.images[list(rows)], self.denoiser.of(rows), self.size)
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """One prompt for a batch of seeds, and what the images should be like.
 
     `denoiser` is the model's with the prompt filled in, `loss` None for methods that need none, `photo` what the images
-    are made of where they are not made of noise (one for each seed).
+    are made of where they are not made of noise (one for each seed), `plan` how all that fits memory (`under`).
     """
 
     model: Model
@@ -46,6 +58,7 @@ class Task:
     seeds: tuple[int, ...]
     loss: Loss | None = None
     photo: Photo | None = None
+    plan: Plan = PLAIN
 
     def __post_init__(self) -> None:
         if self.photo is not None and len(self.photo.images) != len(self.seeds):
@@ -62,6 +75,23 @@ class Task:
     def x_T(self) -> Tensor:  # noqa: N802 - the field's name
         """The starting noise (B, C, h, w)."""
         return self.model.noise(self.seeds)
+
+    def of(self, rows: Sequence[int]) -> Task:
+        """The same for some of the images."""
+        seeds, photo = tuple(self.seeds[row] for row in rows), self.photo and self.photo.of(rows)
+        return replace(self, denoiser=self.denoiser.of(rows), seeds=seeds, photo=photo)
+
+    def parts(self, size: int | None = None) -> list[tuple[list[int], Task]]:
+        """The images in groups of `size` (None: all in one): the numbers of each group's images, and its task."""
+        rows = list(range(len(self.seeds)))
+        if size is None or size >= len(rows):
+            return [(rows, self)]
+        return [(group, self.of(group)) for start in rows[::size] if (group := rows[start : start + size])]
+
+    def under(self, plan: Plan) -> Task:
+        """This task with its networks arranged as `plan` has it."""
+        arrange(self.model, self.loss, plan)
+        return replace(self, plan=plan)
 
     def wanted(self) -> Loss:
         """The loss; raises UserError if the task has none."""
@@ -92,6 +122,96 @@ class Result:
     terms: Tensor | None = None
 
 
+class Judged(NamedTuple):
+    """What a loss says of P batches of finished latents: its n `terms` (n, B), the mean over the batches; `gradients`
+    of their sum, of each batch (B, C, h, w); and the `images` (B, 3, H, W) of the first."""
+
+    terms: Tensor
+    gradients: tuple[Tensor, ...]
+    images: Tensor
+
+
+def judged(task: Task, loss: Callable[[Task], Loss], latents: Sequence[Tensor]) -> Judged:
+    """The chain rule's first factor, dL/dx_0, by itself: the graph of images and loss is gone before the chain's comes.
+
+    `loss` makes the loss of a task's images, `latents` are P batches of them (EDICT's pair). As many images are seen at
+    once as the task's plan allows. In `torch.no_grad()` the gradients are zero.
+    """
+    each = [_judged(task, loss, batch, 1 / len(latents)) for batch in latents]
+    terms, gradients, images = zip(*each, strict=True)
+    return Judged(torch.stack(terms).sum(dim=0), gradients, images[0])
+
+
+def _judged(task: Task, loss: Callable[[Task], Loss], latents: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The weighted terms of one batch, the gradient of their sum, and the images."""
+    terms, gradients, images = [], [], []
+    for rows, part in task.parts(task.plan.seen):
+        leaf = latents.detach()[rows].requires_grad_(torch.is_grad_enabled())
+        made = part.model.decode(leaf)
+        values = weight * loss(part).terms(made)
+        gradients.append(torch.autograd.grad(values.sum(), leaf)[0] if leaf.requires_grad else 0 * leaf)
+        terms.append(values.detach())
+        images.append(made.detach())
+    return torch.cat(terms, dim=1), torch.cat(gradients), torch.cat(images)
+
+
+def decoded(task: Task, latents: Tensor) -> Tensor:
+    """The images of `latents` (B, C, h, w), as many at once as the task's plan allows."""
+    return torch.cat([part.model.decode(latents[rows]) for rows, part in task.parts(task.plan.seen)])
+
+
+def scored(task: Task, images: Tensor) -> Tensor | None:
+    """The task's loss of each of `images`, (B,), as many at once as its plan allows; None if it has none."""
+    if task.loss is None:
+        return None
+    return torch.cat([task.loss(images[rows]) for rows, _ in task.parts(task.plan.seen)])
+
+
+def by_parts(task: Task, method: Callable[[Task], Result]) -> Result:
+    """`method` of the task, as many images at a time as its plan allows."""
+    found = [method(part) for _, part in task.parts(task.plan.together)]
+    of_parts = zip(*(vars(result).values() for result in found), strict=True)
+    return Result(*(None if each[0] is None else torch.cat(each, d) for each, d in zip(of_parts, _BATCH, strict=True)))
+
+
+_BATCH = (0, 0, 0, 0, 1, 2)
+"""Which dimension of each part of a Result is the batch's."""
+
+
+class Fallback(UserWarning):
+    """Memory ran out, and the work was done again under a tighter plan."""
+
+
+def within_memory(task: Task, work: Callable[[Task], T]) -> tuple[T, Task]:
+    """What `work` makes of the task; if memory runs out, of the task under the next tighter plan, once, and said so.
+
+    Also returns the task that it was made of, for what comes after. Raises UserError if there is still not enough.
+    """
+    try:
+        return work(task), task
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    # outside of the handler, which would keep alive what there was
+    tighter = next(task.plan.tighter(len(task.seeds), task.model.device), None)
+    if tighter is None:
+        raise UserError(f"there is not enough memory, even for one image at a time: {_CURES}")
+    warnings.warn(f"memory ran out: once more with a tighter plan ({tighter})", Fallback, stacklevel=2)
+    gc.collect()
+    if task.model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    lower = task.under(tighter)
+    try:
+        return work(lower), lower
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(f"memory ran out again ({tighter}): {_CURES}") from error
+
+
+_CURES = "choose a plan for what there is (--memory 8GB), a smaller --size, fewer --seed or --dtype bfloat16"
+
+
 _DDIM = DDIM()
 
 
@@ -116,8 +236,8 @@ def generate(
     schedule = task.model.schedule
     times = tail(grid(schedule, steps) if grid else schedule.times(steps), strength)
     latents = step.final(sample_state(denoiser, state, times, step=step, on_step=on_step))
-    images = task.model.decode(latents)
-    return Result(images, latents, state[0], None if task.loss is None else task.loss(images))
+    images = decoded(task, latents)
+    return Result(images, latents, state[0], scored(task, images))
 
 
 @torch.no_grad()

@@ -26,7 +26,9 @@ calls and without a pair that can drift: `DDIM` with `Adam` is what the bundled 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import torch
@@ -37,8 +39,9 @@ from chainrule.errors import UserError
 from chainrule.gradient.adjoint import Adjoint
 from chainrule.gradient.base import Gradient, OnStep
 from chainrule.gradient.checkpoint import Checkpoint
+from chainrule.loss.base import Loss
 from chainrule.loss.cutouts import cropped
-from chainrule.methods.base import Result, Task, inverted
+from chainrule.methods.base import Result, Task, decoded, generate, inverted, judged, scored, within_memory
 from chainrule.methods.best_of import best_of
 from chainrule.optimise import Adam, Momentum
 from chainrule.sample import sample_state
@@ -57,8 +60,9 @@ class Doodl(BaseModel):
     `iterations` is m, `steps` is T, `mix` is EDICT's p (None: DDIM instead of EDICT), `perturbation` the standard
     deviation of the noise added after each update, `average` moves EDICT's two latents as one, `renormalise` keeps
     their norm that of the first draw (for photos, the paper's code does not), `crops` is how many cutouts are judged
-    (0: the whole image, which losses of places always see), `target` a loss at which an image counts as done (all
-    done: stop), `keep` how many steps' graphs are kept; `adjoint` takes AdjointDPM's approximate gradient instead.
+    (0: the whole image, which losses of places always see), `target` a loss at which an image is good enough and
+    left alone, `final_steps` the steps in which the best noise is drawn once more at the end (None: it is not; for DDIM
+    from noise only, whose chains of any length follow one path); `adjoint` takes AdjointDPM's approximate gradient.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +78,7 @@ class Doodl(BaseModel):
     crops: int = Field(default=16, ge=0)
     cut_power: float = 0.3
     target: float | None = None
-    keep: int = Field(default=0, ge=0)
+    final_steps: int | None = Field(default=None, ge=1)
     adjoint: bool = False
 
     @property
@@ -82,10 +86,9 @@ class Doodl(BaseModel):
         """The solver that these settings name."""
         return DDIM() if self.mix is None else EDICT(mix=self.mix, alternate=self.alternate)
 
-    @property
-    def gradient(self) -> Gradient:
-        """How the chain is differentiated."""
-        return Adjoint() if self.adjoint else Checkpoint(self.keep)
+    def gradient(self, keep: int = 0) -> Gradient:
+        """How the chain is differentiated, the graphs of `keep` steps being kept."""
+        return Adjoint() if self.adjoint else Checkpoint(keep)
 
 
 class DoodlState(NamedTuple):
@@ -115,12 +118,32 @@ class DoodlState(NamedTuple):
         """The optimised loss of each image at each iteration so far, (k, B)."""
         return self.terms.sum(dim=1)
 
+    def of(self, rows: Sequence[int]) -> DoodlState:
+        """The same for some of the images."""
+        index = torch.tensor(rows, device=self.x_T.device)
+        return DoodlState(*(part.index_select(d, index) for part, d in zip(self, _BATCH, strict=True)))
+
+    def updated(self, rows: Sequence[int], changed: DoodlState) -> DoodlState:
+        """This state with some of the images' replaced; of the others, the last terms are repeated for the new row."""
+        index = torch.tensor(rows, device=self.x_T.device)
+        known = self._replace(terms=torch.cat([self.terms, self.terms[-1:]])[: len(changed.terms)])
+        if len(known.terms) < len(changed.terms):  # the first iteration: there is nothing to repeat
+            known = known._replace(terms=changed.terms.new_zeros(*changed.terms.shape[:2], len(self.best_losses)))
+        pairs = zip(known, changed, _BATCH, strict=True)
+        return DoodlState(*(old.index_copy(d, index, new) for old, new, d in pairs))
+
+
+_BATCH = (1, 2, 1, 1, 0, 0, 2)
+"""Which dimension of each part of a DoodlState is the batch's."""
+
 
 def start(task: Task, settings: Doodl, x_T: Tensor | State | None = None, on_step: OnStep | None = None) -> DoodlState:
     """The state before the first iteration: at `x_T`, or at the inversion of the task's photos, or at its noise.
 
     `x_T` is the noise (B, C, h, w), or the solver's state at the noisy end, as an inversion gives it.
     """
+    if settings.final_steps is not None and (settings.mix is not None or task.photo is not None):
+        raise UserError("only DDIM from noise can draw with other steps at the end: leave final_steps away, or set mix")
     if x_T is None and task.photo is not None:
         x_T = inverted(task, steps=settings.steps, step=settings.step, on_step=on_step)
     if x_T is None:
@@ -134,45 +157,64 @@ def start(task: Task, settings: Doodl, x_T: Tensor | State | None = None, on_ste
 
 
 def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> DoodlState:
-    """One iteration of Algorithm 1: generate, judge, remember the best, and move the noise."""
-    k, step, noise = state.iteration, settings.step, task.noise
-    whole = task.wanted()
-    loss = cropped(whole, settings.crops, settings.cut_power) if settings.crops else whole
-    loss = loss.replayed(noise, CROPS + k)
+    """One iteration of Algorithm 1 for each image that is not good enough yet."""
+    todo = [
+        row for row, loss in enumerate(state.best_losses.tolist()) if settings.target is None or loss > settings.target
+    ]
+    size = task.plan.together or len(todo)
+    if len(todo) == len(task.seeds) <= size:
+        return _advance(task, settings, state, on_step)
+    before = state
+    for first in range(0, len(todo), size):
+        rows = todo[first : first + size]
+        state = state.updated(rows, _advance(task.of(rows), settings, before.of(rows), on_step))
+    return state
 
-    with torch.enable_grad():
-        x_T = state.x_T.detach().requires_grad_()
-        times = task.model.schedule.times(settings.steps)
-        last = sample_state(task.denoiser, x_T.unbind(), times, step=step, gradient=settings.gradient, on_step=on_step)
-        terms = torch.stack([loss.terms(task.model.decode(latents)) for latents in last]).mean(dim=0)
-        losses = terms.sum(dim=0)
-        _check("loss", losses, k, task.seeds)
-        done = k >= settings.iterations
-        gradient = torch.zeros_like(x_T) if done else torch.autograd.grad(losses.sum(), x_T)[0]
-    _check("gradient", gradient.transpose(0, 1).flatten(1).sum(dim=1), k, task.seeds)
+
+def _advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None) -> DoodlState:
+    """Generate, judge, remember the best, and move the noise."""
+    k, step, noise = state.iteration, settings.step, task.noise
+    done = k >= settings.iterations
+
+    with torch.set_grad_enabled(not done):
+        x_T = state.x_T.detach().requires_grad_(not done)
+        times, gradient = task.model.schedule.times(settings.steps), settings.gradient(task.plan.keep)
+        last = sample_state(task.denoiser, x_T.unbind(), times, step=step, gradient=gradient, on_step=on_step)
+        terms, of_last, images = judged(task, partial(_seen_in, settings, k), last)
+    for name, values in zip(task.wanted().names, terms, strict=True):
+        _check(f"the loss {name}", values, k, task.seeds)
 
     with torch.no_grad():  # the best is chosen by whole images: of crops, the best are the luckiest
-        latents = step.final(last).detach()
-        scores = whole.replayed(noise, CROPS)(task.model.decode(latents))
+        scores = scored(replace(task, loss=task.wanted().replayed(noise, CROPS)), images)
+    latents = step.final(last).detach()
     better = (scores < state.best_losses)[:, None, None, None]
     best = {
         "best_x_T": torch.where(better, state.x_T, state.best_x_T),
         "best_latents": torch.where(better, latents, state.best_latents),
         "best_losses": torch.minimum(scores, state.best_losses),
-        "terms": torch.cat([state.terms, terms.detach()[None]]),
+        "terms": torch.cat([state.terms, terms[None]]),
     }
     if done:
         return state._replace(**best)
 
+    (of_x_T,) = torch.autograd.grad(last, x_T, of_last)  # dL/dx_T = dL/dx_0 dx_0/dx_T
+    _check("the gradient", of_x_T.transpose(0, 1).flatten(1).sum(dim=1), k, task.seeds)
     if settings.average:  # dL/dx_T where x = y = x_T is the sum of the two gradients
-        gradient = gradient.sum(dim=0).expand_as(gradient)
-    change, memory = settings.optimiser.update(state.x_T, gradient, state.memory, k)
+        of_x_T = of_x_T.sum(dim=0).expand_as(of_x_T)
+    change, memory = settings.optimiser.update(state.x_T, of_x_T, state.memory, k)
     x_T = state.x_T + change
     if settings.perturbation:
         x_T = x_T + settings.perturbation * noise.normal(PERTURBATION + k, x_T.shape[2:]).to(x_T)
     if settings.renormalise:
         x_T = x_T * (state.radius / _norm(x_T))[..., None, None, None]
     return state._replace(x_T=x_T, memory=memory, **best)
+
+
+def _seen_in(settings: Doodl, k: int, task: Task) -> Loss:
+    """The loss that iteration `k` optimises: of the crops of that iteration, if crops are judged."""
+    whole = task.wanted()
+    loss = cropped(whole, settings.crops, settings.cut_power) if settings.crops else whole
+    return loss.replayed(task.noise, CROPS + k)
 
 
 def finished(settings: Doodl, state: DoodlState) -> bool:
@@ -184,7 +226,7 @@ def finished(settings: Doodl, state: DoodlState) -> bool:
 def run(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> Iterator[DoodlState]:
     """The states after each iteration, until all are done. Stop whenever you like: each holds the best so far."""
     while not finished(settings, state):
-        state = advance(task, settings, state, on_step)
+        state, task = within_memory(task, lambda task, state=state: advance(task, settings, state, on_step))  # type: ignore[misc]
         yield state
 
 
@@ -208,14 +250,18 @@ def doodl(
         last = state
         if on_iteration:
             on_iteration(state)
-    return result(task, last)
+    return result(task, settings, last, on_step)
 
 
 @torch.no_grad()
-def result(task: Task, state: DoodlState) -> Result:
-    """The best images so far, with the losses by which they were chosen."""
-    images = task.model.decode(state.best_latents)
-    return Result(images, state.best_latents, state.best_x_T[0], state.best_losses, state.history, state.terms)
+def result(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> Result:
+    """The best images so far, with the losses by which they were chosen; drawn once more if the settings say so."""
+    if settings.final_steps is None:
+        images, latents, losses = decoded(task, state.best_latents), state.best_latents, state.best_losses
+    else:
+        drawn = generate(task, task.denoiser, state.best_x_T[0], settings.final_steps, on_step=on_step)
+        images, latents, losses = drawn.images, drawn.latents, drawn.losses
+    return Result(images, latents, state.best_x_T[0], losses, state.history, state.terms)
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -226,4 +272,4 @@ def _check(name: str, values: Tensor, k: int, seeds: tuple[int, ...]) -> None:
     """Raise UserError unless all `values` (B,), the `name` in iteration `k`, are finite."""
     for value, seed in zip(values.tolist(), seeds, strict=True):
         if not math.isfinite(value):
-            raise UserError(f"the {name} is {value} in iteration {k} (seed {seed}): lower the rate, or use float32")
+            raise UserError(f"{name} is {value} in iteration {k} (seed {seed}): lower the rate, or use float32")
