@@ -53,7 +53,7 @@ def noise_aware_towards(task: Task, scale: float, steps: int) -> Result:
 
 @lru_cache(maxsize=1)
 def drawn(model: Model, denoiser: Denoiser, seeds: tuple[int, ...], count: int, steps: int) -> list[Result]:
-    return draws(Task(model, denoiser, seeds), count, steps=steps)
+    return list(draws(Task(model, denoiser, seeds), count, steps=steps))
 
 
 def best_of(task: Task, count: int, steps: int) -> Result:

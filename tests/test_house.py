@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "chainrule"
 LINES = (
     "errors", "memory", "bundled", "schedule", "noise", "optimise", "denoiser", "ode", "vision", "loss", "step",
     "guide", "constraint", "control", "gradient", "sample", "models", "plan", "metrics", "methods", "scenes",
-    "pictures", "settings", "estimate", "run", "jobs", "cli", "app", "__main__",
+    "pictures", "settings", "run", "estimate", "jobs", "cli", "app", "__main__",
 )  # fmt: skip
 """From the ground floor up. A file imports from its own folder's base.py and from lines above it in this list."""
 

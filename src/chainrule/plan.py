@@ -6,6 +6,7 @@ Every level of a plan but `half` computes the same images and the same gradients
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,6 +46,11 @@ class Plan(BaseModel):
         }
         return ", ".join(part for part, holds in said.items() if holds) or "plain"
 
+    @property
+    def sight(self) -> int | None:
+        """How many images are decoded and judged at once (None: all of them)."""
+        return min((size for size in (self.seen, self.together) if size is not None), default=None)
+
     def tighter(self, batch: int, device: torch.device) -> Iterator[Plan]:
         """The plans below this one that compute the same, for `batch` images on `device`, each of less memory."""
         changes: list[dict[str, object]] = [{"keep": 0}]
@@ -74,7 +80,8 @@ def arrange(model: Model, loss: Loss | None, plan: Plan) -> None:
     networks, codecs = modules(model.network), modules(model.codec)
     for module in (*networks, *codecs):
         if getattr(module, "_supports_gradient_checkpointing", False):
-            (module.enable_gradient_checkpointing if plan.rebuilt else module.disable_gradient_checkpointing)()
+            switched: Any = module
+            switched.enable_gradient_checkpointing() if plan.rebuilt else switched.disable_gradient_checkpointing()
     for module in networks:
         module.to(model.device, torch.bfloat16 if plan.half else None)
     others = [module for module in modules(model.codec, model.text, loss) if module not in networks]

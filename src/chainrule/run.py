@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from chainrule.methods import (
     plain,
     reconstruction,
 )
+from chainrule.methods.base import by_parts, decoded, within_memory
 from chainrule.methods.doodl import result, run, start
 from chainrule.models import BUNDLED
 from chainrule.pictures import framed, grid, loss_curves, to_pil
@@ -101,46 +103,16 @@ class Run:
         return self.write_pictures(task)
 
     def _do(self, method: Method, task: Task, report: Report) -> Result:
-        settings = self.settings
-        chain: dict[str, Any] = {"steps": settings.steps, "on_step": report.on_step}
-        if task.photo is not None:
-            chain["step"] = settings.doodl.step
-        redone = chain if settings.strength is None else chain | {"strength": settings.strength}
-        match method:
-            case "plain":
-                solver = SOLVERS[settings.solver]
-                return plain(task, step=solver, grid=settings.grid and GRIDS[settings.grid], **chain)
-            case "best-of":
-                return best_of(task, settings.best_of, **chain)
-            case "noise-aware":
-                return noise_aware(task, energy=self._energy(), scale=settings.noise_aware_scale, **chain)
-            case "one-step" if task.photo is None:
-                return one_step(task, scale=settings.one_step_scale, **chain)
-            case "one-step":
-                return one_step_edit(task, scale=settings.one_step_scale, **redone)
-            case "reconstruction":
-                return reconstruction(task, **redone)
-            case "edict":
-                return edict(task, **redone)
-        optimised = settings.optimised[method]
+        optimised = self.settings.optimised.get(method)
+        if optimised is None:
+            work = partial(draw, self.settings, method, on_step=report.on_step)
+            return within_memory(task, lambda task: by_parts(task, work))[0]
         last = self._load_state(method) or start(task, optimised, on_step=report.on_step)
         for state in run(task, optimised, last, report.on_step):
             last = state
             self._save_state(method, state)
             report.on_iteration(state)
         return result(task, optimised, last, report.on_step)
-
-    def _energy(self) -> Energy:
-        """What the noise-aware classifier says of the first loss's class."""
-        first = next(iter(self.settings.wishes), None)
-        if self.settings.model != BUNDLED or not isinstance(first, ClassifierWish):
-            raise UserError(
-                "noise-aware guidance needs a classifier that was trained on the model's noisy latents, and the "
-                "bundled model alone has one, of shapes: leave the method away, or ask for --loss classifier=SHAPE"
-            )
-        from chainrule.models.noise_aware import load_noise_aware
-
-        return load_noise_aware(first.target, self.settings.device)
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -174,7 +146,7 @@ class Run:
         """Write the images, the grid, the loss curve and the history of what there is so far."""
         settings = self.settings
         images: dict[str, Tensor] = {
-            m: task.model.decode(z) for m in settings.methods if (z := self.latents(m)) is not None
+            m: decoded(task, z) for m in settings.methods if (z := self.latents(m)) is not None
         }
         if task.photo is not None:
             images = {"photo": task.photo.images} | images
@@ -236,6 +208,44 @@ class Run:
         settings = self.settings
         what = settings.prompt if settings.photo is None else f"{settings.photo.name}  {settings.prompt}".strip()
         return what + (f"   ->   {wishes}" if wishes else "")
+
+
+def draw(settings: Settings, method: Method, task: Task, on_step: OnStep | None = None) -> Result:
+    """What a method that does not iterate makes of `task` (the settings', or some of its images)."""
+    chain: dict[str, Any] = {"steps": settings.steps, "on_step": on_step}
+    if task.photo is not None:
+        chain["step"] = settings.doodl.step
+    redone = chain if settings.strength is None else chain | {"strength": settings.strength}
+    match method:
+        case "plain":
+            solver = SOLVERS[settings.solver]
+            return plain(task, step=solver, grid=settings.grid and GRIDS[settings.grid], **chain)
+        case "best-of":
+            return best_of(task, settings.best_of, **chain)
+        case "noise-aware":
+            return noise_aware(task, energy=energy(settings), scale=settings.noise_aware_scale, **chain)
+        case "one-step" if task.photo is None:
+            return one_step(task, scale=settings.one_step_scale, **chain)
+        case "one-step":
+            return one_step_edit(task, scale=settings.one_step_scale, **redone)
+        case "reconstruction":
+            return reconstruction(task, **redone)
+        case "edict":
+            return edict(task, **redone)
+    raise ValueError(f"{method} iterates")
+
+
+def energy(settings: Settings) -> Energy:
+    """What the noise-aware classifier says of the first loss's class; raises UserError if there is none."""
+    first = next(iter(settings.wishes), None)
+    if settings.model != BUNDLED or not isinstance(first, ClassifierWish):
+        raise UserError(
+            "noise-aware guidance needs a classifier that was trained on the model's noisy latents, and the "
+            "bundled model alone has one, of shapes: leave the method away, or ask for --loss classifier=SHAPE"
+        )
+    from chainrule.models.noise_aware import load_noise_aware
+
+    return load_noise_aware(first.target, settings.device)
 
 
 def make_folder(folder: Path, settings: BaseModel) -> None:

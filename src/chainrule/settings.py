@@ -203,7 +203,8 @@ class Settings(_Frozen):
     times) are those of plain images from noise. With a `photo`, the images are made of it,
     inverted under `source` (what it shows; empty: no prompt); `strength` is how much of the chain is redone (None: as
     the method's paper does), `photo_scale` the classifier-free guidance where none is named, and DOODL's solver is
-    everyone's. `embeddings` are words that the model is taught, `loras` what is added to its weights (files).
+    everyone's. `embeddings` are words that the model is taught, `loras` what is added to its weights (files). `memory`
+    is how many bytes the run may take (None: no limit is known, and graphs are rebuilt).
     """
 
     prompt: str
@@ -231,6 +232,7 @@ class Settings(_Frozen):
     variant: str | None = None
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
+    memory: int | None = Field(default=None, gt=0)
 
     def task(self) -> Task:
         """Load the model, the losses and the photo."""

@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chainrule.errors import UserError
+from chainrule.estimate import fitted
 from chainrule.jobs import Job, Work, prepared
 from chainrule.jobs import execute as do
+from chainrule.memory import parse_bytes
 from chainrule.methods import ADJOINT_DPM, DoodlState, Task
 from chainrule.methods.presets import Preset, preset
 from chainrule.models import BUNDLED
@@ -51,6 +53,10 @@ Embeddings = Annotated[
 Loras = Annotated[
     list[Path] | None,
     typer.Option("--lora", help="A change of the weights: a LoRA (a file or folder), as `chainrule stylize` writes."),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="The most that the run may take, as in 8GB: the fastest way within it is found (`estimate`)."),
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run folder; a new one in runs/ if not named.")]
 Photo = Annotated[Path, typer.Argument(help="A picture of any size.")]
@@ -248,12 +254,13 @@ def checkpoint(
     device: str,
     embedding: list[Path] | None = None,
     lora: list[Path] | None = None,
+    memory: str | None = None,
 ) -> dict[str, Any]:
     """The settings that say which checkpoint, and how."""
     found: dict[str, Any] = {"model": named(model), "size": parse_size(size), "variant": variant, "dtype": dtype}
     added = {"embeddings": embedding, "loras": lora}
     found |= {name: [path.expanduser().absolute() for path in paths] for name, paths in added.items() if paths}
-    return found | {"device": device}
+    return found | {"device": device, "memory": None if memory is None else parse_bytes(memory)}
 
 
 def new_folder(output: Path | None, prompt: str) -> Path:
@@ -289,7 +296,7 @@ def plain_errors() -> Iterator[None]:
 
 def begin(settings: Settings, output: Path | None) -> Run:
     """Do a new run. The model and the loss are loaded first: a mistake leaves no folder behind."""
-    task = settings.task()
+    task = fitted(settings, settings.task())
     run = Run.new(new_folder(output, settings.prompt or (settings.photo.stem if settings.photo else "")), settings)
     execute(run, task)
     return run

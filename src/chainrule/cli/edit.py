@@ -47,6 +47,7 @@ def edit(
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
+    memory: base.Memory = None,
     output: base.Output = None,
 ) -> None:
     """Edit a photo: towards a loss, or from one description to another."""
@@ -71,7 +72,14 @@ def edit(
             wishes=wishes,
             strength=found.strength if strength is None and not loss else strength,
             **base.checkpoint(
-                model=model, size=size, variant=variant, dtype=dtype, device=device, embedding=embedding, lora=lora
+                model=model,
+                size=size,
+                variant=variant,
+                dtype=dtype,
+                device=device,
+                embedding=embedding,
+                lora=lora,
+                memory=memory,
             ),
             **base.optimisation(
                 found,

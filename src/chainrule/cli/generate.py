@@ -26,6 +26,7 @@ def generate(
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
+    memory: base.Memory = None,
     output: base.Output = None,
 ) -> None:
     """Draw images of a prompt."""
@@ -39,7 +40,14 @@ def generate(
             solver=solver,
             grid=grid,
             **base.checkpoint(
-                model=model, size=size, variant=variant, dtype=dtype, device=device, embedding=embedding, lora=lora
+                model=model,
+                size=size,
+                variant=variant,
+                dtype=dtype,
+                device=device,
+                embedding=embedding,
+                lora=lora,
+                memory=memory,
             ),
         )
         base.begin(settings, output)

@@ -44,6 +44,7 @@ def guide(
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
+    memory: base.Memory = None,
     output: base.Output = None,
 ) -> None:
     """Draw images of a prompt, guided by a loss."""
@@ -68,7 +69,14 @@ def guide(
             adjoint_dpm=base.adjoint_dpm(adjoint, rate, iterations=iterations, steps=steps),
             noise_aware_scale=noise_aware_scale,
             **base.checkpoint(
-                model=model, size=size, variant=variant, dtype=dtype, device=device, embedding=embedding, lora=lora
+                model=model,
+                size=size,
+                variant=variant,
+                dtype=dtype,
+                device=device,
+                embedding=embedding,
+                lora=lora,
+                memory=memory,
             ),
             **base.optimisation(
                 base.chosen_preset(preset, wishes, model=model),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from chainrule.cli import base
+from chainrule.estimate import fitted
 from chainrule.jobs import carried, opened, prepared
 from chainrule.models import installed
 from chainrule.run import Run, origin
@@ -21,7 +22,7 @@ def resume(run: Annotated[Path, typer.Argument(help="The folder of a run that wa
             base.execute_job(prepared(job, run, resume=True), run)
         else:
             stopped = Run.open(run)
-            base.execute(stopped, stopped.settings.task())
+            base.execute(stopped, fitted(stopped.settings, stopped.settings.task()))
 
 
 def rerun(

@@ -6,7 +6,7 @@ import gc
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -145,7 +145,7 @@ def judged(task: Task, loss: Callable[[Task], Loss], latents: Sequence[Tensor]) 
 def _judged(task: Task, loss: Callable[[Task], Loss], latents: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted terms of one batch, the gradient of their sum, and the images."""
     terms, gradients, images = [], [], []
-    for rows, part in task.parts(task.plan.seen):
+    for rows, part in task.parts(task.plan.sight):
         leaf = latents.detach()[rows].requires_grad_(torch.is_grad_enabled())
         made = part.model.decode(leaf)
         values = weight * loss(part).terms(made)
@@ -157,25 +157,26 @@ def _judged(task: Task, loss: Callable[[Task], Loss], latents: Tensor, weight: f
 
 def decoded(task: Task, latents: Tensor) -> Tensor:
     """The images of `latents` (B, C, h, w), as many at once as the task's plan allows."""
-    return torch.cat([part.model.decode(latents[rows]) for rows, part in task.parts(task.plan.seen)])
+    return torch.cat([part.model.decode(latents[rows]) for rows, part in task.parts(task.plan.sight)])
 
 
-def scored(task: Task, images: Tensor) -> Tensor | None:
-    """The task's loss of each of `images`, (B,), as many at once as its plan allows; None if it has none."""
-    if task.loss is None:
-        return None
-    return torch.cat([task.loss(images[rows]) for rows, _ in task.parts(task.plan.seen)])
+def scored(task: Task, images: Tensor) -> Tensor:
+    """The task's loss of each of `images`, (B,), as many at once as its plan allows."""
+    return torch.cat([part.wanted()(images[rows]) for rows, part in task.parts(task.plan.sight)])
 
 
 def by_parts(task: Task, method: Callable[[Task], Result]) -> Result:
     """`method` of the task, as many images at a time as its plan allows."""
     found = [method(part) for _, part in task.parts(task.plan.together)]
-    of_parts = zip(*(vars(result).values() for result in found), strict=True)
-    return Result(*(None if each[0] is None else torch.cat(each, d) for each, d in zip(of_parts, _BATCH, strict=True)))
+    return Result(**{name: _joined([vars(result)[name] for result in found], d) for name, d in _BATCH.items()})
 
 
-_BATCH = (0, 0, 0, 0, 1, 2)
+_BATCH = {"images": 0, "latents": 0, "x_T": 0, "losses": 0, "history": 1, "terms": 2}
 """Which dimension of each part of a Result is the batch's."""
+
+
+def _joined(values: list[Any], dim: int) -> Any:
+    return None if values[0] is None else torch.cat(values, dim)
 
 
 class Fallback(UserWarning):
@@ -237,7 +238,7 @@ def generate(
     times = tail(grid(schedule, steps) if grid else schedule.times(steps), strength)
     latents = step.final(sample_state(denoiser, state, times, step=step, on_step=on_step))
     images = decoded(task, latents)
-    return Result(images, latents, state[0], scored(task, images))
+    return Result(images, latents, state[0], None if task.loss is None else scored(task, images))
 
 
 @torch.no_grad()

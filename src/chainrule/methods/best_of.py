@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import reduce
 
 import torch
 
@@ -14,24 +15,31 @@ from chainrule.methods.base import Result, Task, chosen, generate
 
 def best_of(task: Task, count: int, *, steps: int = 50, on_step: OnStep | None = None) -> Result:
     """For each seed, the best of `count` draws of its noise by the task's loss; draw 0 is the plain image's."""
-    return best(draws(replace(task, loss=None), count, steps=steps, on_step=on_step), task.wanted())
+    _ = task.wanted()
+    return reduce(_better, draws(task, count, steps=steps, on_step=on_step))
 
 
-def draws(task: Task, count: int, *, steps: int = 50, on_step: OnStep | None = None) -> list[Result]:
+def draws(task: Task, count: int, *, steps: int = 50, on_step: OnStep | None = None) -> Iterator[Result]:
     """`count` batches of plain images, each from its own draw of the seeds' noise."""
     shape = task.model.codec.latent_shape
-    noise = [task.noise.normal(draw, shape).to(task.model.device) for draw in range(count)]
-    return [generate(task, task.denoiser, x_T, steps, on_step=on_step) for x_T in noise]
+    for draw in range(count):
+        x_T = task.noise.normal(draw, shape).to(task.model.device)
+        yield generate(task, task.denoiser, x_T, steps, on_step=on_step)
 
 
 @torch.no_grad()
-def best(results: Sequence[Result], loss: Loss) -> Result:
+def best(results: Iterable[Result], loss: Loss) -> Result:
     """For each image of a batch, the one of several results whose `loss` is lowest."""
-    losses = torch.stack([loss(result.images) for result in results])
-    index = losses.argmin(dim=0)
+    return reduce(_better, (replace(result, losses=loss(result.images)) for result in results))
+
+
+def _better(one: Result, other: Result) -> Result:
+    """Of each image, the one whose loss is lower."""
+    losses = [result.losses for result in (one, other) if result.losses is not None]
+    index = torch.stack(losses).argmin(dim=0)
     return Result(
-        chosen(index, [result.images for result in results]),
-        chosen(index, [result.latents for result in results]),
-        chosen(index, [result.x_T for result in results]),
-        chosen(index, list(losses)),
+        chosen(index, [one.images, other.images]),
+        chosen(index, [one.latents, other.latents]),
+        chosen(index, [one.x_T, other.x_T]),
+        chosen(index, losses),
     )

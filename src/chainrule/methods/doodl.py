@@ -180,7 +180,7 @@ def _advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | N
         x_T = state.x_T.detach().requires_grad_(not done)
         times, gradient = task.model.schedule.times(settings.steps), settings.gradient(task.plan.keep)
         last = sample_state(task.denoiser, x_T.unbind(), times, step=step, gradient=gradient, on_step=on_step)
-        terms, of_last, images = judged(task, partial(_seen_in, settings, k), last)
+        terms, of_last, images = judged(task, partial(seen_in, settings, k), last)
     for name, values in zip(task.wanted().names, terms, strict=True):
         _check(f"the loss {name}", values, k, task.seeds)
 
@@ -210,7 +210,7 @@ def _advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | N
     return state._replace(x_T=x_T, memory=memory, **best)
 
 
-def _seen_in(settings: Doodl, k: int, task: Task) -> Loss:
+def seen_in(settings: Doodl, k: int, task: Task) -> Loss:
     """The loss that iteration `k` optimises: of the crops of that iteration, if crops are judged."""
     whole = task.wanted()
     loss = cropped(whole, settings.crops, settings.cut_power) if settings.crops else whole
@@ -257,11 +257,10 @@ def doodl(
 def result(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> Result:
     """The best images so far, with the losses by which they were chosen; drawn once more if the settings say so."""
     if settings.final_steps is None:
-        images, latents, losses = decoded(task, state.best_latents), state.best_latents, state.best_losses
+        best = Result(decoded(task, state.best_latents), state.best_latents, state.best_x_T[0], state.best_losses)
     else:
-        drawn = generate(task, task.denoiser, state.best_x_T[0], settings.final_steps, on_step=on_step)
-        images, latents, losses = drawn.images, drawn.latents, drawn.losses
-    return Result(images, latents, state.best_x_T[0], losses, state.history, state.terms)
+        best = generate(task, task.denoiser, state.best_x_T[0], settings.final_steps, on_step=on_step)
+    return replace(best, history=state.history, terms=state.terms)
 
 
 def _norm(x: Tensor) -> Tensor:
