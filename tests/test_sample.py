@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Noise, UserError, sample
-from chainrule.denoiser import Conditioned, Denoiser, Velocity
+from chainrule.denoiser import Conditioned, Denoiser, Prediction, Velocity, Wrapper
 from chainrule.gradient import Gradient
 from chainrule.guide import ClassifierFree, OneStep
 from chainrule.loss import Call
@@ -119,8 +119,43 @@ def test_ambient_grad_mode_is_obeyed() -> None:
 
 def test_what_stops_being_finite_is_said() -> None:
     network = TinyNetwork()
-    with pytest.raises(UserError, match="no longer finite: use float32"):
+    with pytest.raises(UserError, match="no longer finite at the start: use float32"):
         sample(conditioned(network), latents() * float("inf"), network.schedule.times(3))
+
+
+@dataclass(frozen=True, eq=False)
+class Spoilt(Wrapper):
+    """At one time, the values or the gradients of `denoiser` are not finite."""
+
+    denoiser: Denoiser
+    at: float
+    backwards: bool = False
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        x0, eps = self.denoiser(x, t)
+        if t != self.at:
+            return Prediction(x0, eps)
+        if self.backwards:
+            return Prediction(x0, eps + (0.0 * x).abs().sqrt())  # 0, whose slope is not a number
+        return Prediction(x0, eps / 0.0)
+
+
+@pytest.mark.parametrize("gradient", [Backprop(), Checkpoint(), Checkpoint(keep=1)])
+def test_the_step_that_spoils_the_latents_is_named(gradient: Gradient) -> None:
+    network = TinyNetwork()
+    times = network.schedule.times(5)
+    denoiser = Spoilt(conditioned(network), at=times[3].item())
+    with pytest.raises(UserError, match="no longer finite after step 4 of 5"):
+        sample(denoiser, latents().requires_grad_(), times, gradient=gradient)
+
+
+def test_the_step_that_spoils_the_gradient_is_named() -> None:
+    network = TinyNetwork()
+    times = network.schedule.times(5)
+    denoiser = Spoilt(conditioned(network), at=times[3].item(), backwards=True)
+    x_0 = sample(denoiser, latents().requires_grad_(), times, gradient=Checkpoint(keep=1))
+    with pytest.raises(UserError, match="stops being finite on its way back through step 4 of 5"):
+        x_0.sum().backward()
 
 
 @pytest.mark.parametrize("times", [[1.0], [1.0, 5.0], [5.0, 5.0]])

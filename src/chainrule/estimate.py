@@ -115,7 +115,7 @@ class Optimisation:
             kept=keep * (self.two.judge - self.one.judge + state),
             latents=(settings.steps - keep) * state + own,
             judging=self.none.judge - short,
-            passes=settings.step.calls * (3 * settings.steps - keep) * self.images,
+            passes=settings.step.calls * ((3 + self.task.plan.rebuilt) * settings.steps - keep) * self.images,
             peak=weights + max(phases) + own,
         )
 
@@ -205,3 +205,24 @@ def _roomiest(settings: Settings, task: Task, limit: int) -> Plan:
         return all(each.under("doodl", keep).peak <= limit for each in found)
 
     return Plan(keep=next(keep for keep in range(most, -1, -1) if fits(keep)))
+
+
+def ladder(settings: Settings, task: Task) -> Iterator[Estimate]:
+    """What each method of `settings` takes for `task` (theirs), from the fastest way to the one of least memory.
+
+    A plan under which a step does not fit the device is left out.
+    """
+    for plan in plans(task):
+        task = task.under(plan)
+        try:
+            for method in settings.methods:
+                if method not in settings.optimised:
+                    yield drawing(settings, task, method)
+                    continue
+                optimised = settings.optimised[method]
+                found, steps = Optimisation.measure(task, optimised), optimised.steps
+                kept = sorted({steps, steps // 2, steps // 4, 0}, reverse=True) if plan == Plan() else [0]
+                yield from (found.under(method, keep) for keep in kept)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise

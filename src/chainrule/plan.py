@@ -38,8 +38,8 @@ class Plan(BaseModel):
     def __str__(self) -> str:
         said = {
             f"the graphs of {self.keep} steps kept": self.keep > 0,
-            f"judged by {self.seen}": self.seen is not None,
-            f"computed by {self.together}": self.together is not None,
+            f"judged {self.seen} at a time": self.seen is not None,
+            f"computed {self.together} at a time": self.together is not None,
             "blocks rebuilt": self.rebuilt,
             "the idle on the CPU": self.aside,
             "weights in bfloat16": self.half,

@@ -11,7 +11,7 @@ from chainrule.denoiser import Denoiser
 from chainrule.errors import UserError
 from chainrule.gradient.backprop import Backprop
 from chainrule.gradient.base import Chain, Gradient, OnStep
-from chainrule.step.base import NOT_FINITE, State, Step
+from chainrule.step.base import NOT_FINITE, State, Step, finite
 from chainrule.step.ddim import DDIM
 
 _DDIM, _BACKPROP = DDIM(), Backprop()
@@ -49,7 +49,7 @@ def invert(
     Exact, up to rounding, for a reversible step (EDICT: the pair of latents); for others, the usual approximation.
     """
     chain = _chain(denoiser, times, step, backwards=True, on_step=on_step)
-    return _finite(gradient.integrate(chain, step.init(x_0)))
+    return _walked(gradient, chain, step.init(x_0))
 
 
 def sample_state(
@@ -63,7 +63,7 @@ def sample_state(
 ) -> State:
     """As `sample`, from a solver's state to its last state: for EDICT, the pair of latents."""
     chain = _chain(denoiser, times, step, backwards=False, on_step=on_step)
-    last = _finite(gradient.integrate(chain, state))
+    last = _walked(gradient, chain, state)
     step.check(last)
     return last
 
@@ -77,7 +77,13 @@ def _chain(denoiser: Denoiser, times: Tensor, step: Step, *, backwards: bool, on
     return Chain(denoiser, visited, step, backwards, on_step)
 
 
-def _finite(state: State) -> State:
-    if not all(torch.isfinite(tensor).all() for tensor in state):
-        raise UserError(NOT_FINITE)
-    return state
+def _walked(gradient: Gradient, chain: Chain, state: State) -> State:
+    """The end of the chain. If it is not finite, the chain is walked once more to say where that began."""
+    last = gradient.integrate(chain, state)
+    if finite(last):
+        return last
+    with torch.no_grad():
+        for i, reached in enumerate(chain.seen_by(chain.denoiser).walk(state)):
+            if not finite(reached):
+                raise UserError(NOT_FINITE.format(where=f"after step {i} of {len(chain)}" if i else "at the start"))
+    raise UserError(NOT_FINITE.format(where="at the end of the chain"))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chainrule import EDICT, Backprop, UserError, sample_state
+from chainrule import EDICT, Backprop, UserError, sample, sample_state
 from chainrule.loss import Call, Cutouts, Loss
 from chainrule.methods import Adam, Doodl, Momentum, Task, best_of, doodl, one_step, plain
 from chainrule.methods.doodl import CROPS, PERTURBATION, advance, run, start
+from chainrule.plan import Plan
 from conftest import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
@@ -146,3 +147,60 @@ def test_one_step_guidance_lowers_the_loss() -> None:
 def test_it_may_start_at_the_best_of_several_draws() -> None:
     job, settings = task(), Doodl(iterations=0, steps=3, mix=None, crops=0, start_of=5)
     torch.testing.assert_close(doodl(job, settings).images, best_of(job, 5, steps=3).images)
+
+
+def test_an_image_that_is_good_enough_is_left_alone() -> None:
+    settings = Doodl(iterations=6, steps=3, mix=None, optimiser=Adam(rate=0.3), crops=0, perturbation=0.0)
+    free = doodl(task((0, 1, 2)), settings)
+    reached = free.history.cummin(dim=0).values  # (7, 3)
+    enough = reached[3, 0].item() + 1e-6  # the first image gets there in its fourth iteration, if not before
+    job = task((0, 1, 2))
+    found = doodl(job, settings.model_copy(update={"target": enough}))
+    done = [int((reached[:, i] <= enough).nonzero()[0]) + 1 if reached[-1, i] <= enough else 7 for i in range(3)]
+    for i, k in enumerate(done):
+        torch.testing.assert_close(found.history[:k, i], free.history[:k, i])
+        assert (found.history[k:, i] == found.history[k - 1, i]).all()
+    assert min(done) < 7
+    torch.testing.assert_close(found.losses, torch.stack([reached[k - 1, i] for i, k in enumerate(done)]))
+
+
+def test_images_that_are_done_cost_nothing() -> None:
+    job = task((0, 1, 2))
+    shown: list[int] = []
+    network = job.model.network
+    ask = type(network).__call__
+
+    class Counting(type(network)):
+        def __call__(self, x, t, conditioning):
+            shown.append(len(x))
+            return ask(self, x, t, conditioning)
+
+    network.__class__ = Counting
+    enough = job.wanted()(plain(job, steps=3).images).max().item()
+    settings = Doodl(iterations=4, steps=3, mix=None, crops=0, target=enough)
+    shown.clear()
+    assert doodl(job, settings).history.shape == (1, 3)
+    assert sum(shown) == 3 * 2 * 3  # three steps of three guidance pairs: nothing was left to do
+
+
+def test_the_best_is_drawn_with_more_steps_at_the_end() -> None:
+    job = task()
+    settings = Doodl(iterations=3, steps=3, mix=None, optimiser=Adam(rate=0.1), final_steps=9)
+    found = doodl(job, settings)
+    again = sample(job.denoiser, found.x_T, job.model.schedule.times(9))
+    torch.testing.assert_close(found.latents, again)
+    torch.testing.assert_close(found.losses, job.wanted()(job.model.decode(again)))
+    with pytest.raises(UserError, match="only DDIM from noise"):
+        doodl(job, settings.model_copy(update={"mix": 0.93}))
+
+
+def test_prompts_stay_with_their_images() -> None:
+    """With a prompt for each image, and images in groups, each is what it is alone."""
+    model, prompts = tiny_model(), ["one", "another one", "a third"]
+    settings = Doodl(iterations=2, steps=3, mix=None, optimiser=Adam(rate=0.1), crops=2)
+    job = Task(model, model.denoiser(prompts), (4, 5, 6), target()).under(Plan(together=2))
+    whole = doodl(job, settings)
+    for i, prompt in enumerate(prompts):
+        alone = doodl(Task(model, model.denoiser(prompt), (4 + i,), target()), settings)
+        torch.testing.assert_close(whole.images[i : i + 1], alone.images)
+        torch.testing.assert_close(whole.history[:, i : i + 1], alone.history)

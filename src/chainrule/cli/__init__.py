@@ -7,6 +7,7 @@ import typer
 from chainrule.cli.audit import audit
 from chainrule.cli.edit import edit
 from chainrule.cli.effect import effect
+from chainrule.cli.estimate import estimate
 from chainrule.cli.generate import generate
 from chainrule.cli.guide import guide
 from chainrule.cli.invert import invert
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
-for command in (generate, guide, edit, effect, stylize, audit, invert, resume, rerun, models):
+for command in (generate, guide, edit, effect, stylize, audit, invert, estimate, resume, rerun, models):
     app.command()(command)
 
 

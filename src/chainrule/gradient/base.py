@@ -132,6 +132,7 @@ class _OnTape(torch.autograd.Function):
         inputs = ctx.saved_tensors[ctx.width :]
         wanted = ctx.needs_input_grad[4:]
         totals: list[Tensor | None] = [None] * len(inputs)
+        healthy: list[Tensor] = [_healthy(gradients)]  # read at the end: asking a GPU at each step would slow it down
         for i in reversed(range(ctx.stop)):
             # nobody asks for the gradient of a starting state that needs none
             ask_state = i > 0 or any(wanted[: ctx.width])
@@ -144,6 +145,9 @@ class _OnTape(torch.autograd.Function):
             found = torch.autograd.grad(outputs, asked, weights, allow_unused=True)
             gradients, of_inputs = _split(found, before if ask_state else ())
             totals = [_add(total, new) for total, new in zip(totals, of_inputs, strict=True)]
+            found_here = [gradient for gradient in (*gradients, *of_inputs) if gradient is not None]
+            healthy.append(_healthy(found_here) if found_here else healthy[-1])
+        _check_health(torch.stack(healthy).tolist(), ctx.stop, len(ctx.chain))
         state_gradients = gradients if ask_state else (None,) * ctx.width
         return (None, None, None, None, *state_gradients, *totals)
 
@@ -169,6 +173,21 @@ def check_unrelated(inputs: Sequence[Tensor]) -> None:
                 "a conditioning tensor is computed from another one that is conditioned on too: condition on a copy of "
                 "that one (`tensor.clone()`), so that neither comes from the other"
             )
+
+
+def _healthy(gradients: Sequence[Tensor]) -> Tensor:
+    """Whether all of them are finite, a boolean scalar."""
+    return torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all()
+
+
+def _check_health(healthy: list[bool], stop: int, steps: int) -> None:
+    """Raise UserError if a gradient that came finite to the last of the first `stop` steps is not so any more."""
+    if healthy[0] and not all(healthy):
+        step = stop + 1 - healthy.index(False)
+        raise UserError(
+            f"the gradient stops being finite on its way back through step {step} of {steps}: use float32 or bfloat16 "
+            "for the network, a lower guidance scale or more steps"
+        )
 
 
 def _split(found: tuple[Tensor | None, ...], before: State) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:

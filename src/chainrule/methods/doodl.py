@@ -194,7 +194,7 @@ def _advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | N
         "best_losses": torch.minimum(scores, state.best_losses),
         "terms": torch.cat([state.terms, terms[None]]),
     }
-    if done:
+    if done or _good(settings, best["best_losses"]).all():
         return state._replace(**best)
 
     (of_x_T,) = torch.autograd.grad(last, x_T, of_last)  # dL/dx_T = dL/dx_0 dx_0/dx_T
@@ -219,8 +219,7 @@ def seen_in(settings: Doodl, k: int, task: Task) -> Loss:
 
 def finished(settings: Doodl, state: DoodlState) -> bool:
     """Whether all iterations are done (the last update's noise is judged too), or every image is good enough."""
-    enough = settings.target is not None and bool((state.best_losses <= settings.target).all())
-    return state.iteration > settings.iterations or enough
+    return state.iteration > settings.iterations or bool(_good(settings, state.best_losses).all())
 
 
 def run(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> Iterator[DoodlState]:
@@ -261,6 +260,11 @@ def result(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | Non
     else:
         best = generate(task, task.denoiser, state.best_x_T[0], settings.final_steps, on_step=on_step)
     return replace(best, history=state.history, terms=state.terms)
+
+
+def _good(settings: Doodl, losses: Tensor) -> Tensor:
+    """Whether each loss is that of an image that is good enough to be left alone."""
+    return losses <= (-math.inf if settings.target is None else settings.target)
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Adaptive(Solver):
         def slope(clock: Tensor, value: Tensor) -> Tensor:
             found = ode.slope(value, ode.time(clock.item()))
             if not torch.isfinite(found).all():
-                raise UserError(NOT_FINITE)
+                raise UserError(NOT_FINITE.format(where=f"on the way from time {t:g} to {s:g}"))
             return found
 
         # torchdiffeq's own choice of the first step depends on y, in a way that would be differentiated by half

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from chainrule.denoiser import Denoiser
@@ -15,7 +16,15 @@ State = tuple[Tensor, ...]
 hides in a solver."""
 
 
-NOT_FINITE = "the latents are no longer finite: use float32 for the network, a lower guidance scale or more steps"
+NOT_FINITE = (
+    "the latents are no longer finite {where}: use float32 or bfloat16 for the network, a lower guidance scale or more "
+    "steps"
+)
+
+
+def finite(state: Sequence[Tensor]) -> bool:
+    """Whether every number of a state is."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in state)
 
 
 class Step(ABC):

@@ -19,6 +19,59 @@ from chainrule.schedule import FlowMatching, Schedule, Spacing, VariancePreservi
 OUTPUTS: dict[str, Output] = {"epsilon": Epsilon(), "v_prediction": Velocity()}
 
 
+class GradientScaling:
+    """Keeps gradients within float16's range on their way back through a network (Micikevicius et al. 2018).
+
+    The gradient that enters at the output is multiplied, image by image, by the power of two that brings its greatest
+    element to about `TOP`; what leaves at the inputs is divided by it again. So the numbers in between neither vanish
+    (below 6e-8) nor overflow (above 65504) for the size of the loss, and no factor has to be searched for.
+    """
+
+    TOP = 2.0**6
+
+    def __init__(self, *, on: bool) -> None:
+        self.on = on
+        self.factor = torch.ones(())
+
+    def leave(self, value: Tensor) -> Tensor:
+        """An input (B, ...) of the network, in more than half precision."""
+        return _Leave.apply(value, self) if self.on else value  # type: ignore[no-any-return]
+
+    def enter(self, value: Tensor) -> Tensor:
+        """The output (B, ...), in more than half precision."""
+        return _Enter.apply(value, self) if self.on else value  # type: ignore[no-any-return]
+
+
+class _Enter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, scaling: GradientScaling) -> Tensor:
+        ctx.scaling = scaling
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        greatest = gradient.detach().flatten(1).abs().amax(dim=1)
+        factor = torch.exp2(torch.floor(torch.log2(GradientScaling.TOP / greatest)))
+        ctx.scaling.factor = torch.where(factor.isfinite() & (factor > 0), factor, 1.0)
+        return gradient * _beside(ctx.scaling.factor, gradient), None
+
+
+class _Leave(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, scaling: GradientScaling) -> Tensor:
+        ctx.scaling = scaling
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient / _beside(ctx.scaling.factor, gradient), None
+
+
+def _beside(factor: Tensor, value: Tensor) -> Tensor:
+    """`factor` (B,) for `value` (B, ...)."""
+    return factor.view(-1, *(1,) * (value.dim() - 1))
+
+
 @dataclass(frozen=True, eq=False)
 class Backbone(Network):
     """A U-Net or transformer of diffusers, `module`, asked in its own dtype."""
@@ -29,9 +82,12 @@ class Backbone(Network):
 
     def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         dtype = self.module.dtype
-        told = tuple(value.to(dtype) if value.is_floating_point() else value for value in conditioning)
         times = torch.full((len(x),), t, device=x.device, dtype=torch.float32)
-        return self.ask(x.to(dtype), times, told).to(x.dtype)
+        # the gradients of its own weights would be left scaled: those that are trained should be in float32 anyway
+        half = dtype == torch.float16 and not any(weight.requires_grad for weight in self.weights)
+        scaling = GradientScaling(on=half)
+        told = tuple(scaling.leave(v).to(dtype) if v.is_floating_point() else v for v in conditioning)
+        return scaling.enter(self.ask(scaling.leave(x).to(dtype), times, told).to(x.dtype))
 
     @abstractmethod
     def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -53,8 +109,9 @@ class Autoencoder(Codec):
 
     def decode(self, latents: Tensor) -> Tensor:
         scale, shift = self._affine(latents)
-        z = (latents * scale + shift).to(self.vae.dtype)
-        return clamp_through(self.vae.decode(z).sample.to(latents.dtype) / 2 + 0.5)
+        scaling = GradientScaling(on=self.vae.dtype == torch.float16)
+        z = scaling.leave(latents * scale + shift).to(self.vae.dtype)
+        return clamp_through(scaling.enter(self.vae.decode(z).sample.to(latents.dtype)) / 2 + 0.5)
 
     def encode(self, images: Tensor) -> Tensor:
         encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
