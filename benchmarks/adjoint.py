@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 import chainrule
-from base import LiveBytes, machine, publish, table
+from base import machine, publish, table
 from chainrule import RK4, AdamsBashforth, Adjoint, Checkpoint, DPMSolver, Euler, Heun, sample
 from chainrule.denoiser import Conditioned
 from chainrule.gradient import Chain, Gradient
 from chainrule.loss import Classifier, Loss, load_classifier
+from chainrule.memory import LiveBytes
 from chainrule.metrics import bootstrap
 from chainrule.models import Model
 from chainrule.ode import Original, Rho, Straight

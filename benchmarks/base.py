@@ -1,18 +1,15 @@
-"""What the benchmarks share: tables that go to docs/results.md, and a count of live tensor bytes."""
+"""What the benchmarks share: tables that go to docs/results.md, and counts of network passes."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-import weakref
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from chainrule.models import Model
 
@@ -49,12 +46,25 @@ def machine() -> str:
     )
 
 
+def timed(work: Callable[[], object]) -> float:
+    """The seconds that some work takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
 class Passes:
     """Counts the images that go through a network, forwards and backwards: two make a pass of a guidance pair."""
 
     def __init__(self, model: Model) -> None:
         self.images = 0
-        model.network.module.register_forward_hook(self._forwards)  # type: ignore[attr-defined]
+        self._handle = model.network.module.register_forward_hook(self._forwards)  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Passes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
 
     def _forwards(self, module: object, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, ...]) -> None:
         self.images += len(inputs[0])
@@ -63,33 +73,3 @@ class Passes:
 
     def _backwards(self, gradient: torch.Tensor) -> None:
         self.images += len(gradient)
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensor storages made inside it: `peak` is the most that lived at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in tree_iter(out):
-            if isinstance(value, torch.Tensor):
-                self._count(value.untyped_storage())
-        return out
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes()
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._free, key, size)
-
-    def _free(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,8 @@ import chainrule
 from base import Passes, machine, publish, table
 from chainrule.loss import load_classifier
 from chainrule.loss.classifier import ImageClassifier
-from chainrule.methods import Adam, Doodl, DoodlState, Momentum, Task
+from chainrule.methods import Adam, Doodl, DoodlState, Momentum, Result, Task, best, draws
+from chainrule.methods.base import generate
 from chainrule.methods.doodl import result, run, start
 from chainrule.methods.presets import preset
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES
@@ -34,21 +36,39 @@ from vocabulary import cases
 FIRST_SEED, TUNING_SEED = 30_000, 40_000
 MARKS = (1, 2, 3, 4, 6, 8, 11, 15, 21, 31, 41)
 """The iterations after which the best images so far are judged."""
-FAITHFUL = preset("faithful").doodl
+FAITHFUL, QUICK = preset("faithful").doodl, preset("quick").doodl
 MOVED = Momentum(rate=100.0, clip=None)
-QUICK = Doodl(iterations=20, steps=10, optimiser=MOVED, mix=None, perturbation=0.0, crops=4, final_steps=50)
+TRIED = Doodl(iterations=20, steps=10, optimiser=MOVED, mix=None, perturbation=0.0, crops=4, final_steps=50)
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class Contender(ABC):
     """A method that can be stopped at any time. `limit` is how many of each prompt's seeds it is run on (None: all)."""
 
     name: str
-    settings: Doodl
     limit: int | None = None
 
+    @abstractmethod
     def stages(self, task: Task) -> Iterator[Callable[[], Tensor]]:
-        """After some iterations and after the last, what draws the best images so far."""
+        """After some stages of its work and after the last, what draws the best images so far."""
+
+    @property
+    @abstractmethod
+    def made_by(self) -> str:
+        """Its settings."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.name} {zlib.crc32(self.made_by.encode()):08x}"
+
+
+@dataclass(frozen=True, eq=False)
+class Optimised(Contender):
+    """DOODL with some settings."""
+
+    settings: Doodl = FAITHFUL
+
+    def stages(self, task: Task) -> Iterator[Callable[[], Tensor]]:
         waiting = None
         for state in run(task, self.settings, start(task, self.settings)):
             waiting = partial(self._drawn, task, state)
@@ -62,16 +82,44 @@ class Contender:
         return result(task, self.settings, state).images
 
     @property
-    def key(self) -> str:
-        made_by = json.dumps(self.settings.model_dump(exclude_defaults=True), sort_keys=True)
-        return f"{self.name} {zlib.crc32(made_by.encode()):08x}"
+    def made_by(self) -> str:
+        return json.dumps(self.settings.model_dump(exclude_defaults=True), sort_keys=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Searched(Contender):
+    """The best of up to `count` draws of `steps`, drawn once more in `final_steps`: no gradient at all."""
+
+    count: int = 64
+    steps: int = 10
+    final_steps: int = 50
+
+    def stages(self, task: Task) -> Iterator[Callable[[], Tensor]]:
+        found: list[Result] = []
+        for drawn in draws(task, self.count, steps=self.steps):
+            found.append(drawn)
+            if len(found).bit_count() == 1:  # after 1, 2, 4, 8 ...
+                x_T = best(found, task.wanted()).x_T
+                yield partial(self._drawn, task, x_T)
+
+    def _drawn(self, task: Task, x_T: Tensor) -> Tensor:
+        return generate(task, task.denoiser, x_T, self.final_steps).images
+
+    @property
+    def made_by(self) -> str:
+        return f"{self.count} {self.steps} {self.final_steps}"
 
 
 def variant(name: str, **changes: object) -> Contender:
-    return Contender(name, QUICK.model_copy(update=changes), limit=2)
+    return Optimised(name, 2, TRIED.model_copy(update=changes))
 
 
-CONTENDERS = [Contender("DOODL faithful", FAITHFUL, limit=2)]
+CONTENDERS = [
+    Optimised("DOODL faithful", 2, FAITHFUL),
+    Optimised("DOODL quick", 4, QUICK),
+    Optimised("DOODL quick, from the seed's own draw", 4, QUICK.model_copy(update={"start_of": 1})),
+    Searched("best of N draws", 4),
+]
 TUNING = [
     variant("rate 100, 10 steps"),
     variant("rate 100, 5 steps", steps=5),

@@ -11,9 +11,7 @@ requirement is never imported); without it its rows are left out and that is sai
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +19,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import chainrule
-from base import LiveBytes, machine, publish, table
+from base import machine, publish, table, timed
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, sample
 from chainrule.denoiser import Conditioned, Denoiser, Prediction, Wrapper
 from chainrule.gradient import Chain, Gradient
+from chainrule.memory import LiveBytes
 from chainrule.models import Model
 from chainrule.step import Step
 from chainrule.step.base import State
@@ -149,12 +148,6 @@ def measured(model: Model, way: Way, steps: int, x_T: Tensor, reference: Tensor,
     cosine = torch.nn.functional.cosine_similarity(found.double().flatten(), reference.flatten(), dim=0)
     forwards = counter.images / 2 / steps
     return [f"{forwards:.2f}", f"{min(seconds):.2f}", f"{memory.peak / 2**20:.1f}", f"{cosine:.6f}", f"{error:.1e}"]
-
-
-def timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def main() -> None:

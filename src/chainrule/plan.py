@@ -84,16 +84,16 @@ def arrange(model: Model, loss: Loss | None, plan: Plan) -> None:
             switched.enable_gradient_checkpointing() if plan.rebuilt else switched.disable_gradient_checkpointing()
     for module in networks:
         module.to(model.device, torch.bfloat16 if plan.half else None)
-    others = [module for module in modules(model.codec, model.text, loss) if module not in networks]
-    if not plan.aside:
-        for module in others:
-            module.to(model.device)
-        return
-    guests = Guests(model.device)
-    for module in networks:
-        module.register_forward_pre_hook(lambda *_: guests.leave())
-    for module in others:
-        guests.invite(module.to(AWAY))
+    visitors = modules(model.codec, loss)
+    readers = [module for module in modules(model.text) if module not in (*networks, *codecs)]
+    for module in (*visitors, *readers):
+        module.to(AWAY if plan.aside else model.device)
+    if plan.aside:
+        guests = Guests(model.device)
+        for module in networks:
+            module.register_forward_pre_hook(lambda *_: guests.leave())
+        for module in visitors:
+            guests.invite(module)
 
 
 AWAY = torch.device("cpu")

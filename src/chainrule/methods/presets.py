@@ -21,7 +21,7 @@ class Preset(NamedTuple):
     strength: float = 0.8
 
 
-NAMES = ("faithful", "tuned")
+NAMES = ("faithful", "tuned", "quick")
 
 FAITHFUL_RATES = {"classifier": (0.05, 5.0), "text": (0.1, 30.0), "aesthetic": (1.0, 30.0), "image": (3.0, 300.0)}
 """(DOODL's lambda, the baseline's) of the paper's section 5. Of aesthetics it names no baseline; of personalisation it
@@ -48,28 +48,48 @@ TUNED = {
 nothing was chosen: they have what classes have."""
 
 
+QUICK = Doodl(
+    start_of=16,
+    iterations=30,
+    steps=10,
+    optimiser=Momentum(rate=100.0, clip=None),
+    mix=None,
+    perturbation=0.0,
+    crops=4,
+    target=0.03,
+    final_steps=50,
+)
+"""A tenth of the paper's network passes at most: a cheap look at 16 draws, DDIM in 10 steps instead of EDICT in 50, no
+clip, images that are good enough left alone, and 50 steps for the last image only. By `benchmarks/budget.py --tune`."""
+
+
 def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Preset:
     """The settings `name` for a loss of a `kind` (`Wish.kind`), and for editing a photo.
 
     "faithful" is the paper's for Stable Diffusion. "tuned" is for the bundled world (`TUNED`): towards classes the rate
     and the crops hardly matter, the number of draws among which the start is chosen does. Photos are inverted with a
     mix of 0.99, because with 0.93 the two latents come apart; their rate was chosen towards ratings
-    (`benchmarks/editing.py --tune`), the little guidance of edits by words by `inversion.py --tune`. Raises UserError
-    if there is none of that name.
+    (`benchmarks/editing.py --tune`), the little guidance of edits by words by `inversion.py --tune`. "quick" is for
+    little work (`QUICK`), from noise; it was chosen towards classes, and for other losses has Adam, whose rate does not
+    depend on the loss's scale, and no loss at which to stop. Raises UserError if there is none of that name.
     """
     if name not in NAMES:
-        raise UserError(f"there is no preset {name!r}: choose {' or '.join(NAMES)}")
+        raise UserError(f"there is no preset {name!r}: choose {', '.join(NAMES)}")
+    if photo and name == "quick":
+        raise UserError("the preset quick draws from noise: for photos, choose faithful or tuned")
+    chosen = TUNED.get(kind, TUNED["classifier"])
+    scale, adam = chosen.one_step_scale, Adam(rate=chosen.rate)
     if name == "faithful":
         rate, scale = FAITHFUL_RATES.get(kind, FAITHFUL_RATES["classifier"])
         found = Doodl(iterations=250 if kind == "image" else 50, optimiser=Momentum(rate=rate))
+    elif name == "quick":
+        found = QUICK if kind == "classifier" else QUICK.model_copy(update={"optimiser": adam, "target": None})
     else:
-        chosen = TUNED.get(kind, TUNED["classifier"])
-        scale = chosen.one_step_scale
         found = Doodl(
             start_of=chosen.start_of,
             iterations=chosen.iterations,
             steps=20,
-            optimiser=Adam(rate=chosen.rate),
+            optimiser=adam,
             mix=None,
             perturbation=0.0,
             crops=chosen.crops,
@@ -78,4 +98,4 @@ def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Prese
         found = found.model_copy(update={"renormalise": False})
         if name == "tuned":
             found = found.model_copy(update={"mix": 0.99, "iterations": 15, "optimiser": Adam(rate=0.02)})
-    return Preset(found, scale, 1.5, 0.8) if name == "tuned" else Preset(found, scale)
+    return Preset(found, scale) if name == "faithful" else Preset(found, scale, 1.5, 0.8)

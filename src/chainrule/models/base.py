@@ -179,9 +179,9 @@ class Model:
 
     def _conditioning(self, prompt: str | Sequence[str] | Conditioning) -> Conditioning:
         if isinstance(prompt, str):
-            return self.text([prompt])
+            prompt = [prompt]
         if all(isinstance(value, str) for value in prompt):
-            return self.text(prompt)  # type: ignore[arg-type]
+            return tuple(value.to(self.device) for value in self.text(prompt))  # type: ignore[arg-type]
         return tuple(prompt)  # type: ignore[arg-type]
 
 

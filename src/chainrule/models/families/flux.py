@@ -88,7 +88,7 @@ class _Encoders(Text):
         text, pooled, _ = self.pipeline.encode_prompt(
             prompt=list(prompts),
             prompt_2=None,
-            device=self.pipeline.transformer.device,
+            device=self.pipeline.text_encoder.device,
             max_sequence_length=_T5_TOKENS,
         )
         return text, pooled

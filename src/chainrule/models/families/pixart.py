@@ -64,7 +64,7 @@ class _T5(Text):
         text, there, _, _ = self.pipeline.encode_prompt(
             prompt=list(prompts),
             do_classifier_free_guidance=False,
-            device=self.pipeline.transformer.device,
+            device=self.pipeline.text_encoder.device,
             max_sequence_length=self.tokens,
         )
         return text, there

@@ -59,7 +59,7 @@ class _Encoders(Text):
             prompt=list(prompts),
             prompt_2=None,
             prompt_3=None,
-            device=self.pipeline.transformer.device,
+            device=self.pipeline.text_encoder.device,
             do_classifier_free_guidance=False,
             max_sequence_length=_T5_TOKENS,
         )

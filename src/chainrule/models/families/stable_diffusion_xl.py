@@ -64,7 +64,7 @@ class _TwoClips(Text):
             check_length(self.pipeline, tokenizer, prompts)
         text, _, pooled, _ = self.pipeline.encode_prompt(
             prompt=list(prompts),
-            device=self.pipeline.unet.device,
+            device=self.pipeline.text_encoder.device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
         )
