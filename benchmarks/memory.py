@@ -65,7 +65,7 @@ def main() -> None:
             for plan in PLANS:
                 with tempfile.TemporaryDirectory() as folder:
                     job = task(name, Path(folder)).under(plan)
-                said = Optimisation.measure(job, settings).under("doodl", plan.keep).peak
+                said = Optimisation.measure(job, settings).under().peak
                 found = allocated(lambda job=job, settings=settings: doodl(job, settings))  # type: ignore[misc]
                 found += bytes_of(modules(job.model, job.loss))
                 rows.append([name, solver, plan, in_words(said), in_words(found), f"{100 * (said / found - 1):+.1f} %"])

@@ -160,7 +160,7 @@ BAD = {
     "unknown loss": ([*GUIDE[:2], "--loss", "beauty"], "'beauty' is no loss: write classifier=CLASS"),
     "unknown classifier": ([*GUIDE, "--classifier", "./nope"], "there is no image classifier at ./nope"),
     "unknown method": ([*GUIDE, "--method", "magic"], "methods.0 cannot be 'magic': input should be 'plain'"),
-    "unknown preset": ([*GUIDE, "--preset", "magic"], "there is no preset 'magic': choose faithful or tuned"),
+    "unknown preset": ([*GUIDE, "--preset", "magic"], "there is no preset 'magic': choose faithful, tuned, quick"),
     "zero steps": (["generate", PROMPT, "--steps", "0"], "steps cannot be 0"),
     "too many steps": (["generate", PROMPT, "--steps", "1001"], "choose between 1 and 1000"),
     "no seeds": (["generate", PROMPT, "--seed", "x"], "'x' names no seeds: write one (7)"),
@@ -237,7 +237,7 @@ def test_a_nan_loss_keeps_what_there_is(tmp_path: Path, monkeypatch: pytest.Monk
         patched.setattr(Classifier, "__call__", sometimes_nan)
         code, output = call(*GUIDE, "--method", "doodl", "--output", tmp_path / "nan")
     assert code == 2
-    assert "the loss is nan in iteration 2" in output
+    assert "the loss classifier=heart is nan in iteration 2" in output
     kept = images(tmp_path / "nan")
     code, output = call("rerun", tmp_path / "nan" / "images" / "doodl-0.png", "--output", tmp_path / "again")
     assert code == 0, output

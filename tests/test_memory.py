@@ -92,7 +92,7 @@ def task(name: str, tmp_path: Path) -> Task:
 @pytest.mark.parametrize("name", ["scenes", "Stable Diffusion 1.x", "Stable Diffusion 3"])
 def test_the_estimate_is_what_the_allocator_gives(name: str, plan: Plan, mix: float | None, tmp_path: Path) -> None:
     job, settings = task(name, tmp_path).under(plan), Doodl(iterations=1, steps=6, mix=mix, crops=2)
-    said = Optimisation.measure(job, settings).under("doodl", plan.keep)
+    said = Optimisation.measure(job, settings).under()
     peak = allocated(lambda: doodl(job, settings)) + bytes_of(modules(job.model, job.loss))
     assert abs(said.peak / peak - 1) < 0.15
 
@@ -101,7 +101,7 @@ def test_it_grows_with_the_steps_by_a_latent_and_with_what_is_kept_by_a_graph(tm
     job = task("scenes", tmp_path)
 
     def peak(steps: int, keep: int) -> int:
-        return Optimisation.measure(job, Doodl(iterations=1, steps=steps, mix=None)).under("doodl", keep).peak
+        return Optimisation.measure(job, Doodl(iterations=1, steps=steps, mix=None)).under(keep).peak
 
     latents = 3 * 4 * 16 * 16 * 4
     assert peak(50, 0) - peak(20, 0) == 30 * latents

@@ -7,7 +7,11 @@ import torch
 
 import chainrule
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, sample
+from chainrule.estimate import Optimisation
+from chainrule.loss import Classifier, load_classifier
+from chainrule.methods import Doodl, Task, doodl
 from chainrule.models import installed
+from chainrule.plan import Plan
 
 PROMPT = "a red shape on a white background"
 
@@ -26,6 +30,22 @@ def test_gradients_agree_on_a_gpu_and_with_the_cpu(step, way) -> None:
     expected = found.pop(("cpu", Backprop))
     for g in found.values():
         torch.testing.assert_close(g, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_plans_on_a_gpu_compute_the_same_in_the_memory_that_was_said() -> None:
+    settings = Doodl(iterations=1, steps=4, mix=None, crops=2)
+    histories = []
+    for plan in (Plan(), Plan(keep=2), Plan(seen=1, together=1, rebuilt=True), Plan(aside=True)):
+        model, loss = chainrule.load(device="cuda"), Classifier(load_classifier(device="cuda"), "heart")
+        task = Task(model, model.denoiser(PROMPT), (0, 1), loss).under(plan)
+        said = Optimisation.measure(task, settings).under().peak
+        torch.cuda.reset_peak_memory_stats()
+        histories.append(doodl(task, settings).history)
+        assert abs(said / torch.cuda.max_memory_allocated() - 1) < 0.15
+    for history in histories[1:]:
+        torch.testing.assert_close(history, histories[0], rtol=1e-3, atol=1e-4)
 
 
 STABLE_DIFFUSION = installed()[1:]

@@ -63,7 +63,7 @@ class Estimate:
 def estimate(settings: Settings, task: Task) -> list[Estimate]:
     """What each method of `settings` takes for `task` (theirs), under the task's plan. Runs a few steps of each."""
     return [
-        Optimisation.measure(task, settings.optimised[method]).under(method, task.plan.keep)
+        Optimisation.measure(task, settings.optimised[method]).under(method=method)
         if method in settings.optimised
         else drawing(settings, task, method)
         for method in settings.methods
@@ -102,9 +102,10 @@ class Optimisation:
         lengths = ((shorter, 0), (short, 1), (short, min(2, short)))
         return cls(together, len(task.seeds), settings, *(_phases(together, settings, *length) for length in lengths))
 
-    def under(self, method: Method, keep: int) -> Estimate:
-        """What it takes if `keep` steps are kept."""
+    def under(self, keep: int | None = None, method: Method = "doodl") -> Estimate:
+        """What it takes if `keep` steps are kept (None: as many as the task's plan keeps)."""
         settings, state, short = self.settings, self.state, min(2, self.settings.steps) * self.state
+        keep = self.task.plan.keep if keep is None else keep
         keep, own = min(keep, settings.steps), OWN * self.images * state // len(self.task.seeds)
         weights, phases = resident(self.task), self.phases(keep)
         return Estimate(
@@ -202,7 +203,7 @@ def _roomiest(settings: Settings, task: Task, limit: int) -> Plan:
     most = max((each.settings.steps for each in found), default=0)
 
     def fits(keep: int) -> bool:
-        return all(each.under("doodl", keep).peak <= limit for each in found)
+        return all(each.under(keep).peak <= limit for each in found)
 
     return Plan(keep=next(keep for keep in range(most, -1, -1) if fits(keep)))
 
@@ -222,7 +223,7 @@ def ladder(settings: Settings, task: Task) -> Iterator[Estimate]:
                 optimised = settings.optimised[method]
                 found, steps = Optimisation.measure(task, optimised), optimised.steps
                 kept = sorted({steps, steps // 2, steps // 4, 0}, reverse=True) if plan == Plan() else [0]
-                yield from (found.under(method, keep) for keep in kept)
+                yield from (found.under(keep, method) for keep in kept)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

@@ -9,6 +9,7 @@ from chainrule import EDICT, Backprop, UserError, sample, sample_state
 from chainrule.loss import Call, Cutouts, Loss
 from chainrule.methods import Adam, Doodl, Momentum, Task, best_of, doodl, one_step, plain
 from chainrule.methods.doodl import CROPS, PERTURBATION, advance, run, start
+from chainrule.methods.presets import preset
 from chainrule.plan import Plan
 from conftest import tiny_model
 
@@ -204,3 +205,13 @@ def test_prompts_stay_with_their_images() -> None:
         alone = doodl(Task(model, model.denoiser(prompt), (4 + i,), target()), settings)
         torch.testing.assert_close(whole.images[i : i + 1], alone.images)
         torch.testing.assert_close(whole.history[:, i : i + 1], alone.history)
+
+
+def test_quick_spends_a_tenth_of_the_papers_passes_at_most() -> None:
+    faithful, quick = preset("faithful").doodl, preset("quick").doodl
+    of_faithful = faithful.iterations * faithful.steps * 2 * 3
+    of_quick = quick.start_of * quick.steps + quick.iterations * quick.steps * 3 + quick.steps + quick.final_steps
+    assert of_quick <= of_faithful / 10
+    assert preset("quick", "text").doodl.target is None  # a loss at which to stop is known of classes only
+    with pytest.raises(UserError, match="quick draws from noise"):
+        preset("quick", photo=True)

@@ -105,7 +105,9 @@ FeaturesName = Annotated[
 # how it is optimised
 PresetName = Annotated[
     str | None,
-    typer.Option("--preset", help="faithful (the paper's settings) or tuned (the bundled world's, where it is used)."),
+    typer.Option(
+        "--preset", help="faithful (the paper's settings), tuned (the bundled world's, where it is used) or quick."
+    ),
 ]
 PresetSteps = Annotated[int | None, typer.Option("--steps", help="Sampling steps; the preset's if not named.")]
 Iterations = Annotated[int | None, typer.Option(help="The optimisation's iterations; the preset's if not named.")]
