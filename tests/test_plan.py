@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import chainrule
-from chainrule import UserError
-from chainrule.loss import Call, Classifier, Loss, load_classifier
+from chainrule import EDICT, UserError
+from chainrule.loss import Call, Classifier, Cutouts, Loss, load_classifier
 from chainrule.memory import modules
-from chainrule.methods import Adam, Doodl, Result, Task, doodl, one_step, plain
-from chainrule.methods.base import Fallback, by_parts
+from chainrule.methods import Adam, Doodl, Photo, Result, Task, doodl, one_step, plain
+from chainrule.methods.base import Fallback, inverted
 from chainrule.methods.doodl import advance, start
 from chainrule.models import Model
 from chainrule.plan import Plan, arrange
@@ -81,7 +81,7 @@ def test_methods_that_draw_once_are_the_same_in_parts() -> None:
     job = task("scenes")
     for method in (lambda task: plain(task, steps=3), lambda task: one_step(task, scale=3.0, steps=3)):
         expected: Result = method(job)
-        found = by_parts(job.under(Plan(together=2, seen=1)), method)
+        found = method(job.under(Plan(together=2, seen=1)))
         for part, same in zip(vars(found).values(), vars(expected).values(), strict=True):
             assert (part is None) == (same is None)
             if part is not None:
@@ -200,3 +200,29 @@ def test_the_ladder_goes_down() -> None:
     assert list(plans[2].tighter(4, cpu)) == plans[3:]
     assert list(plans[-1].tighter(4, cpu)) == []
     assert [plan.aside for plan in Plan().tighter(1, cuda)] == [False, True]
+
+
+def test_photos_are_inverted_in_parts() -> None:
+    model = load("Stable Diffusion 1.x")
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    denoiser = model.denoiser("red", guidance_scale=1.0)
+    job = Task(model, denoiser, (0, 1, 2), photo=Photo(images, denoiser, (16, 16)))
+    whole, parts = (inverted(each, steps=3, step=EDICT()) for each in (job, job.under(Plan(together=2))))
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_random_losses_are_the_same_in_parts() -> None:
+    """The crops of an image belong to its seed, however many are seen at once."""
+    random = Cutouts(Call(lambda images: (images - 0.3).square().mean(dim=(1, 2, 3))), 2)
+    quiet = settings().model_copy(update={"crops": 0})
+    whole = doodl(task("Stable Diffusion 1.x", random), quiet)
+    parts = doodl(task("Stable Diffusion 1.x", random).under(Plan(seen=1)), quiet)
+    torch.testing.assert_close(whole.losses, parts.losses, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_may_run_out_before_the_first_iteration() -> None:
+    """While the start is searched for, and when the last image is drawn."""
+    quiet = settings().model_copy(update={"crops": 0, "start_of": 2, "iterations": 0, "final_steps": 4})
+    with pytest.warns(Fallback):
+        doodl(task("Stable Diffusion 1.x", Call(Scarce(2))), quiet)

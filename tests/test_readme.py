@@ -20,7 +20,7 @@ from tiny import family
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 JOINED = re.sub(r" \\\n\s*", " ", README)
-KINDS = "generate|guide|edit|invert|effect|stylize|audit"
+KINDS = "generate|guide|edit|invert|effect|stylize|audit|estimate"
 COMMANDS = re.findall(rf"(?:^|(?<=`))chainrule (?:{KINDS}) [^`\n]+", JOINED, re.MULTILINE)
 PYTHON = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 TINY = {

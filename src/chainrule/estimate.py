@@ -20,7 +20,7 @@ from chainrule.errors import UserError
 from chainrule.gradient.base import Chain
 from chainrule.memory import bytes_of, in_words, measured, modules, out_of_memory
 from chainrule.methods import Doodl, Task
-from chainrule.methods.base import by_parts, judged
+from chainrule.methods.base import judged
 from chainrule.methods.doodl import seen_in
 from chainrule.plan import Plan
 from chainrule.run import draw
@@ -74,7 +74,7 @@ def drawing(settings: Settings, task: Task, method: Method) -> Estimate:
     """What a method that draws once takes, whatever the number of steps: it is run in two."""
     few = settings.model_copy(update={"steps": 2, "best_of": 2})
     with torch.no_grad(), measured(task.model.device) as memory:
-        by_parts(task, partial(draw, few, method))
+        draw(few, method, task)
         peak = memory.peak
     weights = resident(task)
     return Estimate(method, task.plan, weights, peak, weights + peak)
@@ -155,8 +155,12 @@ def _phases(task: Task, settings: Doodl, steps: int, keep: int) -> Phases:
 
 def resident(task: Task) -> int:
     """The bytes of the weights that are on the device."""
-    networks = modules(task.model, task.loss)
-    return bytes_of(m for m in networks if next(m.parameters()).device.type == task.model.device.type)
+    device = task.model.device.type
+    return bytes_of(
+        network
+        for network in modules(task.model, task.loss)
+        if any(weight.device.type == device for weight in network.parameters())
+    )
 
 
 def plans(task: Task) -> Iterator[Plan]:

@@ -17,7 +17,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from chainrule.methods import (
     plain,
     reconstruction,
 )
-from chainrule.methods.base import by_parts, decoded, within_memory
+from chainrule.methods.base import decoded, within_memory
 from chainrule.methods.doodl import result, run, start
 from chainrule.models import BUNDLED
 from chainrule.pictures import framed, grid, loss_curves, to_pil
@@ -105,14 +104,15 @@ class Run:
     def _do(self, method: Method, task: Task, report: Report) -> Result:
         optimised = self.settings.optimised.get(method)
         if optimised is None:
-            work = partial(draw, self.settings, method, on_step=report.on_step)
-            return within_memory(task, lambda task: by_parts(task, work))[0]
-        last = self._load_state(method) or start(task, optimised, on_step=report.on_step)
+            return within_memory(task, lambda task: draw(self.settings, method, task, report.on_step))[0]
+        last = self._load_state(method)
+        if last is None:
+            last, task = within_memory(task, lambda task: start(task, optimised, on_step=report.on_step))
         for state in run(task, optimised, last, report.on_step):
             last = state
             self._save_state(method, state)
             report.on_iteration(state)
-        return result(task, optimised, last, report.on_step)
+        return within_memory(task, lambda task: result(task, optimised, last, report.on_step))[0]
 
     # --- files ------------------------------------------------------------------------------------------------------
 

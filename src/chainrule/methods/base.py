@@ -6,7 +6,7 @@ import gc
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -160,23 +160,9 @@ def decoded(task: Task, latents: Tensor) -> Tensor:
     return torch.cat([part.model.decode(latents[rows]) for rows, part in task.parts(task.plan.sight)])
 
 
-def scored(task: Task, images: Tensor) -> Tensor:
-    """The task's loss of each of `images`, (B,), as many at once as its plan allows."""
-    return torch.cat([part.wanted()(images[rows]) for rows, part in task.parts(task.plan.sight)])
-
-
-def by_parts(task: Task, method: Callable[[Task], Result]) -> Result:
-    """`method` of the task, as many images at a time as its plan allows."""
-    found = [method(part) for _, part in task.parts(task.plan.together)]
-    return Result(**{name: _joined([vars(result)[name] for result in found], d) for name, d in _BATCH.items()})
-
-
-_BATCH = {"images": 0, "latents": 0, "x_T": 0, "losses": 0, "history": 1, "terms": 2}
-"""Which dimension of each part of a Result is the batch's."""
-
-
-def _joined(values: list[Any], dim: int) -> Any:
-    return None if values[0] is None else torch.cat(values, dim)
+def scored(task: Task, images: Tensor, loss: Callable[[Task], Loss] = Task.wanted) -> Tensor:
+    """The loss of each of `images`, (B,), as many at once as the task's plan allows; `loss` makes it of a task."""
+    return torch.cat([loss(part)(images[rows]) for rows, part in task.parts(task.plan.sight)])
 
 
 class Fallback(UserWarning):
@@ -236,7 +222,12 @@ def generate(
     state = step.init(start) if isinstance(start, Tensor) else start
     schedule = task.model.schedule
     times = tail(grid(schedule, steps) if grid else schedule.times(steps), strength)
-    latents = step.final(sample_state(denoiser, state, times, step=step, on_step=on_step))
+    latents = torch.cat(
+        [
+            step.final(sample_state(part, tuple(x[rows] for x in state), times, step=step, on_step=on_step))
+            for rows, part in _parts(task, denoiser)
+        ]
+    )
     images = decoded(task, latents)
     return Result(images, latents, state[0], None if task.loss is None else scored(task, images))
 
@@ -246,7 +237,17 @@ def inverted(task: Task, *, steps: int, step: Step, strength: float = 1.0, on_st
     """The solver's state from which the last `strength` of the chain leads to the task's photos."""
     photo = task.edited()
     times = tail(task.model.schedule.times(steps), strength)
-    return invert(photo.denoiser, task.model.encode(photo.images), times, step=step, on_step=on_step)
+    states = [
+        invert(part, task.model.encode(photo.images[rows]), times, step=step, on_step=on_step)
+        for rows, part in _parts(task, photo.denoiser)
+    ]
+    return tuple(torch.cat(latents) for latents in zip(*states, strict=True))
+
+
+def _parts(task: Task, denoiser: Denoiser) -> list[tuple[list[int], Denoiser]]:
+    """The numbers of the images in each group that the task's plan computes together, and `denoiser` for them."""
+    parts = task.parts(task.plan.together)
+    return [(rows, denoiser if len(parts) == 1 else denoiser.of(rows)) for rows, _ in parts]
 
 
 def chosen(index: Tensor, candidates: Sequence[Tensor]) -> Tensor:

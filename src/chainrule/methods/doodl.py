@@ -143,7 +143,7 @@ def start(task: Task, settings: Doodl, x_T: Tensor | State | None = None, on_ste
     `x_T` is the noise (B, C, h, w), or the solver's state at the noisy end, as an inversion gives it.
     """
     if settings.final_steps is not None and (settings.mix is not None or task.photo is not None):
-        raise UserError("only DDIM from noise can draw with other steps at the end: leave final_steps away, or set mix")
+        raise UserError("only DDIM from noise can draw with other steps at the end: leave final_steps away")
     if x_T is None and task.photo is not None:
         x_T = inverted(task, steps=settings.steps, step=settings.step, on_step=on_step)
     if x_T is None:
@@ -158,9 +158,7 @@ def start(task: Task, settings: Doodl, x_T: Tensor | State | None = None, on_ste
 
 def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> DoodlState:
     """One iteration of Algorithm 1 for each image that is not good enough yet."""
-    todo = [
-        row for row, loss in enumerate(state.best_losses.tolist()) if settings.target is None or loss > settings.target
-    ]
+    todo = (~_good(settings, state.best_losses)).nonzero().flatten().tolist()
     size = task.plan.together or len(todo)
     if len(todo) == len(task.seeds) <= size:
         return _advance(task, settings, state, on_step)
@@ -185,7 +183,7 @@ def _advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | N
         _check(f"the loss {name}", values, k, task.seeds)
 
     with torch.no_grad():  # the best is chosen by whole images: of crops, the best are the luckiest
-        scores = scored(replace(task, loss=task.wanted().replayed(noise, CROPS)), images)
+        scores = scored(task, images, lambda task: task.wanted().replayed(task.noise, CROPS))
     latents = step.final(last).detach()
     better = (scores < state.best_losses)[:, None, None, None]
     best = {
@@ -244,12 +242,12 @@ def doodl(
     gradient stops being finite.
     """
     settings = settings or Doodl()
-    last = start(task, settings, x_T, on_step)
+    last, task = within_memory(task, lambda task: start(task, settings, x_T, on_step))
     for state in run(task, settings, last, on_step):
         last = state
         if on_iteration:
             on_iteration(state)
-    return result(task, settings, last, on_step)
+    return within_memory(task, lambda task: result(task, settings, last, on_step))[0]
 
 
 @torch.no_grad()
