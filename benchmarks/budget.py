@@ -9,6 +9,7 @@ chosen on other seeds (`--tune`). Prompts and seeds are shared; intervals are ov
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -21,17 +22,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import chainrule
-from base import Passes, machine, publish, table
+from base import RESULTS, Passes, machine, publish, table
 from chainrule.loss import load_classifier
 from chainrule.loss.classifier import ImageClassifier
 from chainrule.methods import Adam, Doodl, DoodlState, Momentum, Result, Task, best, draws
 from chainrule.methods.base import generate
 from chainrule.methods.doodl import result, run, start
 from chainrule.methods.presets import preset
+from chainrule.pictures import chart
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES
 from chainrule.scenes.judge import load_judge
 from contest import Case, options, over_groups
-from vocabulary import cases
+from vocabulary import PROMPTS, cases
 
 FIRST_SEED, TUNING_SEED = 30_000, 40_000
 MARKS = (1, 2, 3, 4, 6, 8, 11, 15, 21, 31, 41)
@@ -134,14 +136,14 @@ TUNING = [
 
 @dataclass(frozen=True)
 class Track:
-    """Whether the judge saw the wanted shape, (k, cases, seeds), after each of k iterations, and the network passes for
-    an image until then, (k,), the mean of all."""
+    """Whether the judge saw the wanted shape, (k, prompts x classes, seeds), after each of k iterations, and the passes
+    for an image until then, (k,), the mean of all."""
 
     passes: Tensor
     right: Tensor
 
     def at(self, budget: float) -> Tensor | None:
-        """The verdicts (cases, seeds) on what came of so many passes, None if that is too few to begin."""
+        """The verdicts (prompts x classes, seeds) on what came of so many passes, None if that is too few to begin."""
         done = int((self.passes <= budget).sum())
         return self.right[done - 1] if done else None
 
@@ -168,7 +170,9 @@ def track(paths: Sequence[Path]) -> Track:
     passes = torch.stack([_longer(each["passes"], length) for each in kept])
     wanted = [SHAPES.index(HIDDEN_SHAPES[i % len(HIDDEN_SHAPES)]) for i in range(len(kept))]
     right = [_longer(each["seen"], length) == shape for each, shape in zip(kept, wanted, strict=True)]
-    return Track(passes.mean(dim=0), torch.stack(right, dim=1).float())
+    cases = torch.stack(right, dim=1).float()  # (k, prompts x batches of seeds x classes, seeds of a batch)
+    apart = cases.unflatten(1, (len(PROMPTS), -1, len(HIDDEN_SHAPES))).transpose(2, 3)
+    return Track(passes.mean(dim=0), apart.flatten(3).flatten(1, 2))
 
 
 def _longer(values: Tensor, length: int) -> Tensor:
@@ -176,27 +180,52 @@ def _longer(values: Tensor, length: int) -> Tensor:
 
 
 BUDGETS = (100, 200, 400, 800, 1510, 3000, 7500, 15_200)
+CURVE = [20 * 1.1**i for i in range(70)]
+"""Passes along the curve's axis, from 20 to 15,000."""
 
 
 def report(found: dict[Contender, Track], first: int, count: int, tune: bool) -> tuple[str, str]:
     """(the section's name, its text)."""
-    rows = [
-        [
-            contender.name,
-            each.right[0].numel(),
-            *("" if (v := each.at(b)) is None or b > 2 * each.passes[-1] else over_groups(v.numpy()) for b in BUDGETS),
-            f"{each.passes[-1]:.0f}",
-        ]
-        for contender, each in found.items()
-    ]
+    rows = []
+    for contender, each in found.items():
+        spent = [each.at(budget) if budget < 2 * each.passes[-1] else None for budget in BUDGETS]
+        cells = ["" if right is None else over_groups(right.numpy()) for right in spent]
+        rows.append([contender.name, each.right[0].numel(), *cells, f"{each.passes[-1]:.0f}"])
     text = [
         f"## Less work for the same result{', choosing on other seeds' if tune else ''}",
         f"`python benchmarks/budget.py --seeds {count}{' --tune' if tune else ''}` on {machine()}. Eight classes, two "
         f"prompts, seeds from {first}; the judge's success after so many network passes for an image (of a guidance "
         "pair, forwards or backwards); 95 % intervals over classes and prompts.",
-        table(["method", "images", *(f"{b:,} passes" for b in BUDGETS), "all of its passes"], rows),
+        table(["method", "images", *(f"{budget:,} passes" for budget in BUDGETS), "all of its passes"], rows),
     ]
+    faithful = next((contender for contender in found if contender.name == "DOODL faithful"), None)
+    if not tune and faithful:
+        few = {contender: Track(each.passes, each.right[..., :2]) for contender, each in found.items()}
+        goal = few[faithful].right[-1]
+        text.append(f"On the seeds of DOODL faithful, beside its last images ({over_groups(goal.numpy())}), paired:")
+        rows = []
+        for contender, each in few.items():
+            if contender is faithful:
+                continue
+            good = (each.right.flatten(1).mean(dim=1) >= goal.mean()).nonzero()
+            reached = f"{each.passes[good[0, 0]]:.0f}" if len(good) else "never"
+            gap = over_groups((each.right[-1] - goal).numpy())
+            rows.append([contender.name, reached, f"{each.passes[-1]:.0f}", gap])
+        text.append(table(["method", "as good after so many passes", "all of its passes", "then ahead by"], rows))
+        values = [[_mean(each.at(budget)) for each in found.values()] for budget in CURVE]
+        picture = chart(
+            "network passes, on a logarithmic scale: success",
+            torch.tensor(values),
+            [contender.name.replace("from the seed's own draw", "own draw") for contender in found],
+            (f"{CURVE[0]:.0f}", f"{CURVE[-1]:,.0f}"),
+        )
+        picture.save(RESULTS.parent / "images" / "budget.png")
+        text.append("![success against network passes](images/budget.png)")
     return "budget-tuning" if tune else "budget", "\n\n".join(text)
+
+
+def _mean(right: Tensor | None) -> float:
+    return math.nan if right is None else right.mean().item()
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import chainrule
 from chainrule import UserError
 from chainrule.cli import app
 from chainrule.estimate import Optimisation, estimate, fitted, ladder
-from chainrule.loss import Classifier, load_classifier
+from chainrule.loss import Call, Classifier, load_classifier
 from chainrule.memory import LiveBytes, bytes_of, modules, out_of_memory, parse_bytes
 from chainrule.methods import Doodl, Task, doodl
 from chainrule.plan import Plan
@@ -59,6 +59,16 @@ def test_networks_are_found_wherever_they_are() -> None:
     names = [type(module).__name__ for module in modules(model, loss)]
     assert names == ["UNet2DConditionModel", "AutoencoderKL", "CLIPTextModel", "ResNetForImageClassification"]
     layer = nn.Linear(3, 3, bias=False)
+
+    class Judge:
+        def __init__(self) -> None:
+            self.layers = {"first": [layer]}
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(1, 2, 3))
+
+    for function in (lambda images: layer(images), layer.forward, Judge()):
+        assert modules(2.0 * Call(function)) == [layer]
     assert bytes_of([layer, nn.Sequential(layer)]) == 36
 
 

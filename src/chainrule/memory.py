@@ -6,7 +6,7 @@ import re
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -43,8 +43,12 @@ def in_words(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
+ELSEWHERE = {"torch", "numpy", "PIL", "transformers", "diffusers", "tokenizers", "builtins"}
+"""Where no object holds a network that is not itself one."""
+
+
 def modules(*owners: Any) -> list[nn.Module]:
-    """Every outermost network that objects hold, in their fields, at any depth: each once."""
+    """Every outermost network that objects hold, in what they are made of, at any depth: each once."""
     found: dict[int, nn.Module] = {}
     seen: set[int] = set()
 
@@ -60,11 +64,14 @@ def modules(*owners: Any) -> list[nn.Module]:
         elif isinstance(value, (list, tuple)):
             for part in value:
                 visit(part)
-        elif hasattr(value, "components") and isinstance(value.components, dict):  # a diffusers pipeline
+        elif isinstance(value, FunctionType):
+            visit([cell.cell_contents for cell in value.__closure__ or ()])
+        elif isinstance(value, MethodType):
+            visit(value.__self__)
+        elif isinstance(getattr(value, "components", None), dict):  # a diffusers pipeline
             visit(value.components)
-        elif is_dataclass(value):
-            for field in fields(value):
-                visit(getattr(value, field.name, None))
+        elif type(value).__module__.split(".")[0] not in ELSEWHERE:
+            visit(getattr(value, "__dict__", None))
 
     for owner in owners:
         visit(owner)

@@ -119,11 +119,15 @@ def loss_curves(curves: Mapping[str, Tensor], seeds: Sequence[int]) -> Image.Ima
 
 
 def chart(name: str, history: Tensor, labels: Sequence[str], ends: tuple[str, str]) -> Image.Image:
-    """A line chart of `history` (k, n): one line for each label, from one end of the axis to the other."""
+    """A line chart of `history` (k, n): one line for each label, from one end of the axis to the other.
+
+    A line has no point where its value is not finite.
+    """
     width, height, left, right, top, bottom = 720, 420, 70, 110, 20, 50
     picture = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
-    low, high = history.min().item(), history.max().item()
+    known = history[history.isfinite()]
+    low, high = known.min().item(), known.max().item()
     high = high if high > low else low + 1.0
     across, up = (width - left - right) / max(len(history) - 1, 1), (height - top - bottom) / (high - low)
     for tick in range(5):
@@ -137,7 +141,9 @@ def chart(name: str, history: Tensor, labels: Sequence[str], ends: tuple[str, st
     for index, label in enumerate(labels):
         colour = COLOURS[index % len(COLOURS)]
         points = [
-            (left + k * across, height - bottom - (v - low) * up) for k, v in enumerate(history[:, index].tolist())
+            (left + k * across, height - bottom - (v - low) * up)
+            for k, v in enumerate(history[:, index].tolist())
+            if math.isfinite(v)
         ]
         draw.line(points if len(points) > 1 else points * 2, colour, 2)
         if index < 20:

@@ -105,9 +105,8 @@ class Run:
         optimised = self.settings.optimised.get(method)
         if optimised is None:
             return within_memory(task, lambda task: draw(self.settings, method, task, report.on_step))[0]
-        last = self._load_state(method)
-        if last is None:
-            last, task = within_memory(task, lambda task: start(task, optimised, on_step=report.on_step))
+        kept = self._load_state(method)
+        last, task = within_memory(task, lambda task: kept or start(task, optimised, on_step=report.on_step))
         for state in run(task, optimised, last, report.on_step):
             last = state
             self._save_state(method, state)

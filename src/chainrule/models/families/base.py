@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -81,13 +82,18 @@ class Backbone(Network):
     output: Output
 
     def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
-        dtype = self.module.dtype
+        dtype = self._telling.dtype
         times = torch.full((len(x),), t, device=x.device, dtype=torch.float32)
         # the gradients of its own weights would be left scaled: those that are trained should be in float32 anyway
         half = dtype == torch.float16 and not any(weight.requires_grad for weight in self.weights)
         scaling = GradientScaling(on=half)
         told = tuple(scaling.leave(v).to(dtype) if v.is_floating_point() else v for v in conditioning)
         return scaling.enter(self.ask(scaling.leave(x).to(dtype), times, told).to(x.dtype))
+
+    @cached_property
+    def _telling(self) -> Tensor:
+        """A weight that tells the network's dtype. diffusers' own answer walks through all modules, each time."""
+        return next(weight for weight in self.module.parameters() if weight.dtype == self.module.dtype)
 
     @abstractmethod
     def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
