@@ -115,9 +115,9 @@ def test_it_grows_with_the_steps_by_a_latent_and_with_what_is_kept_by_a_graph(tm
 
     latents = 3 * 4 * 16 * 16 * 4
     assert peak(50, 0) - peak(20, 0) == 30 * latents
-    graph = peak(20, 6) - peak(20, 5)
+    graph = peak(20, 12) - peak(20, 11)
     assert graph > 100 * latents
-    assert peak(20, 11) - peak(20, 10) == graph
+    assert peak(20, 20) - peak(20, 12) == 8 * graph
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,8 @@ class Optimisation:
         """What it takes if `keep` steps are kept (None: as many as the task's plan keeps)."""
         settings, state, short = self.settings, self.state, min(2, self.settings.steps) * self.state
         keep = self.task.plan.keep if keep is None else keep
-        keep, own = min(keep, settings.steps), OWN * self.images * state // len(self.task.seeds)
+        keep, together = min(keep, settings.steps), len(self.task.seeds)
+        own = OWN * state * self.images // together * (1 if self.images == together else 2)
         weights, phases = resident(self.task), self.phases(keep)
         return Estimate(
             method,
@@ -135,7 +136,8 @@ class Optimisation:
 
 
 OWN = 5
-"""The states that an optimisation carries: the noise, its best, the optimiser's two, and the next."""
+"""The states that an optimisation carries: the noise, its best, the optimiser's two, and the next; twice as many if it
+goes on with some images before others."""
 
 
 def _phases(task: Task, settings: Doodl, steps: int, keep: int) -> Phases:

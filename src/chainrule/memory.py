@@ -50,12 +50,12 @@ ELSEWHERE = {"torch", "numpy", "PIL", "transformers", "diffusers", "tokenizers",
 def modules(*owners: Any) -> list[nn.Module]:
     """Every outermost network that objects hold, in what they are made of, at any depth: each once."""
     found: dict[int, nn.Module] = {}
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # with the objects: the number of one that is gone may be another's
 
     def visit(value: Any) -> None:
         if id(value) in seen or isinstance(value, (str, bytes, int, float, Tensor, type)):
             return
-        seen.add(id(value))
+        seen[id(value)] = value
         if isinstance(value, nn.Module):
             found[id(value)] = value
         elif isinstance(value, dict):

@@ -262,7 +262,7 @@ def checkpoint(
     found: dict[str, Any] = {"model": named(model), "size": parse_size(size), "variant": variant, "dtype": dtype}
     added = {"embeddings": embedding, "loras": lora}
     found |= {name: [path.expanduser().absolute() for path in paths] for name, paths in added.items() if paths}
-    return found | {"device": device, "memory": None if memory is None else parse_bytes(memory)}
+    return found | {"device": device} | ({} if memory is None else {"memory": parse_bytes(memory)})
 
 
 def new_folder(output: Path | None, prompt: str) -> Path:
