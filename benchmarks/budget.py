@@ -129,8 +129,6 @@ TUNING = [
     variant("best of 8, 5 steps", start_of=8, iterations=10, steps=5),
     variant("best of 8, 10 steps, until 0.03", start_of=8, target=0.03),
     variant("best of 8, 10 steps, Adam", start_of=8, iterations=10, optimiser=Adam(rate=0.05)),
-    variant("rate 300, 10 steps", optimiser=Momentum(rate=300.0, clip=None)),
-    variant("rate 30, 10 steps", optimiser=Momentum(rate=30.0, clip=None)),
 ]
 
 

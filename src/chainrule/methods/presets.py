@@ -60,7 +60,8 @@ QUICK = Doodl(
     final_steps=50,
 )
 """A tenth of the paper's network passes at most: a cheap look at 16 draws, DDIM in 10 steps instead of EDICT in 50, no
-clip, images that are good enough left alone, and 50 steps for the last image only. By `benchmarks/budget.py --tune`."""
+clip, images that are good enough left alone, and 50 steps for the last image only. The solver, the optimiser, the stop
+and that a search pays by `benchmarks/budget.py --tune`; as many draws and iterations as a tenth allows."""
 
 
 def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Preset:
