@@ -210,11 +210,11 @@ def report(found: dict[Contender, Track], first: int, count: int, tune: bool) ->
             gap = over_groups((each.right[-1] - goal).numpy())
             rows.append([contender.name, reached, f"{each.passes[-1]:.0f}", gap])
         text.append(table(["method", "as good after so many passes", "all of its passes", "then ahead by"], rows))
-        values = [[_mean(each.at(budget)) for each in found.values()] for budget in CURVE]
+        values = [[_mean(each, budget) for each in found.values()] for budget in CURVE]
         picture = chart(
             "network passes, on a logarithmic scale: success",
             torch.tensor(values),
-            [contender.name.replace("from the seed's own draw", "own draw") for contender in found],
+            [contender.name.removeprefix("DOODL ").replace(", from the seed's", ",") for contender in found],
             (f"{CURVE[0]:.0f}", f"{CURVE[-1]:,.0f}"),
         )
         picture.save(RESULTS.parent / "images" / "budget.png")
@@ -222,7 +222,9 @@ def report(found: dict[Contender, Track], first: int, count: int, tune: bool) ->
     return "budget-tuning" if tune else "budget", "\n\n".join(text)
 
 
-def _mean(right: Tensor | None) -> float:
+def _mean(track: Track, budget: float) -> float:
+    """The success after so many passes, none before a method begins and after it has ended."""
+    right = track.at(budget) if budget < 1.1 * track.passes[-1] else None
     return math.nan if right is None else right.mean().item()
 
 
