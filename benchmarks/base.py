@@ -54,10 +54,10 @@ def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_cou
 
 
 class Passes:
-    """Counts the images that go through a network, forwards and backwards: two make a pass of a guidance pair."""
+    """Counts the `images` that go through a network, both ways, and `backwards`: two make a pass of a guidance pair."""
 
     def __init__(self, model: Model) -> None:
-        self.images = 0
+        self.images = self.backwards = 0
         self._handle = model.network.module.register_forward_hook(self._forwards)  # type: ignore[attr-defined]
 
     def __enter__(self) -> Passes:
@@ -73,3 +73,4 @@ class Passes:
 
     def _backwards(self, gradient: torch.Tensor) -> None:
         self.images += len(gradient)
+        self.backwards += len(gradient)

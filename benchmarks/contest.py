@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from base import table
+from base import Passes, table
 from chainrule.methods import Adam, Doodl, Result, Task, best_of, doodl, one_step, plain
 from chainrule.methods.presets import Preset
 from chainrule.metrics import Interval, bootstrap
@@ -88,8 +88,7 @@ class Contest:
 
     def __init__(self, model: Model, work: Path, weights: Sequence[Path]) -> None:
         self.model, self.work, self.weights = model, work, weights
-        self.images = 0
-        model.network.module.register_forward_hook(self._forwards)  # type: ignore[attr-defined]
+        self.count = Passes(model)
 
     @cached_property
     def _made_with(self) -> bytes:
@@ -122,11 +121,11 @@ class Contest:
             path = self._path(contender, case)
             if path.exists():
                 continue
-            self.images, began = 0, time.perf_counter()
+            self.count.images, began = 0, time.perf_counter()
             result = contender.method(case.task(), **contender.settings)
             seconds = time.perf_counter() - began
             path.parent.mkdir(parents=True, exist_ok=True)
-            cost = torch.tensor([self.images / 2, seconds]) / len(case.seeds)
+            cost = torch.tensor([self.count.images / 2, seconds]) / len(case.seeds)
             partial = path.with_suffix(f".{time.time_ns()}")
             save_file({"images": result.images.contiguous().clone(), "cost": cost}, partial)
             partial.replace(path)
@@ -145,14 +144,6 @@ class Contest:
         costs = costs[costs[:, 0] > 0]
         passes, seconds = costs[:, 0].mean().item(), costs[:, 1].median().item()
         return Made(torch.cat([each["images"] for each in kept]), passes, seconds)
-
-    def _forwards(self, module: object, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        self.images += len(inputs[0])
-        if output[0].requires_grad:
-            output[0].register_hook(self._backwards)
-
-    def _backwards(self, gradient: Tensor) -> None:
-        self.images += len(gradient)
 
 
 class Rivals:

@@ -7,15 +7,15 @@ guidance pair), how often the loss, and how long it takes, all methods in one ru
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 import chainrule
-from base import machine, publish, table
+from base import Passes, machine, publish, table, timed
 from chainrule.loss import Classifier, load_classifier
 from chainrule.loss.base import Term
 from chainrule.methods import Doodl, Task, doodl, noise_aware, one_step, plain
@@ -57,24 +57,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     torch.set_num_threads(parser.parse_args().threads)
     model, rows = chainrule.load(), []
-    counts = {"forwards": 0, "backwards": 0}
-
-    def backwards(gradient: Tensor) -> None:
-        counts["backwards"] += len(gradient)
-
-    def forwards(module: object, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        counts["forwards"] += len(inputs[0])
-        if output[0].requires_grad:
-            output[0].register_hook(backwards)
-
-    model.network.module.register_forward_hook(forwards)  # type: ignore[attr-defined]
     for name, method in METHODS.items():
         loss = Counted(Classifier(load_classifier(), WANTED))
-        counts.update(forwards=0, backwards=0)
-        began = time.perf_counter()
-        method(Task(model, model.denoiser(PROMPT), (0,), loss))
-        seconds = time.perf_counter() - began
-        rows.append([name, counts["forwards"] // 2, counts["backwards"] // 2, loss.images, f"{seconds:.1f}"])
+        task = Task(model, model.denoiser(PROMPT), (0,), loss)
+        with Passes(model) as count:
+            seconds = timed(partial(method, task))
+        forwards = (count.images - count.backwards) // 2
+        rows.append([name, forwards, count.backwards // 2, loss.images, f"{seconds:.1f}"])
     text = [
         "## What guidance costs",
         f"`python benchmarks/costs.py` on {machine()}. One image, {STEPS} steps; network calls are on one guidance "

@@ -10,11 +10,9 @@ from __future__ import annotations
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 import chainrule
 from base import machine, publish, table
@@ -25,7 +23,7 @@ from chainrule.methods import Doodl, Task, doodl
 from chainrule.plan import Plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from tiny import family, save_classifier  # type: ignore[import-not-found]
+from tiny import allocated, family, save_classifier  # type: ignore[import-not-found]
 
 MODELS = ("scenes", "Stable Diffusion 1.x", "Stable Diffusion XL", "Stable Diffusion 3")
 PLANS = (Plan(keep=4), Plan(), Plan(seen=1, together=2), Plan(seen=1, together=1, rebuilt=True))
@@ -33,18 +31,6 @@ SETTINGS = {
     "DDIM": Doodl(iterations=1, steps=8, mix=None, crops=2),
     "EDICT": Doodl(iterations=1, steps=8, mix=0.99, crops=2),
 }
-
-
-def allocated(work: Callable[[], object]) -> int:
-    """The most bytes that the allocator had given out at once during some work."""
-    live = peak = 0
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak
 
 
 def task(name: str, folder: Path) -> Task:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from typer.testing import CliRunner
 
 import chainrule
@@ -21,21 +19,9 @@ from chainrule.memory import LiveBytes, bytes_of, modules, out_of_memory, parse_
 from chainrule.methods import Doodl, Task, doodl
 from chainrule.plan import Plan
 from chainrule.settings import Settings
-from tiny import family, save_classifier, save_family
+from tiny import allocated, family, save_classifier, save_family
 
 pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
-
-
-def allocated(work: Callable[[], object]) -> int:
-    """The most bytes that the allocator itself had given out during some work."""
-    live = peak = 0
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak
 
 
 def test_live_bytes_are_those_that_are_made() -> None:

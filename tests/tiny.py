@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ from diffusers import (
     UNet2DModel,
 )
 from safetensors.torch import save_file
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -269,3 +271,15 @@ def save_classifier(folder: Path) -> ViTForImageClassification:
     network.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(PREPROCESSOR)
     return network
+
+
+def allocated(work: Callable[[], object]) -> int:
+    """The most bytes that the allocator itself had given out during some work."""
+    live = peak = 0
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
