@@ -72,6 +72,7 @@ SHARED = {
     ("scenes", "train", "rater"): (("scenes", "rating"),),
     ("scenes", "train", "unet"): (("scenes", "train", "clip"),),
     ("scenes", "train", "noise_aware"): (("scenes", "train", "unet"),),
+    ("scenes", "train", "semantic"): (("scenes", "train", "unet"),),
 }
 """The few files that build on a neighbour, and why."""
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 
+from chainrule.constraint import imposed
 from chainrule.errors import UserError
 from chainrule.gradient.base import Chain
 from chainrule.memory import bytes_of, in_words, measured, modules, out_of_memory
@@ -142,10 +143,11 @@ goes on with some images before others."""
 
 def _phases(task: Task, settings: Doodl, steps: int, keep: int) -> Phases:
     times = tuple(task.model.schedule.times(settings.steps).tolist())[: steps + 1]
-    state = settings.step.init(task.x_T)
+    step, latents = imposed(settings.step, task.constraints), settings.step.init(task.x_T)
     with torch.enable_grad(), measured(task.model.device) as memory:
-        x_T = torch.stack(state).requires_grad_()
-        last = settings.gradient(keep).integrate(Chain(task.denoiser, times, settings.step), x_T.unbind())
+        x_T = torch.stack(latents).requires_grad_()
+        chain = Chain(task.denoiser, times, step)
+        last = step.latents(settings.gradient(keep).integrate(chain, step.begin(x_T.unbind())))
         walk = memory.peak
         memory.restart()
         found = judged(task, partial(seen_in, settings, 0), last)

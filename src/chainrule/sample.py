@@ -28,8 +28,9 @@ def sample(
 ) -> Tensor:
     """The latent at the end of the chain that starts at the noise `x_T`, both (B, C, h, w).
 
-    `times` (T + 1,) fall from noise to image (`Schedule.times`). The result is differentiable with respect to `x_T` and
-    `denoiser.inputs`, in the way that `gradient` says; in `torch.no_grad()` no graph is built. `x_T` is not changed.
+    `times` (T + 1,) fall from noise to image (`Schedule.times`); for a step that `rises` they may rise too. The result
+    is differentiable with respect to `x_T` and `denoiser.inputs`, in the way that `gradient` says; in `torch.no_grad()`
+    no graph is built. `x_T` is not changed.
     Raises UserError if a latent stops being finite.
     """
     return step.final(sample_state(denoiser, step.init(x_T), times, step=step, gradient=gradient, on_step=on_step))
@@ -68,13 +69,24 @@ def sample_state(
     return last
 
 
+@torch.no_grad()
+def visited(
+    denoiser: Denoiser, x_0: Tensor, times: Tensor, *, step: Step = _DDIM, on_step: OnStep | None = None
+) -> dict[float, Tensor]:
+    """The latent of each of the `times` on the way of `invert`, from the image to the noise."""
+    chain = _chain(denoiser, times, step, backwards=True, on_step=on_step)
+    states = chain.walk(step.init(x_0))
+    return {t: step.final(state) for t, state in zip(reversed(chain.times), states, strict=True)}
+
+
 def _chain(denoiser: Denoiser, times: Tensor, step: Step, *, backwards: bool, on_step: OnStep | None) -> Chain:
-    visited = tuple(times.tolist())
-    if len(visited) < 2 or any(s >= t for t, s in pairwise(visited)):
+    asked = tuple(times.tolist())
+    if len(asked) < 2 or any(s == t or (s > t and not step.rises) for t, s in pairwise(asked)):
         raise UserError(
             "a chain needs at least two times, falling from noise to image; `schedule.times(50)` makes them"
+            f"{'' if step.rises else ', and only DDPM can rise to a noisier one'}"
         )
-    return Chain(denoiser, visited, step, backwards, on_step)
+    return Chain(denoiser, asked, step, backwards, on_step)
 
 
 def _walked(gradient: Gradient, chain: Chain, state: State) -> State:

@@ -219,3 +219,26 @@ def tail(times: Tensor, strength: float) -> Tensor:
     if not 0.0 < strength <= 1.0:
         raise UserError(f"the strength is the share of the chain to redo, above 0 and at most 1, not {strength}")
     return times[-1 - max(1, round(strength * (len(times) - 1))) :]
+
+
+def resampled(times: Tensor, length: int, repeats: int) -> Tensor:
+    """A chain's `times` with RePaint's jumps (Lugmayr et al. 2022, algorithm 1 and appendix B).
+
+    After each `length` steps the chain goes back up by as many, `repeats` - 1 times, and comes down again. Going up
+    by several steps at once is the same in distribution as by one after the other.
+
+    >>> resampled(torch.tensor([4.0, 3.0, 2.0, 1.0, END]), 2, 2).tolist()
+    [4.0, 3.0, 2.0, 1.0, 3.0, 2.0, 1.0, -1.0]
+    """
+    if length < 1 or repeats < 1:
+        raise UserError(f"jumps have a length and a number of 1 or more, not {length} and {repeats}")
+    last = len(times) - 2  # the cleanest time at which the network is asked
+    left = dict.fromkeys(range(last, length - 1, -length), repeats - 1)
+    place, visited = 0, [0]
+    while place < last + 1:
+        up = left.get(place, 0) > 0
+        if up:
+            left[place] -= 1
+        place += -length if up else 1
+        visited.append(place)
+    return times[visited]

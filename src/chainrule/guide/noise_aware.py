@@ -1,6 +1,7 @@
 """Classifier guidance with a classifier that knows noisy latents: Dhariwal & Nichol 2021, section 4.
 
-    eps' = eps + scale sigma d energy(x_t, t) / d x_t
+    eps' = eps + scale sigma d energy(x_t, t) / d x_t                       DDIM, algorithm 2: `NoiseAware`
+    x_s = N(mu - scale Sigma d energy(x_t, t) / d x_t, Sigma)               DDPM, algorithm 1: `NoiseAwareMean`
 
 `energy` is -log p(class | x_t, t) in the paper, or any loss of the noisy latent. The generator itself needs no backward
 pass, but someone has to have trained the classifier on its noise.
@@ -8,14 +9,16 @@ pass, but someone has to have trained the classifier on its noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from chainrule.denoiser import Denoiser, Prediction, Wrapper
 from chainrule.guide.base import pushed
+from chainrule.step.base import State, Step
+from chainrule.step.ddpm import DDPM
 
 Energy = Callable[[Tensor, float], Tensor]
 """(x_t (B, C, h, w), t) -> (B,), lower where the image should go."""
@@ -34,9 +37,48 @@ class NoiseAware(Wrapper):
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         if alpha == 0.0:  # zero terminal SNR: x_t holds nothing of the image yet, so nothing of it can be pushed
             return prediction
-        differentiable = torch.is_grad_enabled() and x.requires_grad
-        with torch.enable_grad():
-            leaf = x if differentiable else x.detach().requires_grad_()
-            energy = self.energy(leaf, t).sum()
-            (gradient,) = torch.autograd.grad(energy, leaf, create_graph=differentiable)
-        return pushed(prediction, self.scale * sigma * gradient, alpha, sigma)
+        return pushed(prediction, self.scale * sigma * uphill(self.energy, x, t), alpha, sigma)
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseAwareMean(Step):
+    """DDPM's step with its mean moved downhill; at equal `scale` it pushes about as much as `NoiseAware` does."""
+
+    solver: DDPM
+    energy: Energy
+    scale: float
+
+    order = 1
+    calls = 1
+    reversible = False
+    rises = True
+
+    def init(self, x: Tensor) -> State:
+        return self.solver.init(x)
+
+    def begin(self, latents: State) -> State:
+        return self.solver.begin(latents)
+
+    def of(self, rows: Sequence[int]) -> NoiseAwareMean:
+        return replace(self, solver=self.solver.of(rows))
+
+    def step(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
+        after = self.solver.step(denoiser, state, t, s)
+        if s > t:
+            return after
+        down = self.solver.variance(denoiser.schedule, t, s) * uphill(self.energy, state[0], t)
+        return self.solver.moved(after, (after[0] - self.scale * down,))
+
+    def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
+        return self.solver.inverse(denoiser, state, t, s)
+
+    def final(self, state: State) -> Tensor:
+        return self.solver.final(state)
+
+
+def uphill(energy: Energy, x: Tensor, t: float) -> Tensor:
+    """d energy / d x, (B, C, h, w), itself differentiable where `x` wants a gradient."""
+    differentiable = torch.is_grad_enabled() and x.requires_grad
+    with torch.enable_grad():
+        leaf = x if differentiable else x.detach().requires_grad_()
+        return torch.autograd.grad(energy(leaf, t).sum(), leaf, create_graph=differentiable)[0]

@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from chainrule.constraint import Constraint, Inpaint, Noised, imposed
+from chainrule.constraint.inpaint import KNOWN, on_latents
 from chainrule.denoiser import Denoiser
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
@@ -33,16 +35,33 @@ class Photo:
     """Pictures to be edited: `images` (B, 3, H, W) in [0, 1] of sides that the model can make (`Codec.multiple`).
 
     `denoiser` is what they are inverted under: told what they show, or nothing (no prompt, no guidance). `size` is the
-    (height, width) of the original, whose proportions a result should have.
+    (height, width) of the original, whose proportions a result should have. `mask` (B, 1, H, W) in [0, 1] is 1 where
+    they may change (None: everywhere), and `exact` puts the photo's own pixels back elsewhere at the end. `x_T`
+    (B, C, h, w) is the noise of pictures that the model itself has made by DDIM under `denoiser`.
     """
 
     images: Tensor
     denoiser: Denoiser
     size: tuple[int, int]
+    mask: Tensor | None = None
+    exact: bool = False
+    x_T: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        wanted = (len(self.images), 1, *self.images.shape[2:])
+        if self.mask is not None and self.mask.shape != wanted:
+            raise UserError(f"the mask is {tuple(self.mask.shape)} and must be {wanted}, like the photos it is for")
 
     def of(self, rows: Sequence[int]) -> Photo:
         """Some of the photos."""
-        return Photo(self.images[list(rows)], self.denoiser.of(rows), self.size)
+        images, mask, x_T = (None if v is None else v[list(rows)] for v in (self.images, self.mask, self.x_T))
+        return replace(self, images=images, denoiser=self.denoiser.of(rows), mask=mask, x_T=x_T)
+
+    def kept(self, images: Tensor) -> Tensor:
+        """`images` (B, 3, H, W), with the photos' own pixels outside the mask if that was asked for."""
+        if self.mask is None or not self.exact:
+            return images
+        return self.mask * images + (1 - self.mask) * self.images
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +70,7 @@ class Task:
 
     `denoiser` is the model's with the prompt filled in, `loss` None for methods that need none, `photo` what the images
     are made of where they are not made of noise (one for each seed), `plan` how all that fits memory (`under`).
+    `constraints` hold between the steps of any method's chain (`masked` adds that of a photo's mask).
     """
 
     model: Model
@@ -59,6 +79,7 @@ class Task:
     loss: Loss | None = None
     photo: Photo | None = None
     plan: Plan = PLAIN
+    constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
         if self.photo is not None and len(self.photo.images) != len(self.seeds):
@@ -79,7 +100,8 @@ class Task:
     def of(self, rows: Sequence[int]) -> Task:
         """The same for some of the images."""
         seeds, photo = tuple(self.seeds[row] for row in rows), self.photo and self.photo.of(rows)
-        return replace(self, denoiser=self.denoiser.of(rows), seeds=seeds, photo=photo)
+        constraints = tuple(constraint.of(rows) for constraint in self.constraints)
+        return replace(self, denoiser=self.denoiser.of(rows), seeds=seeds, photo=photo, constraints=constraints)
 
     def parts(self, size: int | None = None) -> list[tuple[list[int], Task]]:
         """The images in groups of `size` (None: all in one): the numbers of each group's images, and its task."""
@@ -87,6 +109,11 @@ class Task:
         if size is None or size >= len(rows):
             return [(rows, self)]
         return [(group, self.of(group)) for start in rows[::size] if (group := rows[start : start + size])]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images of `latents`; the photos' own pixels where they are to be kept exactly."""
+        images = self.model.decode(latents)
+        return images if self.photo is None else self.photo.kept(images)
 
     def under(self, plan: Plan) -> Task:
         """This task with its networks arranged as `plan` has it."""
@@ -147,7 +174,7 @@ def _judged(task: Task, loss: Callable[[Task], Loss], latents: Tensor, weight: f
     terms, gradients, images = [], [], []
     for rows, part in task.parts(task.plan.sight):
         leaf = latents.detach()[rows].requires_grad_(torch.is_grad_enabled())
-        made = part.model.decode(leaf)
+        made = part.decode(leaf)
         values = weight * loss(part).terms(made)
         gradients.append(torch.autograd.grad(values.sum(), leaf)[0] if leaf.requires_grad else 0 * leaf)
         terms.append(values.detach())
@@ -157,7 +184,7 @@ def _judged(task: Task, loss: Callable[[Task], Loss], latents: Tensor, weight: f
 
 def decoded(task: Task, latents: Tensor) -> Tensor:
     """The images of `latents` (B, C, h, w), as many at once as the task's plan allows."""
-    return torch.cat([part.model.decode(latents[rows]) for rows, part in task.parts(task.plan.sight)])
+    return torch.cat([part.decode(latents[rows]) for rows, part in task.parts(task.plan.sight)])
 
 
 def scored(task: Task, images: Tensor, loss: Callable[[Task], Loss] = Task.wanted) -> Tensor:
@@ -216,20 +243,19 @@ def generate(
 ) -> Result:
     """The images of `start` under `denoiser`, with the task's loss of each (on the whole image) if it has one.
 
-    `start` is noise (B, C, h, w), or the solver's state at the beginning of the last `strength` of the chain, whose
-    times are those of `grid` (None: the checkpoint's own).
+    `start` is noise (B, C, h, w), or the solver's latents at the beginning of the last `strength` of the chain, whose
+    times are those of `grid` (None: the checkpoint's own). The task's constraints hold.
     """
-    state = step.init(start) if isinstance(start, Tensor) else start
+    begun = step.latents(step.init(start)) if isinstance(start, Tensor) else start
     schedule = task.model.schedule
     times = tail(grid(schedule, steps) if grid else schedule.times(steps), strength)
-    latents = torch.cat(
-        [
-            step.final(sample_state(part, tuple(x[rows] for x in state), times, step=step, on_step=on_step))
-            for rows, part in _parts(task, denoiser)
-        ]
-    )
-    images = decoded(task, latents)
-    return Result(images, latents, state[0], None if task.loss is None else scored(task, images))
+    latents = []
+    for rows, part, told in _parts(task, denoiser):
+        solver = imposed(step.of(rows), part.constraints)
+        state = solver.begin(tuple(x[rows] for x in begun))
+        latents.append(solver.final(sample_state(told, state, times, step=solver, on_step=on_step)))
+    images = decoded(task, torch.cat(latents))
+    return Result(images, torch.cat(latents), begun[0], None if task.loss is None else scored(task, images))
 
 
 @torch.no_grad()
@@ -239,15 +265,61 @@ def inverted(task: Task, *, steps: int, step: Step, strength: float = 1.0, on_st
     times = tail(task.model.schedule.times(steps), strength)
     states = [
         invert(part, task.model.encode(photo.images[rows]), times, step=step, on_step=on_step)
-        for rows, part in _parts(task, photo.denoiser)
+        for rows, _, part in _parts(task, photo.denoiser)
     ]
     return tuple(torch.cat(latents) for latents in zip(*states, strict=True))
 
 
-def _parts(task: Task, denoiser: Denoiser) -> list[tuple[list[int], Denoiser]]:
-    """The numbers of the images in each group that the task's plan computes together, and `denoiser` for them."""
+@torch.no_grad()
+def noised(task: Task, z: Tensor, steps: int, strength: float, draw: int = 0) -> Tensor:
+    """Latents `z` (B, C, h, w) with noise, where the last `strength` of a chain of `steps` begins; at 1, noise alone.
+
+    Draw 0 of the noise is that of the seeds' plain images.
+    """
+    eps = task.noise.normal(draw, z.shape[1:]).to(z)
+    if strength == 1.0:
+        return eps
+    schedule = task.model.schedule
+    t = tail(schedule.times(steps), strength)[0].item()
+    return schedule.alpha(t) * z + schedule.sigma(t) * eps
+
+
+@torch.no_grad()
+def untouched(task: Task) -> Result:
+    """The task's photos as the autoencoder leaves them: what an edit of strength 0 is."""
+    z = torch.cat([task.model.encode(part.edited().images) for _, part in task.parts(task.plan.together)])
+    images = decoded(task, z)
+    return Result(images, z, task.x_T, None if task.loss is None else scored(task, images))
+
+
+def by_parts(task: Task, work: Callable[[Task], Result]) -> Result:
+    """`work` on as many images as the task's plan computes together, one group after the other."""
+    parts = [work(part) for _, part in task.parts(task.plan.together)]
+    images, latents, x_T = (
+        torch.cat(each) for each in zip(*((part.images, part.latents, part.x_T) for part in parts), strict=True)
+    )
+    losses = [part.losses for part in parts if part.losses is not None]
+    return Result(images, latents, x_T, torch.cat(losses) if losses else None)
+
+
+def _parts(task: Task, denoiser: Denoiser) -> list[tuple[list[int], Task, Denoiser]]:
+    """The numbers of the images that the task's plan computes together, their task, and `denoiser` for them."""
     parts = task.parts(task.plan.together)
-    return [(rows, denoiser if len(parts) == 1 else denoiser.of(rows)) for rows, _ in parts]
+    return [(rows, part, denoiser if len(parts) == 1 else denoiser.of(rows)) for rows, part in parts]
+
+
+def masked(task: Task) -> Task:
+    """`task` whose every chain keeps the photos outside their mask (`chainrule.constraint.Inpaint`).
+
+    Raises UserError if they have none.
+    """
+    photo = task.edited()
+    if photo.mask is None:
+        raise UserError("this method fills a part of the picture: say which with a mask (--mask FILE, white = change)")
+    with torch.no_grad():
+        z = task.model.encode(photo.images)
+    known = Noised(task.model.schedule, z, task.noise, KNOWN)
+    return replace(task, constraints=(*task.constraints, Inpaint(on_latents(photo.mask, z), known)))
 
 
 def chosen(index: Tensor, candidates: Sequence[Tensor]) -> Tensor:

@@ -35,6 +35,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from chainrule.constraint import imposed
 from chainrule.errors import UserError
 from chainrule.gradient.adjoint import Adjoint
 from chainrule.gradient.base import Gradient, OnStep
@@ -171,20 +172,21 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
 
 def _advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None) -> DoodlState:
     """Generate, judge, remember the best, and move the noise."""
-    k, step, noise = state.iteration, settings.step, task.noise
+    k, step, noise = state.iteration, imposed(settings.step, task.constraints), task.noise
     done = k >= settings.iterations
 
     with torch.set_grad_enabled(not done):
         x_T = state.x_T.detach().requires_grad_(not done)
         times, gradient = task.model.schedule.times(settings.steps), settings.gradient(task.plan.keep)
-        last = sample_state(task.denoiser, x_T.unbind(), times, step=step, gradient=gradient, on_step=on_step)
+        begun = step.begin(x_T.unbind())
+        last = step.latents(sample_state(task.denoiser, begun, times, step=step, gradient=gradient, on_step=on_step))
         terms, of_last, images = judged(task, partial(seen_in, settings, k), last)
     for name, values in zip(task.wanted().names, terms, strict=True):
         _check(f"the loss {name}", values, k, task.seeds)
 
     with torch.no_grad():  # the best is chosen by whole images: of crops, the best are the luckiest
         scores = scored(task, images, lambda task: task.wanted().replayed(task.noise, CROPS))
-    latents = step.final(last).detach()
+    latents = last[0].detach()
     better = (scores < state.best_losses)[:, None, None, None]
     best = {
         "best_x_T": torch.where(better, state.x_T, state.best_x_T),

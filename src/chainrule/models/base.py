@@ -48,6 +48,13 @@ class Text(ABC):
         Raises UserError if a prompt is too long, or nothing that the model can be told.
         """
 
+    def tokens(self, prompt: str) -> list[str]:
+        """What the network reads of `prompt`, one string for each of the K places of the conditioning's first tensor.
+
+        Raises UserError if the conditioning is no sequence of tokens.
+        """
+        raise UserError("this model's prompts are no sequences of tokens, so their words cannot be told apart")
+
     def taught(self, word: str, vectors: Tensor) -> Text:
         """This text encoder with a new `word`, which reads as the token embeddings `vectors` (n, D).
 

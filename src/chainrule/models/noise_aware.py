@@ -1,7 +1,8 @@
-"""A small classifier of noisy latents, for noise-aware classifier guidance."""
+"""Small networks that see noisy latents: a classifier and an image encoder, for guidance that needs no guess of x0."""
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Callable
 
 import torch
@@ -14,13 +15,10 @@ from chainrule import bundled
 from chainrule.errors import UserError
 
 
-class NoiseAwareClassifier(ModelMixin, ConfigMixin):
-    """Residual convolutions that see the noise level: `(x_t (B, C, h, w), t (B,)) -> logits (B, labels)`."""
+class NoiseAware(ModelMixin, ConfigMixin, ABC):
+    """Residual convolutions whose norms see the noise level, on `(x_t (B, C, h, w), t (B,))`; `t` are timesteps."""
 
-    @register_to_config
-    def __init__(self, in_channels: int = 4, width: int = 48, labels: list[str] | None = None) -> None:
-        super().__init__()
-        self.labels = tuple(labels or ())
+    def _build(self, in_channels: int, width: int, out: int) -> None:
         self.stem = nn.Conv2d(in_channels, width, 3, padding=1)
         widths = (width, 2 * width, 2 * width)
         self.blocks = nn.ModuleList(
@@ -28,15 +26,42 @@ class NoiseAwareClassifier(ModelMixin, ConfigMixin):
         )
         self.embedding = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width))
         self.head = nn.Sequential(nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.out = nn.Linear(widths[-1], len(self.labels))
+        self.out = nn.Linear(widths[-1], out)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The logit of each label; `t` are training timesteps (0..999)."""
+    def features(self, x_t: Tensor, t: Tensor) -> list[Tensor]:
+        """What each block sees, (B, C', h', w'), from the finest to the coarsest."""
         embedding = self.embedding(get_timestep_embedding(t, self.config["width"]).to(x_t.dtype))
         h = self.stem(x_t)
-        for block in self.blocks:
-            h = block(h, embedding)
-        return self.out(self.head(h))
+        return [h := block(h, embedding) for block in self.blocks]
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """(B, out)."""
+        return self.out(self.head(self.features(x_t, t)[-1]))
+
+
+class NoiseAwareClassifier(NoiseAware):
+    """The logit of each label."""
+
+    @register_to_config
+    def __init__(self, in_channels: int = 4, width: int = 48, labels: list[str] | None = None) -> None:
+        super().__init__()
+        self.labels = tuple(labels or ())
+        self._build(in_channels, width, len(self.labels))
+
+
+class NoiseAwareEncoder(NoiseAware):
+    """An embedding of `dim` numbers in the space of the CLIP that it was trained beside (Liu et al. 2021)."""
+
+    @register_to_config
+    def __init__(self, in_channels: int = 4, width: int = 48, dim: int = 64) -> None:
+        super().__init__()
+        self._build(in_channels, width, dim)
+
+
+def load_noise_aware_encoder(device: str | torch.device = "cpu") -> NoiseAwareEncoder:
+    """The bundled encoder of noisy latents, in the space of the bundled CLIP (`chainrule.loss.load_clip`), frozen."""
+    network = NoiseAwareEncoder.from_pretrained(bundled.NOISE_AWARE_ENCODER, dtype=torch.float32)
+    return network.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
 def load_noise_aware(target: str, device: str | torch.device = "cpu") -> Callable[[Tensor, float], Tensor]:

@@ -31,12 +31,14 @@ class Step(ABC):
     """One solver. `order` is its order of convergence; `calls` its network calls a step, once it is under way.
 
     `reversible` says that `inverse` undoes `step` exactly, up to rounding, and evaluates the network at the very points
-    at which `step` did, in the opposite order. `chainrule.gradient.Reversible` rests on both.
+    at which `step` did, in the opposite order. `chainrule.gradient.Reversible` rests on both. One that `rises` goes to
+    noisier times as well, by adding noise.
     """
 
     order: int
     calls: int
     reversible: bool
+    rises: bool = False
 
     @abstractmethod
     def init(self, x: Tensor) -> State:
@@ -53,6 +55,22 @@ class Step(ABC):
     @abstractmethod
     def final(self, state: State) -> Tensor:
         """The latent (B, C, h, w) that a state stands for."""
+
+    def begin(self, latents: State) -> State:
+        """The state that starts a chain at `latents`, as many as it carries (`latents`; EDICT: the pair)."""
+        return latents
+
+    def latents(self, state: State) -> State:
+        """Those of a state's tensors that stand for images, each (B, C, h, w)."""
+        return (state[0],)
+
+    def moved(self, state: State, latents: State) -> State:
+        """`state` with other `latents`."""
+        return (*latents, *state[len(latents) :])
+
+    def of(self, rows: Sequence[int]) -> Step:
+        """The same for some of the images of a batch: what is random belongs to an image."""
+        return self
 
     def check(self, state: State) -> None:  # noqa: B027 - most solvers have nothing to warn of
         """Warn, at the end of a chain, if `state` shows that the chain cannot be trusted."""

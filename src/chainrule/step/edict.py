@@ -75,6 +75,9 @@ class EDICT(Step):
     def final(self, state: State) -> Tensor:
         return state[0]
 
+    def latents(self, state: State) -> State:
+        return state
+
     def check(self, state: State) -> None:
         x, y = (latent.detach().flatten(1).double() for latent in state)
         drift = ((x - y).norm(dim=1) / x.norm(dim=1)).max().item()

@@ -322,6 +322,15 @@ def check_length(pipeline: Any, tokenizer: Any, prompts: Sequence[str], limit: i
             )
 
 
+def token_strings(pipeline: Any, tokenizer: Any, prompt: str, limit: int | None = None) -> list[str]:
+    """The tokens of a prompt, filled up to as many as the text encoder reads, without marks of where words end."""
+    check_length(pipeline, tokenizer, [prompt], limit)
+    said = getattr(pipeline, "maybe_convert_prompt", lambda prompt, tokenizer: prompt)(prompt, tokenizer)
+    longest = tokenizer.model_max_length if limit is None else limit
+    ids = tokenizer(said, padding="max_length", max_length=longest).input_ids
+    return [token.removesuffix("</w>").strip("\u2581") for token in tokenizer.convert_ids_to_tokens(ids)]
+
+
 def frozen(pipeline: Any) -> Any:
     """A copy of `pipeline` that shares its weights, frozen and in evaluation mode; the original stays as it is."""
     view = copy.copy(pipeline)

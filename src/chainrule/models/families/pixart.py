@@ -15,6 +15,7 @@ from chainrule.models.families.base import (
     autoencoder,
     check_length,
     predicted,
+    token_strings,
     variance_preserving,
 )
 
@@ -57,14 +58,17 @@ class _Transformer(Backbone):
 @dataclass(frozen=True, eq=False)
 class _T5(Text):
     pipeline: Any
-    tokens: int
+    limit: int
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        check_length(self.pipeline, self.pipeline.tokenizer, prompts, self.tokens)
+        check_length(self.pipeline, self.pipeline.tokenizer, prompts, self.limit)
         text, there, _, _ = self.pipeline.encode_prompt(
             prompt=list(prompts),
             do_classifier_free_guidance=False,
             device=self.pipeline.text_encoder.device,
-            max_sequence_length=self.tokens,
+            max_sequence_length=self.limit,
         )
         return text, there
+
+    def tokens(self, prompt: str) -> list[str]:
+        return token_strings(self.pipeline, self.pipeline.tokenizer, prompt, self.limit)

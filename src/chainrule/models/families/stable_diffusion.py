@@ -17,6 +17,7 @@ from chainrule.models.families.base import (
     guidance,
     narrowing,
     predicted,
+    token_strings,
     variance_preserving,
     with_word,
 )
@@ -58,6 +59,9 @@ class _Clip(Text):
             do_classifier_free_guidance=False,
         )
         return (text,)
+
+    def tokens(self, prompt: str) -> list[str]:
+        return token_strings(self.pipeline, self.pipeline.tokenizer, prompt)
 
     def taught(self, word: str, vectors: Tensor) -> Text:
         return _Clip(with_word(self.pipeline, word, vectors))

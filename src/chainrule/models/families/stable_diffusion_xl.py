@@ -18,6 +18,7 @@ from chainrule.models.families.base import (
     guidance,
     narrowing,
     predicted,
+    token_strings,
     variance_preserving,
 )
 
@@ -72,3 +73,6 @@ class _TwoClips(Text):
             said = torch.tensor([bool(prompt) for prompt in prompts], device=text.device)
             text, pooled = text * said[:, None, None], pooled * said[:, None]
         return text, pooled
+
+    def tokens(self, prompt: str) -> list[str]:
+        return token_strings(self.pipeline, self.pipeline.tokenizer, prompt)  # the other's are the same words

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from chainrule.scenes.train import autoencoder, classifier, clip, noise_aware, rater, unet
+from chainrule.scenes.train import autoencoder, classifier, clip, noise_aware, rater, semantic, unet
 from chainrule.scenes.train.base import Settings
 
 PARTS = {
@@ -17,6 +17,7 @@ PARTS = {
     "classifier": classifier.train,
     "unet": unet.train,
     "noise-aware": noise_aware.train,
+    "semantic": semantic.train,
     "rater": rater.train,
     "judge-clip": clip.train_judge,
 }

@@ -1,0 +1,117 @@
+"""Liu et al., "More Control for Free! Image Synthesis with Semantic Diffusion Guidance", 2021.
+
+Energies of a noisy latent, by an image encoder E' that was trained to see through the noise (its norms are told t):
+
+    text      -E'(x_t, t) . E_L(text)                                       eq. 6
+    image     -E'(x_t, t) . E'(x'_t, t)                                     eq. 7
+    layout    sum_j |E'_j(x_t, t) - E'_j(x'_t, t)|^2 / (C_j h_j w_j)        eq. 8
+    style     sum_j |G'_j(x_t, t) - G'_j(x'_t, t)|^2                        eq. 9
+
+x'_t is the reference with noise. `mixed` adds them (eq. 10); `chainrule.guide.NoiseAware` guides by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from chainrule.guide.noise_aware import Energy
+from chainrule.loss.perceptual import gram
+from chainrule.noise import Noise
+from chainrule.schedule import Schedule
+
+REFERENCE = Noise((0,))
+"""The noise on a reference, the same for all images."""
+
+
+class NoisyEncoder(Protocol):
+    """E': `(x_t (B, C, h, w), t (B,)) -> (B, D)`, and the `features` of its layers, (B, C_j, h_j, w_j) each."""
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor: ...
+
+    def features(self, x_t: Tensor, t: Tensor) -> Sequence[Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """How far the picture is from a text, whose embedding is `target` (1, D)."""
+
+    encoder: NoisyEncoder
+    target: Tensor
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        return -(_embedded(self.encoder, x, t) * normalize(self.target.to(x), dim=1)).sum(dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A picture to be like, its latent `x_0` (1, C, h, w)."""
+
+    encoder: NoisyEncoder
+    schedule: Schedule
+    x_0: Tensor
+
+    def at(self, t: float) -> Tensor:
+        """x'_t."""
+        z = REFERENCE.normal(int(t), self.x_0.shape[1:]).to(self.x_0)
+        return self.schedule.alpha(t) * self.x_0 + self.schedule.sigma(t) * z
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """How far the picture shows something else than the reference."""
+
+    reference: Reference
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        mine, its = (_embedded(self.reference.encoder, each, t) for each in (x, self.reference.at(t)))
+        return -(mine * its).sum(dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How far things are from where the reference has them."""
+
+    reference: Reference
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        pairs = zip(*(_features(self.reference.encoder, each, t) for each in (x, self.reference.at(t))), strict=True)
+        return torch.stack([(mine - its).square().mean(dim=(1, 2, 3)) for mine, its in pairs]).sum(dim=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """How far the picture is from the reference's style, wherever things are."""
+
+    reference: Reference
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        pairs = zip(*(_features(self.reference.encoder, each, t) for each in (x, self.reference.at(t))), strict=True)
+        grams = [(gram(mine.flatten(2)), gram(its.flatten(2))) for mine, its in pairs]
+        return torch.stack([(mine - its).square().sum(dim=(1, 2)) for mine, its in grams]).sum(dim=0)
+
+
+def mixed(energies: Sequence[tuple[float, Energy]]) -> Energy:
+    """The weighted sum."""
+
+    def energy(x: Tensor, t: float) -> Tensor:
+        return torch.stack([weight * each(x, t) for weight, each in energies]).sum(dim=0)
+
+    return energy
+
+
+def _times(x: Tensor, t: float) -> Tensor:
+    return torch.full((len(x),), t, device=x.device)
+
+
+def _embedded(encoder: NoisyEncoder, x: Tensor, t: float) -> Tensor:
+    return normalize(encoder(x.float(), _times(x, t)), dim=1).to(x.dtype)
+
+
+def _features(encoder: NoisyEncoder, x: Tensor, t: float) -> list[Tensor]:
+    return [layer.to(x.dtype) for layer in encoder.features(x.float(), _times(x, t))]

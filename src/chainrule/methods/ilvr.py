@@ -1,0 +1,41 @@
+"""ILVR: Choi et al., "ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models", 2021.
+
+    x_s = x'_s + phi(y_s) - phi(x'_s)        after each step from share `start` to share `stop` of the chain
+
+The picture is drawn from noise by DDPM, under the prompt, and takes its low frequencies from the photo: shapes and
+colours in the large. A greater factor N leaves more freedom, and so does an earlier stop; with `stop` 1 the result's
+low frequencies are exactly the photo's (`chainrule.constraint.LowPass`).
+Limits: what is large cannot change, colours of large things least of all; N counts latent pixels, so that on Stable
+Diffusion 2 is already 16 pixels of the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chainrule.constraint import LowPass, Noised
+from chainrule.constraint.low_pass import LOW
+from chainrule.errors import UserError
+from chainrule.gradient.base import OnStep
+from chainrule.methods.base import Result, Task, generate, untouched
+from chainrule.step.ddpm import DDPM
+
+
+def ilvr(
+    task: Task,
+    *,
+    factor: int = 4,
+    start: float = 0.0,
+    stop: float = 0.5,
+    eta: float = 1.0,
+    steps: int = 50,
+    on_step: OnStep | None = None,
+) -> Result:
+    """New images of the task's seeds with the low frequencies of its photos."""
+    if not 0.0 <= start <= stop <= 1.0:
+        raise UserError(f"the low frequencies are kept from share {start} to share {stop}: they rise, from 0 to 1")
+    times = task.model.schedule.times(steps)
+    first, last = (times[round(share * steps)].item() for share in (start, stop))
+    photos = Noised(task.model.schedule, untouched(task).latents, task.noise, LOW)
+    kept = replace(task, constraints=(*task.constraints, LowPass(photos, factor, first, last)))
+    return generate(kept, task.denoiser, task.x_T, steps, step=DDPM(task.noise, eta), on_step=on_step)
