@@ -4,10 +4,10 @@ Energies of a noisy latent, by an image encoder E' that was trained to see throu
 
     text      -E'(x_t, t) . E_L(text)                                       eq. 6
     image     -E'(x_t, t) . E'(x'_t, t)                                     eq. 7
-    layout    sum_j |E'_j(x_t, t) - E'_j(x'_t, t)|^2 / (C_j h_j w_j)        eq. 8
-    style     sum_j |G'_j(x_t, t) - G'_j(x'_t, t)|^2                        eq. 9
+    layout    mean_j |E'_j(x_t, t) - E'_j(x'_t, t)|^2 / |E'_j(x'_t, t)|^2   eq. 8
+    style     mean_j |G'_j(x_t, t) - G'_j(x'_t, t)|^2 / |G'_j(x'_t, t)|^2   eq. 9
 
-x'_t is the reference with noise. `mixed` adds them (eq. 10); `chainrule.guide.NoiseAware` guides by them.
+x'_t is the reference with noise; the layers are divided by their size there, so that none drowns the others. `mixed` adds them (eq. 10); `chainrule.guide.NoiseAware` guides by them.
 """
 
 from __future__ import annotations
@@ -80,8 +80,7 @@ class Layout:
     reference: Reference
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
-        pairs = zip(*(_features(self.reference.encoder, each, t) for each in (x, self.reference.at(t))), strict=True)
-        return torch.stack([(mine - its).square().mean(dim=(1, 2, 3)) for mine, its in pairs]).sum(dim=0)
+        return _apart(*(_features(self.reference.encoder, each, t) for each in (x, self.reference.at(t))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +90,8 @@ class Style:
     reference: Reference
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
-        pairs = zip(*(_features(self.reference.encoder, each, t) for each in (x, self.reference.at(t))), strict=True)
-        grams = [(gram(mine.flatten(2)), gram(its.flatten(2))) for mine, its in pairs]
-        return torch.stack([(mine - its).square().sum(dim=(1, 2)) for mine, its in grams]).sum(dim=0)
+        layers = (_features(self.reference.encoder, each, t) for each in (x, self.reference.at(t)))
+        return _apart(*([gram(layer.flatten(2)) for layer in each] for each in layers))
 
 
 def mixed(energies: Sequence[tuple[float, Energy]]) -> Energy:
@@ -115,3 +113,9 @@ def _embedded(encoder: NoisyEncoder, x: Tensor, t: float) -> Tensor:
 
 def _features(encoder: NoisyEncoder, x: Tensor, t: float) -> list[Tensor]:
     return [layer.to(x.dtype) for layer in encoder.features(x.float(), _times(x, t))]
+
+
+def _apart(mine: Sequence[Tensor], its: Sequence[Tensor]) -> Tensor:
+    """The squared distance of each layer from the reference's, as a share of the reference's; the mean, (B,)."""
+    pairs = [(a.flatten(1), b.flatten(1)) for a, b in zip(mine, its, strict=True)]
+    return torch.stack([(a - b).square().sum(dim=1) / b.square().sum(dim=1) for a, b in pairs]).mean(dim=0)
