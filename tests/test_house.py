@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "chainrule"
 LINES = (
     "errors", "memory", "bundled", "schedule", "noise", "optimise", "denoiser", "ode", "vision", "loss", "step",
     "guide", "constraint", "control", "gradient", "sample", "models", "plan", "metrics", "methods", "scenes",
-    "pictures", "settings", "run", "estimate", "jobs", "cli", "app", "__main__",
+    "pictures", "settings", "explain", "draw", "run", "estimate", "jobs", "cli", "app", "__main__",
 )  # fmt: skip
 """From the ground floor up. A file imports from its own folder's base.py and from lines above it in this list."""
 
@@ -59,6 +59,8 @@ def test_imports_go_one_way(path: Path) -> None:
 SHARED = {
     # a preset is settings of its method; the parts of the training build on the parts trained before them
     ("methods", "presets"): (("methods", "doodl"),),
+    # it is the same guidance with other energies
+    ("methods", "semantic"): (("methods", "noise_aware"),),
     # it is the same loop with other settings
     ("methods", "adjoint_dpm"): (("methods", "doodl"),),
     # an optimisation may start at the best of several draws

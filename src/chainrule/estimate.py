@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from chainrule.constraint import imposed
+from chainrule.draw import draw
 from chainrule.errors import UserError
 from chainrule.gradient.base import Chain
 from chainrule.memory import bytes_of, in_words, measured, modules, out_of_memory
@@ -24,7 +25,6 @@ from chainrule.methods import Doodl, Task
 from chainrule.methods.base import judged
 from chainrule.methods.doodl import seen_in
 from chainrule.plan import Plan
-from chainrule.run import draw
 from chainrule.settings import Method, Settings
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
@@ -65,6 +65,51 @@ def fitted(picture: Tensor, area: int, multiple: int) -> Tensor:
     scale = math.sqrt(area / (height * width))
     sides = tuple(max(1, round(scale * side / multiple)) * multiple for side in (height, width))
     return resized(picture[None], sides)[0]
+
+
+def load_mask(path: str | Path, original: tuple[int, int], size: tuple[int, ...]) -> Tensor:
+    """The mask in a file, white where a picture may change, for images of `size` (H, W): (1, 1, H, W) of 0 and 1.
+
+    Raises UserError if there is none, or if it has not the picture's own height and width (`original`).
+    """
+    mask = load_picture(path).mean(dim=0)
+    if tuple(mask.shape) != original:
+        (h, w), (height, width) = mask.shape, original
+        raise UserError(f"the mask {path} is {w}x{h} pixels and the picture {width}x{height}: they must be as large")
+    return (functional.interpolate(mask[None, None], size, mode="area") > 0.5).float()
+
+
+NEAR, HUE, CHROMA = 0.25, math.radians(20), 0.15
+"""How far a pixel may be from a grey, in RGB, to be of it; from a colour, in hue; and how colourful it must be then."""
+
+
+def coloured(images: Tensor, colour: str) -> Tensor:
+    """Where `images` (B, 3, H, W) are of a colour ("red", "#de2626"), and a little around: (B, 1, H, W) of 0 and 1.
+
+    Raises UserError if there is no such colour.
+    """
+    try:
+        wanted = images.new_tensor(ImageColor.getrgb(colour)[:3])[None, :, None, None] / 255
+    except ValueError:
+        raise UserError(f"{colour!r} is no colour: name one (red) or write it (#de2626)") from None
+    if _chroma(wanted) > CHROMA:
+        turn = _hue(images) - _hue(wanted)
+        near = (torch.atan2(turn.sin(), turn.cos()).abs() < HUE) & (_chroma(images) > CHROMA)
+    else:
+        near = (images - wanted).norm(dim=1, keepdim=True) < NEAR
+    around = 2 * (min(images.shape[-2:]) // 32) + 1
+    return functional.max_pool2d(near.to(images), around, stride=1, padding=around // 2)
+
+
+def _chroma(images: Tensor) -> Tensor:
+    """How far from grey, (B, 1, H, W)."""
+    return images.amax(dim=1, keepdim=True) - images.amin(dim=1, keepdim=True)
+
+
+def _hue(images: Tensor) -> Tensor:
+    """The angle of the colour, in radians, (B, 1, H, W)."""
+    red, green, blue = images.split(1, dim=1)
+    return torch.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue)
 
 
 def framed(images: Tensor, size: tuple[int, int]) -> Tensor:

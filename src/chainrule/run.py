@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -27,26 +26,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import chainrule
+from chainrule.draw import draw
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
-from chainrule.guide.noise_aware import Energy
-from chainrule.methods import (
-    DoodlState,
-    Result,
-    Task,
-    best_of,
-    edict,
-    noise_aware,
-    one_step,
-    one_step_edit,
-    plain,
-    reconstruction,
-)
+from chainrule.methods import DoodlState, Result, Task
 from chainrule.methods.base import decoded, within_memory
 from chainrule.methods.doodl import result, run, start
 from chainrule.models import BUNDLED
 from chainrule.pictures import framed, grid, loss_curves, to_pil
-from chainrule.settings import GRIDS, SOLVERS, AestheticWish, ClassifierWish, Method, Settings
+from chainrule.settings import AestheticWish, ClassifierWish, Method, Settings
 
 
 @dataclass(frozen=True)
@@ -95,7 +83,10 @@ class Run:
             for method in self.settings.methods:
                 if not self._path(method).exists():
                     report.on_method(method)
-                    self._save(method, self._do(method, task, report))
+                    result = self._do(method, task, report)
+                    if result.attention is not None:
+                        self._save_attention(task, result.attention)
+                    self._save(method, result)
         except (KeyboardInterrupt, UserError):
             self.write_pictures(task)
             raise
@@ -124,6 +115,18 @@ class Run:
             tensors["losses"] = result.losses
         with atomic(self._path(method)) as path:
             save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+    def _save_attention(self, task: Task, attention: Tensor) -> None:
+        """Write where each word of the prompt looks, attention (B, K, h', w')."""
+        tokens = task.model.text.tokens(self.settings.prompt)
+        marks = set(task.model.text.tokens(""))
+        words = {f"{i} {token}": i for i, token in enumerate(tokens) if token not in marks}
+        rows = [f"seed {seed}" for seed in self.settings.seeds]
+        maps = {word: attention[:, i : i + 1] for word, i in words.items()}
+        shown = {word: (m / m.amax(dim=(2, 3), keepdim=True)).expand(-1, 3, -1, -1) for word, m in maps.items()}
+        with atomic(self.folder / "attention.png") as path:
+            picture = grid(shown, rows, {word: [""] * len(rows) for word in words}, title=self._title())
+            save_picture(picture, path, self.settings)
 
     def _save_state(self, method: Method, state: DoodlState) -> None:
         with atomic(self._path(f"{method}-state")) as path:
@@ -205,46 +208,9 @@ class Run:
     def _title(self) -> str:
         wishes = ", ".join(wish.label for wish in self.settings.wishes)
         settings = self.settings
-        what = settings.prompt if settings.photo is None else f"{settings.photo.name}  {settings.prompt}".strip()
+        shown = settings.photo.name if settings.photo else settings.source
+        what = f"{shown}  {settings.prompt}".strip()
         return what + (f"   ->   {wishes}" if wishes else "")
-
-
-def draw(settings: Settings, method: Method, task: Task, on_step: OnStep | None = None) -> Result:
-    """What a method that does not iterate makes of `task` (the settings', or some of its images)."""
-    chain: dict[str, Any] = {"steps": settings.steps, "on_step": on_step}
-    if task.photo is not None:
-        chain["step"] = settings.doodl.step
-    redone = chain if settings.strength is None else chain | {"strength": settings.strength}
-    match method:
-        case "plain":
-            solver = SOLVERS[settings.solver]
-            return plain(task, step=solver, grid=settings.grid and GRIDS[settings.grid], **chain)
-        case "best-of":
-            return best_of(task, settings.best_of, **chain)
-        case "noise-aware":
-            return noise_aware(task, energy=energy(settings), scale=settings.noise_aware_scale, **chain)
-        case "one-step" if task.photo is None:
-            return one_step(task, scale=settings.one_step_scale, **chain)
-        case "one-step":
-            return one_step_edit(task, scale=settings.one_step_scale, **redone)
-        case "reconstruction":
-            return reconstruction(task, **redone)
-        case "edict":
-            return edict(task, **redone)
-    raise ValueError(f"{method} iterates")
-
-
-def energy(settings: Settings) -> Energy:
-    """What the noise-aware classifier says of the first loss's class; raises UserError if there is none."""
-    first = next(iter(settings.wishes), None)
-    if settings.model != BUNDLED or not isinstance(first, ClassifierWish):
-        raise UserError(
-            "noise-aware guidance needs a classifier that was trained on the model's noisy latents, and the "
-            "bundled model alone has one, of shapes: leave the method away, or ask for --loss classifier=SHAPE"
-        )
-    from chainrule.models.noise_aware import load_noise_aware
-
-    return load_noise_aware(first.target, settings.device)
 
 
 def make_folder(folder: Path, settings: BaseModel) -> None:

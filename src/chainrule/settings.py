@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,13 +34,32 @@ from chainrule.loss import (
 from chainrule.loss.base import added
 from chainrule.loss.classifier import binary_cross_entropy, cross_entropy
 from chainrule.loss.perceptual import Features
-from chainrule.methods import ADJOINT_DPM, Doodl, Photo, Task
+from chainrule.methods import ADJOINT_DPM, Doodl, Photo, Task, masked, plain
+from chainrule.methods.diffedit import difference
 from chainrule.models import Model, load
-from chainrule.pictures import fitted, load_picture
+from chainrule.pictures import coloured, fitted, load_mask, load_picture, resized
 from chainrule.schedule import Grid, karras, log_snr, quadratic, uniform
 from chainrule.step import DDIM, RK4, AdamsBashforth, Adaptive, DPMSolver, Heun, Step
 
-Method = Literal["plain", "one-step", "noise-aware", "best-of", "doodl", "adjoint-dpm", "reconstruction", "edict"]
+Method = Literal[
+    "plain",
+    "one-step",
+    "noise-aware",
+    "best-of",
+    "doodl",
+    "adjoint-dpm",
+    "reconstruction",
+    "edict",
+    "ddim",
+    "sdedit",
+    "ilvr",
+    "repaint",
+    "semantic",
+    "blended",
+    "diffedit",
+    "prompt-to-prompt",
+    "asyrp",
+]
 SOLVERS: dict[str, Step] = {
     "ddim": DDIM(),
     "heun": Heun(),
@@ -50,8 +70,11 @@ SOLVERS: dict[str, Step] = {
     "adaptive": Adaptive(),
 }
 GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "log-snr": log_snr, "karras": karras}
-FOR_PHOTOS = frozenset({"one-step", "doodl", "reconstruction", "edict"})
-FROM_NOISE = frozenset({"plain", "one-step", "noise-aware", "best-of", "doodl", "adjoint-dpm"})
+BY_WORDS = frozenset({"edict", "ddim", "diffedit", "prompt-to-prompt", "asyrp"})
+"""Methods that need to know what the photo shows and what it should show."""
+IN_A_MASK = frozenset({"repaint", "blended"})
+FROM_NOISE = frozenset({"plain", "one-step", "noise-aware", "best-of", "doodl", "adjoint-dpm", "semantic"})
+FOR_PHOTOS = frozenset(get_args(Method)) - {"plain", "best-of", "adjoint-dpm"}
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -196,15 +219,38 @@ AnyWish = Annotated[
 ]
 
 
+class Editing(_Frozen):
+    """What the editing methods are asked for besides the prompts; None is a method's own default.
+
+    `repeats` is SDEdit's and RePaint's, `factor` ILVR's N, `scale` that of whatever pushes or moves (semantic guidance,
+    Blended Diffusion, Asyrp), `eta` the noise between steps; the rest is `chainrule.methods.Attention`.
+    """
+
+    repeats: int | None = Field(default=None, ge=1)
+    factor: int | None = Field(default=None, ge=1)
+    scale: float | None = None
+    eta: float | None = Field(default=None, ge=0, le=1)
+    cross: float | None = Field(default=None, ge=0, le=1)
+    own: float | None = Field(default=None, ge=0, le=1)
+    weights: dict[str, float] = Field(default_factory=dict)
+    blend: tuple[str, ...] = ()
+
+    def named(self, *names: str) -> dict[str, Any]:
+        """Of these settings, those that were asked for."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
 class Settings(_Frozen):
     """All that decides what a run makes.
 
     `size` is the images' (height, width) in pixels (None: the model's); `solver` and `grid` (None: the checkpoint's
-    times) are those of plain images from noise. With a `photo`, the images are made of it,
-    inverted under `source` (what it shows; empty: no prompt); `strength` is how much of the chain is redone (None: as
-    the method's paper does), `photo_scale` the classifier-free guidance where none is named, and DOODL's solver is
-    everyone's. `embeddings` are words that the model is taught, `loras` what is added to its weights (files). `memory`
-    is how many bytes the run may take (None: no limit is known, and graphs are rebuilt).
+    times) are those of plain images from noise. With a `photo`, the images are made of it, inverted under `source`
+    (what it shows; empty: no prompt); with a `source` alone, of the model's own pictures of that. `strength` is how
+    much of the chain is redone (None: as the method's paper does), `photo_scale` the classifier-free guidance where
+    none is named, and DOODL's solver is everyone's. `mask` says where a picture may change: a file (white), `text=...`
+    (where DiffEdit finds that it differs) or `colour=...`; `exact` keeps its pixels elsewhere. `embeddings` are words
+    that the model is taught, `loras` what is added to its weights (files). `memory` is how many bytes the run may take
+    (None: no limit is known, and graphs are rebuilt).
     """
 
     prompt: str
@@ -220,7 +266,10 @@ class Settings(_Frozen):
     wishes: tuple[AnyWish, ...] = ()
     photo: Path | None = None
     source: str = ""
-    strength: float | None = Field(default=None, gt=0, le=1)
+    mask: str | None = None
+    exact: bool = False
+    strength: float | None = Field(default=None, ge=0, le=1)
+    editing: Editing = Editing()
     one_step_scale: float = 5.0
     noise_aware_scale: float = 300.0
     best_of: int = Field(default=8, ge=1)
@@ -246,14 +295,23 @@ class Settings(_Frozen):
             embeddings=self.embeddings,
             loras=self.loras,
         )
-        if self.photo is None and not self.prompt.strip() and model.text.example is not None:
+        if not self.edits and not self.prompt.strip() and model.text.example is not None:
             raise UserError(f'the prompt is empty: say what to draw, for example "{model.text.example}"')
         for steps in {self.steps, *(settings.steps for settings in self.optimised.values())}:
             grid = GRIDS[self.grid] if self.grid else None
             _ = grid(model.schedule, steps) if grid else model.schedule.times(steps)  # an impossible number is said now
         loss = added([wish.build(self.device) for wish in self.wishes]) if self.wishes else None
-        photo = None if self.photo is None else self._photo(self.photo, model)
-        return Task(model, self._denoiser(model, self.prompt), self.seeds, loss, photo)
+        task = Task(model, self._denoiser(model, self.prompt), self.seeds, loss)
+        if not self.edits:
+            return task
+        photo = self._drawn(model) if self.photo is None else self._photo(self.photo, model)
+        task = replace(task, photo=photo)
+        return task if self.mask is None else masked(replace(task, photo=self._masked(self.mask, task, photo)))
+
+    @property
+    def edits(self) -> bool:
+        """Whether the images are made of a picture."""
+        return self.photo is not None or bool(self.source.strip())
 
     @property
     def optimised(self) -> dict[Method, Doodl]:
@@ -265,20 +323,26 @@ class Settings(_Frozen):
         """Raise UserError for what no setting alone is to blame for."""
         if self.solver == "adaptive" and find_spec("torchdiffeq") is None:
             raise UserError("the adaptive solver needs torchdiffeq: pip install 'chainrule[ode]'")
-        possible = FROM_NOISE if self.photo is None else FOR_PHOTOS
+        possible = FOR_PHOTOS if self.edits else FROM_NOISE
         for method in self.methods:
             if method not in possible:
-                what = "draws from noise" if self.photo else "edits a photo"
+                what = "draws from noise" if self.edits else "edits a photo"
                 raise UserError(f"{method} {what}: choose among {', '.join(sorted(possible))}")
-        if "edict" in self.methods and not self.prompt.strip():
-            raise UserError("edict needs to know what the photo should show: say it with --to")
+            if method in BY_WORDS and not self.prompt.strip():
+                raise UserError(f"{method} needs to know what the photo should show: say it with --prompt")
+            if method in BY_WORDS - {"edict", "ddim", "diffedit"} and not self.source.strip():
+                raise UserError(f"{method} needs to know what the photo shows: say it with --from")
+            if method in IN_A_MASK and self.mask is None:
+                raise UserError(f"{method} fills a part of the picture: say which with --mask (a file, white = change)")
+        if self.exact and self.mask is None:
+            raise UserError("what is outside of a mask is kept exactly: name one with --mask")
 
     def _denoiser(self, model: Model, prompt: str) -> Denoiser:
         """The model told `prompt`; of a photo that nothing is said about, unconditionally."""
         scale = self.guidance_scale
-        if self.photo and not prompt.strip():
+        if self.edits and not prompt.strip():
             scale = 1.0
-        elif self.photo and scale is None and model.guidance.negative:
+        elif self.edits and scale is None and model.guidance.negative:
             scale = self.photo_scale
         return model.denoiser(prompt, negative_prompt=self.negative_prompt, guidance_scale=scale)
 
@@ -288,3 +352,23 @@ class Settings(_Frozen):
         image = fitted(picture, height * width * codec.factor**2, codec.multiple).to(model.device)
         images = image.expand(len(self.seeds), *image.shape)
         return Photo(images, self._denoiser(model, self.source), (picture.shape[-2], picture.shape[-1]))
+
+    def _drawn(self, model: Model) -> Photo:
+        """The model's own pictures of `source`."""
+        task = Task(model, self._denoiser(model, self.source), self.seeds)
+        images = plain(task, steps=self.steps).images
+        return Photo(images, task.denoiser, (images.shape[-2], images.shape[-1]), x_T=task.x_T)
+
+    def _masked(self, mask: str, task: Task, photo: Photo) -> Photo:
+        """The photo with its mask; raises UserError if that is no mask, or leaves nothing or everything free."""
+        kind, _, said = mask.partition("=")
+        if kind == "text":
+            asked = replace(task, denoiser=self._denoiser(task.model, said))
+            found = resized(difference(asked, task.model.encode(photo.images)), tuple(photo.images.shape[-2:]))
+        elif kind == "colour":
+            found = coloured(photo.images, said)
+        else:
+            found = load_mask(Path(mask), photo.size, tuple(photo.images.shape[-2:])).to(photo.images)
+        if not found.any():
+            raise UserError(f"the mask {mask} is empty: nothing of the picture would change")
+        return replace(photo, mask=found.expand(len(photo.images), -1, -1, -1), exact=self.exact)

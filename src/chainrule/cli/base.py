@@ -123,6 +123,7 @@ EditScale = Annotated[
         "--guidance-scale", help="Classifier-free guidance where there is a prompt; the preset's if not named."
     ),
 ]
+NoiseAwareScale = Annotated[float, typer.Option(help="The scale of noise-aware guidance.")]
 OneStepScale = Annotated[float | None, typer.Option(help="The scale of one-step guidance; the preset's if not named.")]
 
 
@@ -188,6 +189,24 @@ def parse_wish(text: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str,
     elif target:
         wish["target"] = _absolute(target) if KINDS[kind].endswith("FILE") else target
     return wish | dict(options.get(kind, {}))
+
+
+def parse_weights(texts: list[str] | None) -> dict[str, float]:
+    """What `--weight WORD=NUMBER` says.
+
+    >>> parse_weights(["blue=2", "square=0.5"])
+    {'blue': 2.0, 'square': 0.5}
+    """
+    found = {}
+    for text in texts or []:
+        word, _, number = text.rpartition("=")
+        try:
+            found[word.strip()] = float(number)
+        except ValueError:
+            raise UserError(f"{text!r} is no weight of a word: write it as in blue=2") from None
+        if not word.strip():
+            raise UserError(f"{text!r} names no word: write it as in blue=2")
+    return found
 
 
 def parse_wishes(
@@ -299,7 +318,9 @@ def plain_errors() -> Iterator[None]:
 def begin(settings: Settings, output: Path | None) -> Run:
     """Do a new run. The model and the loss are loaded first: a mistake leaves no folder behind."""
     task = fitted(settings, settings.task())
-    run = Run.new(new_folder(output, settings.prompt or (settings.photo.stem if settings.photo else "")), settings)
+    run = Run.new(
+        new_folder(output, settings.prompt or (settings.photo.stem if settings.photo else settings.source)), settings
+    )
     execute(run, task)
     return run
 

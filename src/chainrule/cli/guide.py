@@ -16,7 +16,9 @@ def guide(
     loss: base.Losses = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="plain, one-step, noise-aware, best-of, doodl or adjoint-dpm; give several for a grid."),
+        typer.Option(
+            help="Give several for a grid: plain, one-step, noise-aware, semantic, best-of, doodl, adjoint-dpm."
+        ),
     ] = None,
     model: base.Model = "scenes",
     seed: base.Seeds = "0-3",
@@ -26,7 +28,7 @@ def guide(
     rate: base.Rate = None,
     crops: base.Crops = None,
     one_step_scale: base.OneStepScale = None,
-    noise_aware_scale: Annotated[float, typer.Option(help="The scale of noise-aware guidance.")] = 300.0,
+    noise_aware_scale: base.NoiseAwareScale = 300.0,
     best_of: Annotated[int, typer.Option(help="How many draws best-of makes.")] = 8,
     adjoint: Annotated[
         bool, typer.Option(help="For adjoint-dpm, the paper's own approximate gradient instead of the exact one.")

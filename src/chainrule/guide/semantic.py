@@ -7,7 +7,8 @@ Energies of a noisy latent, by an image encoder E' that was trained to see throu
     layout    mean_j |E'_j(x_t, t) - E'_j(x'_t, t)|^2 / |E'_j(x'_t, t)|^2   eq. 8
     style     mean_j |G'_j(x_t, t) - G'_j(x'_t, t)|^2 / |G'_j(x'_t, t)|^2   eq. 9
 
-x'_t is the reference with noise; the layers are divided by their size there, so that none drowns the others. `mixed` adds them (eq. 10); `chainrule.guide.NoiseAware` guides by them.
+x'_t is the reference with noise; the layers are divided by their size there, so that none drowns the others. `mixed`
+adds them (eq. 10); `chainrule.guide.NoiseAware` guides by them.
 """
 
 from __future__ import annotations

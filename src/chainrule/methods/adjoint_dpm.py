@@ -6,6 +6,7 @@ It is DOODL's loop with one latent instead of a pair, another optimiser, and not
 paper's gradient is the continuous adjoint's (`adjoint=True`), which is off by the angle that `benchmarks/adjoint.py`
 measures; the default is the exact gradient of the same chain, at the same number of network calls. In our trials the
 wrong one found more of what was asked for (`benchmarks/guided.py`).
+Limits: those of DOODL; from noise only.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ class Photo:
 
     def of(self, rows: Sequence[int]) -> Photo:
         """Some of the photos."""
-        images, mask, x_T = (None if v is None else v[list(rows)] for v in (self.images, self.mask, self.x_T))
-        return replace(self, images=images, denoiser=self.denoiser.of(rows), mask=mask, x_T=x_T)
+        mask, x_T = (None if value is None else value[list(rows)] for value in (self.mask, self.x_T))
+        return replace(self, images=self.images[list(rows)], denoiser=self.denoiser.of(rows), mask=mask, x_T=x_T)
 
     def kept(self, images: Tensor) -> Tensor:
         """`images` (B, 3, H, W), with the photos' own pixels outside the mask if that was asked for."""
@@ -138,7 +138,8 @@ class Result:
     """`images` (B, 3, H, W) in [0, 1], their `latents` and starting noise `x_T` (B, C, h, w), and `losses` (B,).
 
     `history` (k, B) holds the loss of each image at each iteration of a method that iterates, `terms` (k, n, B) what it
-    was the sum of (`Loss.names`).
+    was the sum of (`Loss.names`). `attention` (B, K, h', w') is how much each of K tokens is looked at, and where, if a
+    method has seen that.
     """
 
     images: Tensor
@@ -147,6 +148,7 @@ class Result:
     losses: Tensor | None = None
     history: Tensor | None = None
     terms: Tensor | None = None
+    attention: Tensor | None = None
 
 
 class Judged(NamedTuple):
@@ -298,8 +300,9 @@ def by_parts(task: Task, work: Callable[[Task], Result]) -> Result:
     images, latents, x_T = (
         torch.cat(each) for each in zip(*((part.images, part.latents, part.x_T) for part in parts), strict=True)
     )
-    losses = [part.losses for part in parts if part.losses is not None]
-    return Result(images, latents, x_T, torch.cat(losses) if losses else None)
+    seen = ([part.losses for part in parts], [part.attention for part in parts])
+    losses, attention = (None if values[0] is None else torch.cat(values) for values in seen)  # type: ignore[arg-type]
+    return Result(images, latents, x_T, losses, attention=attention)
 
 
 def _parts(task: Task, denoiser: Denoiser) -> list[tuple[list[int], Task, Denoiser]]:
@@ -309,11 +312,13 @@ def _parts(task: Task, denoiser: Denoiser) -> list[tuple[list[int], Task, Denois
 
 
 def masked(task: Task) -> Task:
-    """`task` whose every chain keeps the photos outside their mask (`chainrule.constraint.Inpaint`).
+    """`task` whose every chain keeps the photos outside their mask; as it is if that is so already.
 
-    Raises UserError if they have none.
+    Raises UserError if they have no mask.
     """
     photo = task.edited()
+    if any(isinstance(constraint, Inpaint) for constraint in task.constraints):
+        return task
     if photo.mask is None:
         raise UserError("this method fills a part of the picture: say which with a mask (--mask FILE, white = change)")
     with torch.no_grad():

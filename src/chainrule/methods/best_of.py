@@ -1,4 +1,7 @@
-"""Best of N: draw N times and keep what the loss likes best. The baseline that any optimisation must beat."""
+"""Best of N: draw N times and keep what the loss likes best. No paper: the baseline that any optimisation must beat.
+
+Limits: N times the cost of an image, and nothing that the model does not draw by itself once in N.
+"""
 
 from __future__ import annotations
 

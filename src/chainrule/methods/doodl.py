@@ -8,6 +8,9 @@ Algorithm 1: the starting noise is optimised against a loss on the finished imag
     v = 0.9 v + g                                                       eq. 8
     x_T = (x_T + v + N(0, 1e-4 I)), scaled to the norm of the first draw    eq. 9
 
+Any loss on the finished image will do; a photo starts at its exact inversion, a mask keeps the rest (`masked`).
+Limits: three to six network passes a step and iteration, hundreds of times a plain image; a loss can be fooled.
+
 Where the paper and its public code differ, this follows the paper, and the other is a setting:
 
 - The paper's perturbation N(0, 1e-4 I) is a standard deviation of 1e-2; the code uses 1e-4 (`perturbation`).

@@ -4,6 +4,8 @@
     (x_0, y_0) = EDICT(x_s, y_s | what it should show)
 
 The inversion is exact, so under one prompt both ways the photo's latents return; what two prompts share tends to stay.
+With DDIM as the solver it is the usual inexact inversion (Song et al. 2021), the baseline.
+Limits: strong guidance drives EDICT's pair apart and DDIM's inversion off the photo; no place is kept by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""Classifier guidance on the one-step guess, the baseline of the DOODL paper; see `chainrule.guide.one_step`."""
+"""Classifier guidance on the one-step guess of the image: the baseline of the DOODL paper (Wallace et al. 2023).
+
+    eps' = eps + scale sigma d loss(decode(x0(x_t))) / d x_t        section 3.2; see `chainrule.guide.one_step`
+
+Any loss on images can push each step of the chain; a photo is inverted half the way first (section 5.3).
+Limits: the guess of a noisy latent is blurry, so early pushes point elsewhere; each costs a backward pass.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""No guidance but the model's own: the baseline of everything."""
+"""Ho, Jain & Abbeel, "Denoising Diffusion Probabilistic Models", 2020; Song, Meng & Ermon, "DDIM", 2021.
+
+The images of a prompt, by any deterministic solver on any grid of times, with the model's own guidance.
+Limits: it draws what the model knows by the words it knows; it is the baseline of everything.
+"""
 
 from __future__ import annotations
 

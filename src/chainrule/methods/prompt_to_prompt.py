@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from chainrule.control import Alignment, AttentionEdit, Beside, Blend, Maps, Pairing, align
+from chainrule.control import Alignment, AttentionEdit, Beside, Blend, Pairing, align
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, by_parts, generate, inverted
@@ -46,13 +46,14 @@ class Attention:
     blend_from: float = 0.2
 
 
-def side_by_side(task: Task, source: str, target: str, attention: Attention, *, steps: int = 50) -> Task:
+def side_by_side(task: Task, source: str, target: str, attention: Attention | None = None, *, steps: int = 50) -> Task:
     """`task` with the photos' chain beside its own, for `sample`, `doodl` and whoever walks it.
 
     `source` and `target` are the prompts that the photo's denoiser and the task's were told. The chain must have
     `steps` and start where both do.
     """
-    edit, blend = _edit(task.model.text, task.model.schedule.times(steps), source, target, attention)
+    times = task.model.schedule.times(steps)
+    edit, blend = _edit(task.model.text, times, source, target, attention or Attention())
     denoiser = Beside(task.edited().denoiser, task.denoiser, edit)
     return replace(task, denoiser=denoiser, constraints=(Pairing(edit, blend), *task.constraints))
 
@@ -65,24 +66,22 @@ def prompt_to_prompt(
     attention: Attention | None = None,
     steps: int = 50,
     step: Step = _EDICT,
-    maps: Maps | None = None,
     on_step: OnStep | None = None,
 ) -> Result:
     """The task's photos, shown by `source`, as `target` says (the prompts of the photos' denoiser and the task's).
 
-    Photos are inverted by `step`; pictures that the model made itself start at their own noise, by DDIM. `maps` is
-    filled with the attention maps. Raises UserError if the network has no cross-attention.
+    Photos are inverted by `step`; pictures that the model made itself start at their own noise, by DDIM. The result
+    holds the target's attention, the mean over the chain. Raises UserError if the network has no cross-attention.
     """
 
     def work(part: Task) -> Result:
         x_T = part.edited().x_T
         start = inverted(part, steps=steps, step=step, on_step=on_step) if x_T is None else x_T
-        pair = side_by_side(part, source, target, attention or Attention(), steps=steps)
+        pair = side_by_side(part, source, target, attention, steps=steps)
         solver = step if x_T is None else _DDIM
         result = generate(pair, pair.denoiser, start, steps, step=solver, on_step=on_step)
-        if maps is not None and isinstance(pair.denoiser, Beside):
-            maps.at |= pair.denoiser.edit.maps.at
-        return result
+        seen = pair.denoiser.edit.maps.mean() if isinstance(pair.denoiser, Beside) else None
+        return result if seen is None else replace(result, attention=seen.chunk(2)[1])
 
     return by_parts(task, work)
 

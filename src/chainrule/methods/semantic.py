@@ -3,31 +3,34 @@
     eps' = eps + scale sigma d (sum of weighted energies)(x_t, t) / d x_t        eq. 5, 10
 
 A text, a picture's content, its layout or its style guide the chain together, each through an image encoder that sees
-noisy latents (`chainrule.guide.semantic`): its gradient needs no guess of the finished picture and no backward pass of
-the generator. With a photo the chain starts at it, under noise.
+noisy latents (`chainrule.guide.semantic`); otherwise as with a noise-aware classifier.
 Limits: somebody must have trained the encoder on the model's noise; the bundled one is a small one for the bundled
-model (`python -m chainrule.scenes.train semantic`).
+model (`python -m chainrule.scenes.train semantic`). In the paper the generator itself is told nothing; here it may be
+told a prompt too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chainrule.gradient.base import OnStep
-from chainrule.guide.noise_aware import Energy, NoiseAware
-from chainrule.methods.base import Result, Task, generate, noised, untouched
-from chainrule.step.ddpm import DDPM
+from chainrule.guide.noise_aware import Energy
+from chainrule.guide.semantic import mixed
+from chainrule.methods.base import Result, Task
+from chainrule.methods.noise_aware import noise_aware
 
 
 def semantic(
     task: Task,
     *,
-    energy: Energy,
-    scale: float,
+    energies: Sequence[tuple[float, Energy]],
+    scale: float = 50.0,
     strength: float = 1.0,
     eta: float = 0.0,
     steps: int = 50,
     on_step: OnStep | None = None,
 ) -> Result:
-    """The images of the task's seeds, or its photos redone, pushed by `energy` of the noisy latent."""
-    start = task.x_T if task.photo is None else noised(task, untouched(task).latents, steps, strength)
-    pushed = NoiseAware(task.denoiser, energy, scale)
-    return generate(task, pushed, start, steps, step=DDPM(task.noise, eta), strength=strength, on_step=on_step)
+    """The images of the task's seeds, or its photos redone, guided by weighted energies of the noisy latent."""
+    return noise_aware(
+        task, energy=mixed(energies), scale=scale, strength=strength, eta=eta, steps=steps, on_step=on_step
+    )
