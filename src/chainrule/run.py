@@ -167,6 +167,10 @@ class Run:
             for seed, image in zip(settings.seeds, images[method], strict=True):
                 with atomic(self.folder / "images" / f"{method}-{seed}.png") as path:
                     save_picture(to_pil(image), path, settings, method, seed)
+        if task.photo is not None and settings.photo is None:  # the model's own pictures are nowhere else
+            for seed, image in zip(settings.seeds, images["photo"], strict=True):
+                with atomic(self.folder / "images" / f"photo-{seed}.png") as path:
+                    save_picture(to_pil(image), path, settings, None, seed)
         history: dict[str, object] = {"seeds": settings.seeds, "scores": scores}
         for method, state in states.items():
             names = task.wanted().names
