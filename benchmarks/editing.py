@@ -311,8 +311,8 @@ TUNING = (
             {"guidance_scale": scale, "strength": strength, "threshold": threshold},
         )
         for scale in (1.5, 3.0)
-        for strength in (0.6, 0.8, 1.0)
-        for threshold in (0.2, 0.35, 0.5)
+        for strength in (0.6, 0.8)
+        for threshold in (0.2, 0.5)
     ),
     *(
         Contender(
@@ -320,7 +320,7 @@ TUNING = (
             by_edict,
             {"guidance_scale": scale, "strength": strength, "mix": 0.99},
         )
-        for scale in (1.0, 1.5, 2.0)
+        for scale in (1.0, 1.5)
         for strength in (0.6, 0.8, 1.0)
     ),
     *(
@@ -329,7 +329,7 @@ TUNING = (
             by_ddim,
             {"guidance_scale": scale, "strength": strength},
         )
-        for scale in (1.0, 1.5, 2.0, 3.0)
+        for scale in (1.5, 3.0)
         for strength in (0.6, 0.8, 1.0)
     ),
     *(
@@ -352,7 +352,7 @@ TUNING = (
         )
         for told in (False, True)
         for scale in (30.0, 100.0)
-        for strength, layout in ((0.6, 0.0), (0.8, 0.0), (0.8, 1.0), (1.0, 1.0))
+        for strength, layout in ((0.8, 0.0), (0.8, 1.0))
     ),
     *(
         Contender(f"Asyrp, x {scale:g}, until {until:g}", by_bottleneck, {"scale": scale, "until": until})

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from chainrule import UserError, sample
-from chainrule.guide import NoiseAware
+from chainrule.guide import NoiseAware, NoiseAwareMean
 from chainrule.models.noise_aware import load_noise_aware
+from chainrule.noise import Noise
+from chainrule.step import DDPM
 from conftest import TinyNetwork, conditioned, latents
 
 
@@ -22,6 +24,18 @@ def test_it_is_the_formula(network: TinyNetwork) -> None:
     plain, guided = denoiser(x, t), NoiseAware(denoiser, energy, 3.0)(x, t)
     torch.testing.assert_close(guided.eps, plain.eps + 3.0 * sigma * 2 * x * 1.401)
     torch.testing.assert_close(alpha * guided.x0 + sigma * guided.eps, x)
+
+
+def test_the_mean_form_is_the_formula(network: TinyNetwork) -> None:
+    denoiser, x, t, s = conditioned(network), latents(), 401.0, 301.0
+    plain = DDPM(Noise((0, 1)))
+    guided = NoiseAwareMean(plain, energy, 3.0)
+    moved, count = guided.step(denoiser, guided.init(x), t, s)
+    variance = plain.variance(network.schedule, t, s)
+    torch.testing.assert_close(moved, plain.step(denoiser, plain.init(x), t, s)[0] - 3.0 * variance * 2 * x * 1.401)
+    assert count == 1
+    up, _ = guided.step(denoiser, guided.init(x), s, t)
+    assert torch.equal(up, plain.step(denoiser, plain.init(x), s, t)[0])
 
 
 def test_the_generator_is_called_once_and_the_energy_falls(network: TinyNetwork) -> None:

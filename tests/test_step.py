@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchHeunDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchHeunDiscreteScheduler
 
 from chainrule import (
     DDIM,
@@ -15,6 +16,8 @@ from chainrule import (
     RK4,
     AdamsBashforth,
     Adaptive,
+    Backprop,
+    Checkpoint,
     DPMSolver,
     Euler,
     Heun,
@@ -24,9 +27,11 @@ from chainrule import (
     sample_state,
 )
 from chainrule.denoiser import Epsilon, Flow, Velocity
+from chainrule.noise import Noise
 from chainrule.ode import Original, Rho, Straight
-from chainrule.schedule import FlowMatching, karras, linspace, log_snr, quadratic, uniform
-from chainrule.step import RK3, Step
+from chainrule.schedule import FlowMatching, karras, linspace, log_snr, quadratic, resampled, uniform
+from chainrule.step import DDPM, RK3, Step
+from chainrule.step.ddpm import STEPS as DDPM_DRAWS
 from chainrule.step.edict import DriftWarning
 from conftest import Gaussian, TinyNetwork, conditioned, latents, scaled_linear
 
@@ -326,3 +331,117 @@ def test_grids_are_even_in_their_measure() -> None:
 def test_a_grid_of_no_steps_is_refused() -> None:
     with pytest.raises(UserError, match="0 steps is not possible"):
         karras(scaled_linear(), 0)
+
+
+# --- noise between steps ----------------------------------------------------------------------------------------
+
+
+def test_ddpm_has_the_posterior_of_diffusers() -> None:
+    """The mean and the variance of a step of one training timestep, and DDIM's with its eta for longer ones."""
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    network = TinyNetwork()
+    denoiser, x, noise = conditioned(network), latents(), Noise((3, 4))
+    scheduler.set_timesteps(1000)
+    raw = denoiser(x, 400.0).eps
+    z = noise.normal(DDPM_DRAWS, x.shape[1:]).double()
+    mean = scheduler.step(raw, 400, x, generator=torch.Generator().manual_seed(0)).prev_sample
+    drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    deviation = scheduler._get_variance(400).sqrt().double()
+    step = DDPM(noise)
+    (ours, count) = step.step(denoiser, step.init(x), 400.0, 399.0)
+    torch.testing.assert_close(ours - deviation * z, mean - deviation * drawn, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(step.variance(network.schedule, 400.0, 399.0).sqrt(), deviation, rtol=1e-5, atol=1e-7)
+    assert count == 1
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_longer_steps_are_those_of_ddim_with_eta(eta: float) -> None:
+    network = TinyNetwork()
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
+    )
+    scheduler.set_timesteps(10)
+    denoiser, x, noise = conditioned(network), latents(), Noise((3, 4))
+    z = noise.normal(DDPM_DRAWS, x.shape[1:]).double()
+    theirs = scheduler.step(denoiser(x, 500.0).eps, 500, x, eta=eta, variance_noise=z).prev_sample
+    step = DDPM(noise, eta)
+    torch.testing.assert_close(step.step(denoiser, step.init(x), 500.0, 400.0)[0], theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_without_its_noise_ddpm_is_ddim() -> None:
+    network = TinyNetwork()
+    denoiser, times = conditioned(network), network.schedule.times(7)
+    torch.testing.assert_close(
+        sample(denoiser, latents(), times, step=DDPM(Noise((0, 1)), 0.0)), sample(denoiser, latents(), times)
+    )
+
+
+@pytest.mark.parametrize("output", [Epsilon(), Flow()], ids=["variance preserving", "flow matching"])
+def test_ddpm_keeps_the_right_spread_in_few_steps_and_over_jumps(output) -> None:
+    """Of Gaussian data, whose x0 is not certain, the smaller variance is right in the limit of many steps."""
+    schedule = FlowMatching(1000, linspace) if isinstance(output, Flow) else scaled_linear(linspace)
+    denoiser = Gaussian(torch.zeros(1, 1, 1, 1, dtype=torch.float64), 0.5, schedule, output)
+    noise = Noise(tuple(range(60)))
+    x_T = noise.normal(0, (1, 8, 8)).double()
+    times = uniform(schedule, 400)
+    times[0] = schedule.last - 1
+    for grid in (times, resampled(times, 100, 3)):
+        made = sample(denoiser, x_T, grid, step=DDPM(noise))
+        assert made.std().item() == pytest.approx(0.5, rel=0.03)
+
+
+def test_going_up_adds_the_noise_of_training() -> None:
+    noise, schedule = Noise(tuple(range(200))), scaled_linear()
+    x = torch.full((200, 1, 16, 16), 2.0, dtype=torch.float64)
+    step = DDPM(noise)
+    (up, _) = step.step(gaussian(), step.init(schedule.alpha(100.0) * x), 100.0, 600.0)
+    assert up.mean().item() == pytest.approx(2 * schedule.alpha(600.0).item(), rel=0.01)
+    wanted = schedule.sigma(600.0) ** 2 - (schedule.alpha(600.0) / schedule.alpha(100.0) * schedule.sigma(100.0)) ** 2
+    assert up.var().item() == pytest.approx(wanted.item(), rel=0.02)
+
+
+def test_the_noise_between_steps_belongs_to_the_image() -> None:
+    network = TinyNetwork()
+    times, step = resampled(network.schedule.times(6), 2, 2), DDPM(Noise((7, 8)))
+    denoiser = conditioned(network)
+    both = sample(denoiser, latents(), times, step=step)
+    torch.testing.assert_close(sample(denoiser.of([1]), latents()[1:], times, step=step.of([1])), both[1:])
+    assert torch.equal(sample(denoiser, latents(), times, step=step), both)
+
+
+def test_gradients_pass_through_noise_and_jumps() -> None:
+    network = TinyNetwork()
+    times, step = resampled(network.schedule.times(4), 2, 2), DDPM(Noise((7, 8)))
+    x = latents().requires_grad_()
+    found = [
+        torch.autograd.grad(sample(conditioned(network), x, times, step=step, gradient=way).square().sum(), x)[0]
+        for way in (Backprop(), Checkpoint())
+    ]
+    torch.testing.assert_close(*found)
+    assert torch.autograd.gradcheck(lambda value: sample(conditioned(network), value, times, step=step), x)
+
+
+def test_only_noise_can_rise_and_it_cannot_be_undone() -> None:
+    network = TinyNetwork()
+    times = network.schedule.times(4)
+    with pytest.raises(UserError, match="only DDPM can rise"):
+        sample(conditioned(network), latents(), resampled(times, 2, 2))
+    with pytest.raises(UserError, match="cannot be undone: invert with EDICT"):
+        invert(conditioned(network), latents(), times, step=DDPM(Noise((0, 1))))
+    with pytest.raises(UserError, match="from 0 to 1, not"):
+        DDPM(Noise((0,)), 1.5)
+
+
+@pytest.mark.parametrize(("length", "repeats"), [(0, 2), (2, 0)])
+def test_jumps_of_nothing_are_refused(length: int, repeats: int) -> None:
+    with pytest.raises(UserError, match="1 or more"):
+        resampled(scaled_linear().times(5), length, repeats)
+
+
+def test_jumps_visit_what_repaint_does() -> None:
+    times = torch.tensor([*range(9, -1, -1), -1.0], dtype=torch.float64)
+    visited = resampled(times, 3, 2).tolist()
+    down = [b for a, b in itertools.pairwise(visited) if b < a]
+    assert len(down) == 10 + 3 * 3  # three times back by three steps
+    assert [(a, b) for a, b in itertools.pairwise(visited) if b > a] == [(6, 9), (3, 6), (0, 3)]
+    assert resampled(times, 3, 1).tolist() == times.tolist()

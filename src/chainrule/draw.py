@@ -10,7 +10,7 @@ import torch
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
 from chainrule.guide import semantic as by
-from chainrule.guide.noise_aware import Energy
+from chainrule.guide.base import Energy
 from chainrule.loss import load_clip
 from chainrule.methods import (
     Attention,

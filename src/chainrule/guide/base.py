@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from chainrule.denoiser import Prediction
+
+Energy = Callable[[Tensor, float], Tensor]
+"""(x_t (B, C, h, w), t) -> (B,), lower where the image should go."""
 
 
 def pushed(prediction: Prediction, change: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:

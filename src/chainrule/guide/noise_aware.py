@@ -9,19 +9,16 @@ pass, but someone has to have trained the classifier on its noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from chainrule.denoiser import Denoiser, Prediction, Wrapper
-from chainrule.guide.base import pushed
+from chainrule.guide.base import Energy, pushed
 from chainrule.step.base import State, Step
 from chainrule.step.ddpm import DDPM
-
-Energy = Callable[[Tensor, float], Tensor]
-"""(x_t (B, C, h, w), t) -> (B,), lower where the image should go."""
 
 
 @dataclass(frozen=True, eq=False)

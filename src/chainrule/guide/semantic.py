@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from chainrule.guide.noise_aware import Energy
+from chainrule.guide.base import Energy
 from chainrule.loss.perceptual import gram
 from chainrule.noise import Noise
 from chainrule.schedule import Schedule

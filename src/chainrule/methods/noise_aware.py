@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from chainrule.denoiser import Denoiser
 from chainrule.gradient.base import OnStep
-from chainrule.guide.noise_aware import Energy, NoiseAware, NoiseAwareMean
+from chainrule.guide.base import Energy
+from chainrule.guide.noise_aware import NoiseAware, NoiseAwareMean
 from chainrule.methods.base import Result, Task, generate, noised, untouched
 from chainrule.step.base import Step
 from chainrule.step.ddim import DDIM

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chainrule.gradient.base import OnStep
-from chainrule.guide.noise_aware import Energy
+from chainrule.guide.base import Energy
 from chainrule.guide.semantic import mixed
 from chainrule.methods.base import Result, Task
 from chainrule.methods.noise_aware import noise_aware
