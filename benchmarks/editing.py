@@ -242,12 +242,8 @@ def by_ddim(task: Task, guidance_scale: float, strength: float) -> Result:
 def by_attention(task: Task, guidance_scale: float, cross: float, own: float, inverse: str, replaced: bool) -> Result:
     step = EDICT(mix=0.99) if inverse == "EDICT" else DDIM()
     attention = Attention(cross=cross, own=own, replaced=replaced)
-    return _each(
-        at(blind(task), guidance_scale),
-        lambda one, edit: prompt_to_prompt(
-            one, edit.before.caption, edit.after.caption, attention=attention, steps=20, step=step
-        ),
-    )
+    source, target = ([getattr(SAID[seed], name).caption for seed in task.seeds] for name in ("before", "after"))
+    return prompt_to_prompt(at(blind(task), guidance_scale), source, target, attention=attention, steps=20, step=step)
 
 
 def by_semantic(task: Task, scale: float, strength: float, layout: float, told: bool) -> Result:
@@ -341,7 +337,7 @@ TUNING = (
         )
         for inverse in ("EDICT", "DDIM")
         for scale in (1.5,)
-        for cross, own in ((0.4, 0.2), (0.8, 0.4), (0.8, 0.0))
+        for cross, own in ((0.4, 0.2), (0.8, 0.4))
         for swap in (True, False)
     ),
     *(
@@ -453,8 +449,8 @@ def main() -> None:
         f"## Editing pictures{', choosing on other pictures' if tune else ''}",
         f"`python benchmarks/editing.py --edits {count}{' --tune' if tune else ''}` on {machine()}. {count} edits of "
         f"each of {len(KINDS)} kinds, scenes with seeds from {first}, each picture its own seed; 95 % intervals over "
-        "edits; the kinds' columns are percent right in both. Pixels: mean absolute change outside the box, in percent of "
-        "the range; features: the distance there in the judge's features. A network pass is one guidance pair.",
+        "edits; the kinds' columns are percent right in both. Pixels: mean absolute change outside the box, in percent "
+        "of the range; features: the distance there in the judge's features. A network pass is one guidance pair.",
         table(header, rows(list(KINDS), verdicts, played)),
     ]
     if not tune:

@@ -155,7 +155,7 @@ def test_prompts_that_are_guided_differently_are_refused() -> None:
 
 
 def test_a_pair_needs_a_solver_without_noise() -> None:
-    with pytest.raises(UserError, match="a solver without noise, not DDPM"):
+    with pytest.raises(UserError, match="a deterministic solver, not DDPM"):
         Pairing(edit()).on(DDPM(Noise((0,))))
 
 

@@ -294,9 +294,9 @@ def untouched(task: Task) -> Result:
     return Result(images, z, task.x_T, None if task.loss is None else scored(task, images))
 
 
-def by_parts(task: Task, work: Callable[[Task], Result]) -> Result:
-    """`work` on as many images as the task's plan computes together, one group after the other."""
-    parts = [work(part) for _, part in task.parts(task.plan.together)]
+def by_parts(task: Task, work: Callable[[Task, Sequence[int]], Result]) -> Result:
+    """`work` on as many images as the task's plan computes together: their task, and their numbers."""
+    parts = [work(part, rows) for rows, part in task.parts(task.plan.together)]
     images, latents, x_T = (
         torch.cat(each) for each in zip(*((part.images, part.latents, part.x_T) for part in parts), strict=True)
     )

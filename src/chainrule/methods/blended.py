@@ -11,6 +11,7 @@ turns its augmentations in space and draws them anew at each step; here they are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -34,7 +35,7 @@ def blended(
 ) -> Result:
     """The task's photos, changed where their mask is 1. Raises UserError if they have none."""
 
-    def work(part: Task) -> Result:
+    def work(part: Task, rows: Sequence[int]) -> Result:
         inside, denoiser = masked(part), part.denoiser
         if part.loss is not None:
             loss = cropped(part.loss, crops, cut_power=0.3) if crops else part.loss

@@ -10,6 +10,7 @@ Limits: where two prompts disagree is not always where the thing is; a thing tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -45,7 +46,7 @@ def diffedit(
     are inverted under) is what step 2 is told; equal prompts give the photos back.
     """
 
-    def work(part: Task) -> Result:
+    def work(part: Task, rows: Sequence[int]) -> Result:
         photo, z = part.edited(), untouched(part).latents
         mask = difference(part, z, noises=noises, threshold=threshold) if photo.mask is None else photo.mask
         times = tail(part.model.schedule.times(steps), strength)

@@ -21,7 +21,7 @@ from chainrule.control import Alignment, AttentionEdit, Beside, Blend, Pairing, 
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, by_parts, generate, inverted
-from chainrule.models.base import Text
+from chainrule.models.base import Model, Text
 from chainrule.step.base import Step
 from chainrule.step.ddim import DDIM
 from chainrule.step.edict import EDICT
@@ -46,22 +46,27 @@ class Attention:
     blend_from: float = 0.2
 
 
-def side_by_side(task: Task, source: str, target: str, attention: Attention | None = None, *, steps: int = 50) -> Task:
+Prompts = str | Sequence[str]
+"""One for all images, or one for each."""
+
+
+def side_by_side(
+    task: Task, source: Prompts, target: Prompts, attention: Attention | None = None, *, steps: int = 50
+) -> Task:
     """`task` with the photos' chain beside its own, for `sample`, `doodl` and whoever walks it.
 
     `source` and `target` are the prompts that the photo's denoiser and the task's were told. The chain must have
     `steps` and start where both do.
     """
-    times = task.model.schedule.times(steps)
-    edit, blend = _edit(task.model.text, times, source, target, attention or Attention())
+    edit, blend = _edit(task.model, source, target, attention or Attention(), steps)
     denoiser = Beside(task.edited().denoiser, task.denoiser, edit)
     return replace(task, denoiser=denoiser, constraints=(Pairing(edit, blend), *task.constraints))
 
 
 def prompt_to_prompt(
     task: Task,
-    source: str,
-    target: str,
+    source: Prompts,
+    target: Prompts,
     *,
     attention: Attention | None = None,
     steps: int = 50,
@@ -74,10 +79,11 @@ def prompt_to_prompt(
     holds the target's attention, the mean over the chain. Raises UserError if the network has no cross-attention.
     """
 
-    def work(part: Task) -> Result:
+    def work(part: Task, rows: Sequence[int]) -> Result:
         x_T = part.edited().x_T
         start = inverted(part, steps=steps, step=step, on_step=on_step) if x_T is None else x_T
-        pair = side_by_side(part, source, target, attention, steps=steps)
+        shown, wanted = (each if isinstance(each, str) else [each[row] for row in rows] for each in (source, target))
+        pair = side_by_side(part, shown, wanted, attention, steps=steps)
         solver = step if x_T is None else _DDIM
         result = generate(pair, pair.denoiser, start, steps, step=solver, on_step=on_step)
         seen = pair.denoiser.edit.maps.mean() if isinstance(pair.denoiser, Beside) else None
@@ -87,38 +93,46 @@ def prompt_to_prompt(
 
 
 def _edit(
-    text: Text, times: Tensor, source: str, target: str, attention: Attention
+    model: Model, source: Prompts, target: Prompts, attention: Attention, steps: int
 ) -> tuple[AttentionEdit, Blend | None]:
-    """The edit of the maps that `attention` asks for, at the times of a chain, and the local blend if any."""
-    steps = len(times) - 1
+    """The edit of the maps that `attention` asks for in a chain of `steps`, and the local blend if any."""
+    times, text = model.schedule.times(steps), model.text
 
     def until(share: float) -> float:
         """The last time of the first `share` of the steps."""
         return times[max(round(share * steps) - 1, 0)].item() if share > 0 else float("inf")
 
-    shown, wanted = text.tokens(source), text.tokens(target)
-    weights = torch.ones(1, len(wanted))
+    said = [[each] if isinstance(each, str) else list(each) for each in (source, target)]
+    most = max(map(len, said))
+    shown, wanted = ([text.tokens(prompt) for prompt in (each if len(each) == most else each * most)] for each in said)
+    pairs = [align(*pair, replaced=attention.replaced) for pair in zip(shown, wanted, strict=True)]
+    alignment = Alignment(torch.cat([pair.across for pair in pairs]), torch.cat([pair.borrowed for pair in pairs]))
+    weights = torch.ones(len(wanted), len(wanted[0]))
     for word, weight in attention.weights.items():
-        weights[0, places(text, word, wanted)] = weight
-    alignment: Alignment = align(shown, wanted, replaced=attention.replaced)
+        where = places(text, word, wanted)
+        if not where.any():
+            raise UserError(f"the prompt has no word {word!r}: name one that it has")
+        weights[where] = weight
     edit = AttentionEdit(alignment, until(attention.cross), until(attention.own), weights)
     if not attention.blend:
         return edit, None
-    chosen = torch.zeros(2, 1, len(wanted))
+    looking = [torch.zeros(len(prompts), len(prompts[0])) for prompts in (shown, wanted)]
     for word in attention.blend:
-        found = [places(text, word, tokens, missing_ok=True) for tokens in (shown, wanted)]
-        if not any(found):
+        found = [places(text, word, prompts) for prompts in (shown, wanted)]
+        if not any(where.any() for where in found):
             raise UserError(f"neither prompt has the word {word!r}: blend where a word of one of them looks")
-        for half, where in zip(chosen, found, strict=True):
-            half[0, where] = 1.0
-    return edit, Blend(chosen[0], chosen[1], times[round(attention.blend_from * steps)].item())
+        for half, where in zip(looking, found, strict=True):
+            half[where] = 1.0
+    return edit, Blend(looking[0], looking[1], times[round(attention.blend_from * steps)].item())
 
 
-def places(text: Text, word: str, tokens: Sequence[str], *, missing_ok: bool = False) -> list[int]:
-    """Where `word` stands among a prompt's `tokens`. Raises UserError if it does not, unless that is `missing_ok`."""
+def places(text: Text, word: str, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """Where `word` stands among the tokens of each of some prompts, (len(prompts), K) of booleans."""
     marks = set(text.tokens(""))
     spelled = [token for token in text.tokens(word) if token not in marks]
-    starts = [i for i in range(len(tokens)) if list(tokens[i : i + len(spelled)]) == spelled]
-    if not starts and not missing_ok:
-        raise UserError(f"the prompt has no word {word!r}: name one that it has")
-    return [i + k for i in starts for k in range(len(spelled))]
+    found = torch.zeros(len(prompts), len(prompts[0]), dtype=torch.bool)
+    for row, tokens in zip(found, prompts, strict=True):
+        for i in range(len(tokens)):
+            if list(tokens[i : i + len(spelled)]) == spelled:
+                row[i : i + len(spelled)] = True
+    return found
