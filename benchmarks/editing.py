@@ -286,7 +286,7 @@ def sdedit_at(strength: float, eta: float = 0.0) -> Contender:
 
 
 def sdedit_masked_at(strength: float, eta: float = 0.0) -> Contender:
-    settings = {"strength": strength, "eta": eta}
+    settings: dict[str, object] = {"strength": strength, "eta": eta}
     return Contender(f"SDEdit in the mask, strength {strength:g}, eta {eta:g}", by_sdedit_masked, settings)
 
 

@@ -27,6 +27,7 @@ WANTED = "star"
 
 
 def main(iterations: int, steps: int, output: Path) -> None:
+    """Optimise the noise of four pairs of pictures, and write what came of it."""
     model, judge = chainrule.load(), load_judge()
     shown, wanted = (model.denoiser(prompt) for prompt in (SHOWN, TARGET))
     own = Task(model, shown, SEEDS)
@@ -42,15 +43,11 @@ def main(iterations: int, steps: int, output: Path) -> None:
         source, target = last.chunk(2)
         return model.decode(source), model.decode(target)
 
-    settings = Doodl(
-        iterations=iterations,
-        steps=steps,
-        mix=None,
-        optimiser=Momentum(rate=100.0, clip=None),
-        perturbation=0.0,
-        crops=0,
+    optimiser = Momentum(rate=100.0, clip=None)
+    settings = Doodl(iterations=iterations, steps=steps, mix=None, optimiser=optimiser, perturbation=0.0, crops=0)
+    found = doodl(
+        pair, settings, x_T=task.x_T, on_iteration=lambda state: print(state.history[-1].tolist(), flush=True)
     )
-    found = doodl(pair, settings, x_T=task.x_T, on_iteration=lambda state: print(state.history[-1].tolist()))
     names = ("source", "target", f"source, target towards a {WANTED}", f"target, towards a {WANTED}")
     columns = dict(zip(names, (*both(task.x_T), *both(found.x_T)), strict=True))
 

@@ -118,20 +118,20 @@ def test_noise_aware_guidance_is_the_bundled_worlds(world: list[str], tmp_path: 
 
 
 BAD = {
-    "nothing asked": (["edit", "PHOTO"], "there is nothing to edit: name a loss"),
+    "nothing asked": (["edit", "PHOTO"], "there is nothing to edit: say what the picture should show (--prompt)"),
     "no loss": (["guide", PROMPT], "there is no loss to guide: name one with --loss"),
     "no photo": (["edit", "nowhere.png", "--loss", "symmetry"], "nowhere.png: name a picture"),
     "not a photo": (["edit", __file__, "--loss", "symmetry"], "is not an image"),
     "no photo to invert": (["invert", "nowhere.png"], "nowhere.png: name a picture"),
     "noise for a photo": (
         ["edit", "PHOTO", "--loss", "symmetry", "--method", "plain"],
-        "plain draws from noise: choose among doodl, edict, one-step, reconstruction",
+        "plain draws from noise: choose among asyrp, blended, ddim",
     ),
     "a photo's method": (
         ["guide", PROMPT, "--loss", "symmetry", "--method", "edict"],
         "edict edits a photo: choose among adjoint-dpm",
     ),
-    "edict without words": (["edit", "PHOTO", "--loss", "symmetry", "--method", "edict"], "say it with --to"),
+    "edict without words": (["edit", "PHOTO", "--loss", "symmetry", "--method", "edict"], "say it with --prompt"),
     "a loss without its target": (["guide", PROMPT, "--loss", "aesthetic"], "'aesthetic' is no loss"),
     "not a number": (["guide", PROMPT, "--loss", "aesthetic=high"], "target cannot be 'high'"),
     "no picture": (["guide", PROMPT, "--loss", "image=nowhere.png"], "nowhere.png: name a picture"),

@@ -32,7 +32,6 @@ from chainrule.methods import (
     sdedit,
     semantic,
 )
-from chainrule.models import BUNDLED
 from chainrule.pictures import load_picture, resized
 from chainrule.settings import GRIDS, SOLVERS, ClassifierWish, FeaturesWish, ImageWish, Method, Settings, TextWish
 from chainrule.step import DDIM
@@ -90,11 +89,8 @@ def draw(settings: Settings, method: Method, task: Task, on_step: OnStep | None 
 def energy(settings: Settings) -> Energy:
     """What the noise-aware classifier says of the first loss's class; raises UserError if there is none."""
     first = next(iter(settings.wishes), None)
-    if settings.model != BUNDLED or not isinstance(first, ClassifierWish):
-        raise UserError(
-            "noise-aware guidance needs a classifier that was trained on the model's noisy latents, and the "
-            "bundled model alone has one, of shapes: leave the method away, or ask for --loss classifier=SHAPE"
-        )
+    if not isinstance(first, ClassifierWish):
+        raise UserError("the noise-aware classifier knows shapes: ask for one first, with --loss classifier=SHAPE")
     from chainrule.models.noise_aware import load_noise_aware
 
     return load_noise_aware(first.target, settings.device)
@@ -103,14 +99,8 @@ def energy(settings: Settings) -> Energy:
 def energies(settings: Settings, task: Task) -> list[tuple[float, Energy]]:
     """What semantic guidance is told: the losses of text, image, perceptual (layout) and style, with their weights.
 
-    Without losses, an edit is told its prompt and the layout of its photo. Raises UserError for other losses, and for
-    models without an encoder of noisy latents.
+    Without losses, an edit is told its prompt and the layout of its photo. Raises UserError for other losses.
     """
-    if settings.model != BUNDLED:
-        raise UserError(
-            "semantic guidance needs an image encoder that was trained on the model's noisy latents, and the bundled "
-            "model alone has one: leave the method away, or give `chainrule.methods.semantic` your own energies"
-        )
     from chainrule.models.noise_aware import load_noise_aware_encoder
 
     encoder, clip = load_noise_aware_encoder(settings.device), load_clip(None, settings.device)

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from chainrule.control.attention import layers
+from chainrule.control.bottleneck import deepest
 from chainrule.denoiser import Denoiser
 from chainrule.errors import UserError
 from chainrule.loss import (
@@ -36,7 +38,7 @@ from chainrule.loss.classifier import binary_cross_entropy, cross_entropy
 from chainrule.loss.perceptual import Features
 from chainrule.methods import ADJOINT_DPM, Doodl, Photo, Task, masked, plain
 from chainrule.methods.diffedit import difference
-from chainrule.models import Model, load
+from chainrule.models import BUNDLED, Model, load
 from chainrule.pictures import coloured, fitted, load_mask, load_picture, resized
 from chainrule.schedule import Grid, karras, log_snr, quadratic, uniform
 from chainrule.step import DDIM, RK4, AdamsBashforth, Adaptive, DPMSolver, Heun, Step
@@ -73,6 +75,8 @@ GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "log-snr":
 BY_WORDS = frozenset({"edict", "ddim", "diffedit", "prompt-to-prompt", "asyrp"})
 """Methods that need to know what the photo shows and what it should show."""
 IN_A_MASK = frozenset({"repaint", "blended"})
+NOISE_AWARE = {"noise-aware": "a classifier", "semantic": "an image encoder"}
+"""Methods that see the noisy latent itself, and by what."""
 FROM_NOISE = frozenset({"plain", "one-step", "noise-aware", "best-of", "doodl", "adjoint-dpm", "semantic"})
 FOR_PHOTOS = frozenset(get_args(Method)) - {"plain", "best-of", "adjoint-dpm"}
 DTYPES = {
@@ -302,6 +306,10 @@ class Settings(_Frozen):
             _ = grid(model.schedule, steps) if grid else model.schedule.times(steps)  # an impossible number is said now
         loss = added([wish.build(self.device) for wish in self.wishes]) if self.wishes else None
         task = Task(model, self._denoiser(model, self.prompt), self.seeds, loss)
+        if "prompt-to-prompt" in self.methods:  # what the network has not is said now
+            _ = layers(task.denoiser)
+        if "asyrp" in self.methods:
+            _ = deepest(task.denoiser)
         if not self.edits:
             return task
         photo = self._drawn(model) if self.photo is None else self._photo(self.photo, model)
@@ -334,6 +342,12 @@ class Settings(_Frozen):
                 raise UserError(f"{method} needs to know what the photo shows: say it with --from")
             if method in IN_A_MASK and self.mask is None:
                 raise UserError(f"{method} fills a part of the picture: say which with --mask (a file, white = change)")
+        for seeing, trained in NOISE_AWARE.items():
+            if seeing in self.methods and self.model != BUNDLED:
+                raise UserError(
+                    f"{seeing} guidance needs {trained} that was trained on the model's noisy latents, and the bundled "
+                    "model alone has one: leave the method away, or guide by your own in Python"
+                )
         if self.exact and self.mask is None:
             raise UserError("what is outside of a mask is kept exactly: name one with --mask")
 

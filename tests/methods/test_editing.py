@@ -220,7 +220,7 @@ def test_transformers_without_the_inside_that_is_needed_are_refused() -> None:
     asked = unmasked(task("Stable Diffusion 3"))
     with pytest.raises(UserError, match="has no bottleneck: Asyrp needs a U-Net"):
         asyrp(asked, steps=STEPS)
-    with pytest.raises(UserError, match="no sequences of tokens"):
+    with pytest.raises(UserError, match="has no cross-attention from image to text"):
         prompt_to_prompt(asked, SHOWN, WANTED, steps=STEPS)
 
 

@@ -145,17 +145,26 @@ def _joined(source: Denoiser, target: Denoiser, batch: int) -> Denoiser:
     raise UserError("the two prompts must be guided alike: say what the picture shows, and what it should show")
 
 
-@contextmanager
-def _attention(denoiser: Denoiser, edit: AttentionEdit, x: Tensor, t: float) -> Iterator[None]:
-    """While this lasts, the network's maps go through `edit`. Raises UserError if it has no cross-attention."""
-    from diffusers.models.attention_processor import Attention, AttnProcessor
+def layers(denoiser: Denoiser) -> list[Any]:
+    """The attention layers of a denoiser's network. Raises UserError if none looks from image to text."""
+    from diffusers.models.attention_processor import Attention
 
-    found = [part for part in module(denoiser).modules() if isinstance(part, Attention)]
+    network = module(denoiser)
+    found = [part for part in network.modules() if isinstance(part, Attention)]
     if not any(part.is_cross_attention for part in found):
         raise UserError(
-            f"a {type(module(denoiser)).__name__} has no cross-attention from image to text, which Prompt-to-Prompt "
-            "edits: choose a checkpoint with a U-Net, or PixArt"
+            f"a {type(network).__name__} has no cross-attention from image to text, which Prompt-to-Prompt edits: "
+            "choose a checkpoint with a U-Net, or PixArt"
         )
+    return found
+
+
+@contextmanager
+def _attention(denoiser: Denoiser, edit: AttentionEdit, x: Tensor, t: float) -> Iterator[None]:
+    """While this lasts, the network's maps go through `edit`."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    found = layers(denoiser)
     seen: dict[int, list[Tensor]] = {}
 
     def wrapped(part: Any, scores: Callable[..., Tensor]) -> Callable[..., Tensor]:

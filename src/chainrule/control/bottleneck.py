@@ -111,18 +111,23 @@ def bottleneck(denoiser: Denoiser, x: Tensor, t: float) -> Tensor:
     return found[0]
 
 
-@contextmanager
-def _hooked(denoiser: Denoiser, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """While this lasts, `hook` sees each h, and replaces it if it returns one. Raises UserError if there is none."""
+def deepest(denoiser: Denoiser) -> Any:
+    """The deepest block of a denoiser's U-Net; raises UserError if it is none."""
     network = module(denoiser)
     block = getattr(network, "mid_block", None)
     if block is None:
         raise UserError(f"a {type(network).__name__} has no bottleneck: Asyrp needs a U-Net")
+    return block
+
+
+@contextmanager
+def _hooked(denoiser: Denoiser, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """While this lasts, `hook` sees each h, and replaces it if it returns one."""
 
     def on_forward(_module: Any, _inputs: Any, h: Tensor) -> Tensor | None:
         return hook(h)
 
-    handle = block.register_forward_hook(on_forward)
+    handle = deepest(denoiser).register_forward_hook(on_forward)
     try:
         yield
     finally:

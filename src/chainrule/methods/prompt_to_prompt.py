@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from chainrule.control import Alignment, AttentionEdit, Beside, Blend, Pairing, align
+from chainrule.control.attention import layers
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, by_parts, generate, inverted
@@ -58,6 +59,7 @@ def side_by_side(
     `source` and `target` are the prompts that the photo's denoiser and the task's were told. The chain must have
     `steps` and start where both do.
     """
+    _ = layers(task.denoiser)
     edit, blend = _edit(task.model, source, target, attention or Attention(), steps)
     denoiser = Beside(task.edited().denoiser, task.denoiser, edit)
     return replace(task, denoiser=denoiser, constraints=(Pairing(edit, blend), *task.constraints))
