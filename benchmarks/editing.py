@@ -292,13 +292,14 @@ def sdedit_masked_at(strength: float, eta: float = 0.0) -> Contender:
 
 TUNING = (
     *(sdedit_at(strength, eta) for eta in (0.0, 1.0) for strength in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
-    *(sdedit_masked_at(strength, eta) for eta in (0.0, 1.0) for strength in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)),
+    *(sdedit_masked_at(strength, 0.0) for strength in (0.5, 0.6, 0.7, 0.8, 0.9)),
+    *(sdedit_masked_at(strength, 1.0) for strength in (0.7, 0.8, 0.9)),
     *(
         Contender(f"ILVR, N = {n}, to {stop:g}", by_ilvr, {"factor": n, "stop": stop})
         for n in (2, 4, 8)
         for stop in (0.3, 0.5, 0.7)
     ),
-    *(Contender(f"RePaint, r = {r}", by_repaint, {"repeats": r}) for r in (1, 3, 5, 10)),
+    *(Contender(f"RePaint, r = {r}", by_repaint, {"repeats": r}) for r in (1, 3, 5)),
     *(Contender(f"Blended, scale {scale:g}", by_blended, {"scale": scale}) for scale in (0.0, 3.0, 10.0, 30.0)),
     *(
         Contender(

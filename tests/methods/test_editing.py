@@ -12,7 +12,7 @@ from torch import Tensor
 import chainrule
 from chainrule import DDIM, EDICT, Checkpoint, UserError
 from chainrule.constraint import Inpaint, LowPass, Noised, Visited
-from chainrule.constraint.inpaint import on_latents
+from chainrule.constraint.inpaint import hidden, on_latents
 from chainrule.constraint.low_pass import low_pass
 from chainrule.control import Shift
 from chainrule.gradient import Backprop
@@ -73,6 +73,13 @@ def unmasked(asked: Task) -> Task:
     return replace(asked, photo=replace(asked.edited(), mask=None))
 
 
+def known(asked: Task) -> Tensor:
+    """The latents of what is to be kept."""
+    photo = asked.edited()
+    assert photo.mask is not None
+    return asked.model.encode(hidden(photo.images, photo.mask))
+
+
 def outside(asked: Task, latents: Tensor) -> Tensor:
     mask = asked.edited().mask
     assert mask is not None
@@ -105,7 +112,7 @@ def test_ilvr_has_the_low_frequencies_of_the_photo(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_repaint_keeps_the_known_and_fills_the_rest(name: str) -> None:
     asked = task(name, exact=True)
-    z, photo = asked.model.encode(asked.edited().images), asked.edited()
+    z, photo = known(asked), asked.edited()
     made = repaint(asked, jump=2, repeats=2, steps=STEPS)
     assert torch.equal(outside(asked, made.latents), outside(asked, z))
     assert torch.equal(made.images * (1 - photo.mask), photo.images * (1 - photo.mask))
@@ -116,7 +123,7 @@ def test_repaint_keeps_the_known_and_fills_the_rest(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_blended_changes_the_mask_alone_and_its_loss_falls(name: str) -> None:
     asked = task(name, exact=True)
-    z, photo = asked.model.encode(asked.edited().images), asked.edited()
+    z, photo = known(asked), asked.edited()
     dark = Call(lambda images: images.mean(dim=(1, 2, 3)))
     scale = 1000.0 if name == "scenes" else 30.0
     latent, pushed = (blended(replace(asked, loss=loss), scale=scale, crops=2, steps=STEPS) for loss in (None, dark))
@@ -281,7 +288,7 @@ def test_an_image_does_not_depend_on_what_is_computed_beside_it(method) -> None:
 
 def test_a_mask_around_edits_keeps_the_rest() -> None:
     asked = task("Stable Diffusion 1.x")
-    z = asked.model.encode(asked.edited().images)
+    z = known(asked)
     for name in ("sdedit in a mask", "prompt-to-prompt in a mask", "edict in a mask"):
         made = WHOLE[name](asked).latents
         assert torch.equal(outside(asked, made), outside(asked, z)), name
@@ -292,7 +299,7 @@ def test_a_mask_around_edits_keeps_the_rest() -> None:
 def test_doodl_inside_a_mask_optimises_what_is_free(mix: float | None) -> None:
     bright = Call(lambda images: 1 - images.mean(dim=(1, 2, 3)))
     asked = masked(replace(task("Stable Diffusion 1.x"), loss=bright))
-    z = asked.model.encode(asked.edited().images)
+    z = known(asked)
     settings = Doodl(iterations=5, steps=STEPS, mix=mix, optimiser=Adam(rate=0.1), perturbation=0.0, crops=0)
     result = doodl(asked, settings, x_T=asked.x_T)
     assert result.history is not None
@@ -453,6 +460,19 @@ def test_a_mask_of_latents_is_free_wherever_a_pixel_is() -> None:
     mask = torch.zeros(1, 1, 8, 8)
     mask[0, 0, 3, 4] = 1.0
     assert on_latents(mask, torch.zeros(1, 4, 4, 4)).nonzero().tolist() == [[0, 0, 1, 2]]
+
+
+def test_what_is_to_go_is_hidden_by_what_is_around() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[:, :, 2:6, 2:6] = 1.0
+    found = hidden(images, mask)
+    assert torch.equal(found * (1 - mask), images * (1 - mask))
+    other = torch.where(mask > 0, torch.rand_like(images), images)
+    assert torch.equal(hidden(other, mask), found)
+    flat = torch.full((1, 3, 8, 8), 0.3)
+    torch.testing.assert_close(hidden(torch.where(mask[:1] > 0, 1.0, flat), mask[:1]), flat)
+    assert torch.equal(hidden(images, torch.ones_like(mask)), images)
 
 
 def test_inpainting_is_the_formula() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,6 +35,23 @@ class Inpaint(Between):
 
     def of(self, rows: Sequence[int]) -> Inpaint:
         return Inpaint(self.mask[list(rows)], self.known.of(rows))
+
+
+def hidden(images: Tensor, mask: Tensor) -> Tensor:
+    """`images` (B, 3, H, W) with the colours around it grown into what a `mask` (B, 1, H, W) leaves free.
+
+    An autoencoder sees a little beyond each cell: what is to go must not shine through into what is known.
+    """
+    known = (mask == 0).to(images)
+    if not known.flatten(1).any(dim=1).all():
+        return images  # there is nothing around
+    grown = images * known
+    while not known.all():
+        ring, share = (functional.avg_pool2d(each, 3, stride=1, padding=1) for each in (grown, known))
+        new = (known == 0) & (share > 0)
+        grown = torch.where(new, ring / share.clamp(min=1e-3), grown)
+        known = known + new.to(known)
+    return grown
 
 
 def on_latents(mask: Tensor, like: Tensor) -> Tensor:

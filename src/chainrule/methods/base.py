@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chainrule.constraint import Constraint, Inpaint, Noised, imposed
-from chainrule.constraint.inpaint import KNOWN, on_latents
+from chainrule.constraint.inpaint import KNOWN, hidden, on_latents
 from chainrule.denoiser import Denoiser
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
@@ -322,7 +322,7 @@ def masked(task: Task) -> Task:
     if photo.mask is None:
         raise UserError("this method fills a part of the picture: say which with a mask (--mask FILE, white = change)")
     with torch.no_grad():
-        z = task.model.encode(photo.images)
+        z = task.model.encode(hidden(photo.images, photo.mask))
     known = Noised(task.model.schedule, z, task.noise, KNOWN)
     return replace(task, constraints=(*task.constraints, Inpaint(on_latents(photo.mask, z), known)))
 
