@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +19,27 @@ from torch import Tensor
 
 import chainrule
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, UserError, invert, sample, sample_state
+from chainrule.constraint.inpaint import hidden, on_latents
+from chainrule.constraint.low_pass import low_pass
 from chainrule.denoiser import Denoiser
 from chainrule.gradient import Gradient
 from chainrule.loss import Classifier, ClipText, load_classifier, load_clip
-from chainrule.methods import Adam, Doodl, Task, doodl, one_step
+from chainrule.methods import (
+    Adam,
+    Doodl,
+    Photo,
+    Task,
+    asyrp,
+    blended,
+    diffedit,
+    doodl,
+    ilvr,
+    one_step,
+    prompt_to_prompt,
+    repaint,
+    sdedit,
+)
+from chainrule.methods.diffedit import difference
 from chainrule.models import Model
 from chainrule.models.families.base import ddim
 from chainrule.models.families.flux import pack
@@ -32,6 +50,7 @@ from tiny import FAMILIES, family, save_family
 pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
 
 TOLD = {"DiT (classes)": "goldfish", "Pixels, told nothing": "", "Pixels, told a class": "3"}
+OTHER = {"DiT (classes)": "tench", "Pixels, told nothing": "", "Pixels, told a class": "2"}
 SIZE = {"Flux.1 dev": (16, 16), "Flux.1 schnell": (16, 16)}
 """Flux's configuration names no size."""
 SCALE = {"Pixels, told nothing": 1.0, "Pixels, told a class": 1.0, "Flux.1 schnell": 1.0}
@@ -57,6 +76,7 @@ on a tiny pipeline of each family with random weights; the tests hold it.
 - Gradients: all ways agree with each other, to 1e-6, and with finite differences, for DDIM and EDICT.
 - Inversion: there and back to 1e-8 in float64. bfloat16: of the weights; latents stay in float32.
 - Saving: a run from the command line, made again from its picture. Photos: the same for one in portrait.
+- The editing methods keep what each is to keep: the rest of a mask, low frequencies, where prompts do not differ.
 
 """
 
@@ -264,6 +284,56 @@ def in_half(name: str) -> None:
     assert gradient.abs().max() > 0
 
 
+def pictured(name: str) -> Task:
+    """Two pictures under another prompt, the upper left quarter of which may change."""
+    model = load(name)
+    _, height, width = model.codec.latent_shape
+    side = (height * model.codec.factor, width * model.codec.factor)
+    photos = torch.rand(2, 3, *side, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(2, 1, *side)
+    mask[:, :, : side[0] // 2, : side[1] // 2] = 1.0
+    shown = model.denoiser(OTHER.get(name, "a blue square"), guidance_scale=SCALE.get(name, 3.0))
+    return Task(model, told(name, model), (0, 1), None, Photo(photos, shown, side, mask))
+
+
+def through_noise(name: str) -> None:
+    """SDEdit, ILVR, RePaint and Blended Diffusion keep what they are to keep."""
+    job = pictured(name)
+    photo = job.edited()
+    bare, known = replace(job, photo=replace(photo, mask=None)), hidden(photo.images, photo.mask)
+    with torch.no_grad():
+        z, known = job.model.encode(photo.images), job.model.encode(known)
+    kept = 1 - on_latents(photo.mask, z)
+    assert torch.equal(sdedit(bare, strength=0.0, steps=3).latents, z)
+    low = ilvr(bare, factor=2, stop=1.0, steps=3).latents
+    assert torch.allclose(low_pass(low, 2), low_pass(z, 2), rtol=1e-3, atol=1e-3 * z.abs().max())
+    bright = replace(job, loss=chainrule.loss.Brightness(1.0))
+    for made in (repaint(job, jump=1, repeats=2, steps=3), blended(bright, scale=1.0, crops=2, steps=3)):
+        assert torch.isfinite(made.latents).all()
+        assert torch.equal(kept * made.latents, kept * known)
+
+
+def by_difference(name: str) -> None:
+    """DiffEdit keeps what it found no difference in."""
+    job = pictured(name)
+    job = replace(job, photo=replace(job.edited(), mask=None))
+    with torch.no_grad():
+        z = job.model.encode(job.edited().images)
+    kept, made = 1 - difference(job, z, noises=2), diffedit(job, noises=2, steps=3).latents
+    assert torch.isfinite(made).all()
+    assert torch.equal(kept * made, kept * z)
+
+
+def by_attention(name: str) -> None:
+    made = prompt_to_prompt(pictured(name), "a blue square", "a red circle", steps=3, step=DDIM())
+    assert torch.isfinite(made.latents).all()
+    assert made.attention is not None
+
+
+def by_bottleneck(name: str) -> None:
+    assert torch.isfinite(asyrp(pictured(name), steps=3).latents).all()
+
+
 CAPABILITIES: dict[str, Callable[[str], None]] = {
     f"equals its own pipeline, to {TOLERANCE:g}": parity,
     "gradient of noise": partial(gradients, of="noise"),
@@ -277,6 +347,10 @@ CAPABILITIES: dict[str, Callable[[str], None]] = {
     "bfloat16": in_half,
     "saving": saved,
     "photos": of_a_photo,
+    "SDEdit, ILVR, RePaint, Blended": through_noise,
+    "DiffEdit": by_difference,
+    "Prompt-to-Prompt": by_attention,
+    "Asyrp": by_bottleneck,
 }
 
 
