@@ -356,6 +356,64 @@ TUNING = (
 )
 
 
+SDEDIT = sdedit_at(0.7, 1.0)
+SDEDIT_MASKED = sdedit_masked_at(0.9, 1.0)
+ILVR = Contender("ILVR, N = 2, to 0.3", by_ilvr, {"factor": 2, "stop": 0.3})
+REPAINT = Contender("RePaint, r = 5", by_repaint, {"repeats": 5})
+BLENDED = Contender("Blended Diffusion, scale 3", by_blended, {"scale": 3.0})
+BLENDED_LATENT = Contender("Blended Latent Diffusion", by_blended, {"scale": 0.0})
+DIFFEDIT = Contender(
+    "DiffEdit, r = 0.8, threshold 0.2", by_diffedit, {"guidance_scale": 1.5, "strength": 0.8, "threshold": 0.2}
+)
+DIFFEDIT_MASKED = Contender(
+    "DiffEdit in the mask, r = 0.8", by_diffedit_masked, {"guidance_scale": 1.5, "strength": 0.8}
+)
+EDICT_EDIT = Contender("EDICT, strength 1", by_edict, {"guidance_scale": 1.5, "strength": 1.0, "mix": 0.99})
+DDIM_EDIT = Contender("DDIM inversion, strength 0.8", by_ddim, {"guidance_scale": 1.5, "strength": 0.8})
+ATTENTION, ATTENTION_EDICT = (
+    Contender(
+        f"Prompt-to-Prompt by {inverse}",
+        by_attention,
+        {"guidance_scale": 1.5, "cross": 0.4, "own": 0.2, "inverse": inverse, "replaced": True},
+    )
+    for inverse in ("DDIM", "EDICT")
+)
+SEMANTIC = Contender(
+    "Semantic guidance and the prompt", by_semantic, {"scale": 100.0, "strength": 0.8, "layout": 1.0, "told": True}
+)
+SEMANTIC_ALONE = Contender(
+    "Semantic guidance alone", by_semantic, {"scale": 100.0, "strength": 0.8, "layout": 1.0, "told": False}
+)
+BOTTLENECK = Contender("Asyrp, untrained", by_bottleneck, {"scale": 1.0, "until": 0.3})
+CONTENDERS = (
+    NOTHING,
+    NEW,
+    SDEDIT,
+    ILVR,
+    SEMANTIC_ALONE,
+    SEMANTIC,
+    DDIM_EDIT,
+    EDICT_EDIT,
+    DIFFEDIT,
+    ATTENTION,
+    ATTENTION_EDICT,
+    BOTTLENECK,
+    SDEDIT_MASKED,
+    BLENDED_LATENT,
+    BLENDED,
+    REPAINT,
+    DIFFEDIT_MASKED,
+)
+BLIND = (ILVR, SEMANTIC_ALONE, SEMANTIC, DDIM_EDIT, EDICT_EDIT, DIFFEDIT, ATTENTION, ATTENTION_EDICT, BOTTLENECK)
+QUESTIONS = (
+    *((one, SDEDIT) for one in BLIND),
+    *((one, SDEDIT_MASKED) for one in (BLENDED_LATENT, BLENDED, REPAINT, DIFFEDIT_MASKED)),
+    (ATTENTION_EDICT, ATTENTION),
+    (EDICT_EDIT, DDIM_EDIT),
+    (SDEDIT_MASKED, SDEDIT),
+)
+
+
 # --- the judges -------------------------------------------------------------------------------------------------
 
 
@@ -473,9 +531,6 @@ def sheet(asked: Mapping[str, list[Edit]], made: Mapping[Contender, Made]) -> No
     notes["picture"] = [every[i].after.caption.removesuffix(" background") for i in index]
     grid(columns, kinds, notes, "The picture, and what each method makes of it").convert("RGB").save(SHEET)
 
-
-CONTENDERS: tuple[Contender, ...] = ()
-QUESTIONS: tuple[tuple[Contender, Contender], ...] = ()
 
 if __name__ == "__main__":
     main()
