@@ -108,8 +108,8 @@ def main() -> None:
         publish(
             "scenes-noise-aware",
             "## The noise-aware encoder\n\n"
-            f"`python benchmarks/scenes_quality.py --noise-aware --captions {len(scenes)}` on {machine()}; fresh scenes, "
-            "95 % intervals; the caption is sought among all of the set.\n\n"
+            f"`python benchmarks/scenes_quality.py --noise-aware --captions {len(scenes)}` on {machine()}; fresh "
+            "scenes, 95 % intervals; the caption is sought among all of the set.\n\n"
             + through_noise(chainrule.load(), load_clip(), pixels, scenes),
         )
         return
