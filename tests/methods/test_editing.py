@@ -286,6 +286,28 @@ def test_an_image_does_not_depend_on_what_is_computed_beside_it(method) -> None:
     assert torch.equal(method(asked).latents, together.latents)
 
 
+def test_each_photo_may_have_its_own_prompts() -> None:
+    """Together, apart under a plan, and through DOODL, whose state is split as well."""
+    asked = unmasked(task("Stable Diffusion 1.x"))
+    shown, wanted = [SHOWN, "a blue square"], [WANTED, "a blue square on a gray background"]
+    made = asked.model
+    denoisers = [made.denoiser(prompts, guidance_scale=2.0) for prompts in (shown, wanted)]
+    asked = replace(asked, denoiser=denoisers[1], photo=replace(asked.edited(), denoiser=denoisers[0]))
+    attention = Attention(blend=("circle", "square"))
+    whole = prompt_to_prompt(asked, shown, wanted, attention=attention, steps=STEPS)
+    for i in range(2):
+        own = Attention(blend=(("circle", "square")[i],))
+        one = prompt_to_prompt(asked.of([i]), shown[i], wanted[i], steps=STEPS, attention=own)
+        torch.testing.assert_close(whole.latents[i : i + 1], one.latents, rtol=1e-3, atol=1e-4)
+    apart = prompt_to_prompt(replace(asked, plan=Plan(together=1)), shown, wanted, attention=attention, steps=STEPS)
+    torch.testing.assert_close(apart.latents, whole.latents, rtol=1e-3, atol=1e-4)
+    bright = Call(lambda images: 1 - images.mean(dim=(1, 2, 3)))
+    pair = side_by_side(replace(asked, loss=bright), shown, wanted, attention, steps=STEPS)
+    settings = Doodl(iterations=1, steps=STEPS, mix=None, optimiser=Adam(rate=0.1), perturbation=0.0, crops=0)
+    together, split = (doodl(replace(pair, plan=plan), settings, x_T=asked.x_T) for plan in (Plan(), Plan(together=1)))
+    torch.testing.assert_close(split.latents, together.latents, rtol=1e-3, atol=1e-3)
+
+
 def test_a_mask_around_edits_keeps_the_rest() -> None:
     asked = task("Stable Diffusion 1.x")
     z = known(asked)

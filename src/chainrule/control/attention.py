@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from chainrule.constraint.base import Constraint
 from chainrule.control.base import module
-from chainrule.denoiser import Conditioned, Conditioning, Denoiser, Prediction, repeat
+from chainrule.denoiser import Conditioned, Conditioning, Denoiser, Prediction, repeat, some
 from chainrule.errors import UserError
 from chainrule.guide.classifier_free import ClassifierFree
 from chainrule.step.base import State, Step
@@ -101,6 +101,11 @@ class AttentionEdit:
         borrowed, weights = (value.to(target)[:, None, None] for value in (self.alignment.borrowed, self.weights))
         return (borrowed * (source @ across) + (1 - borrowed) * target) * weights
 
+    def of(self, rows: Sequence[int]) -> AttentionEdit:
+        """The same for some of the images, with the same memory."""
+        across, borrowed, weights = some((self.alignment.across, self.alignment.borrowed, self.weights), rows)
+        return replace(self, alignment=Alignment(across, borrowed), weights=weights)
+
 
 @dataclass(frozen=True, eq=False)
 class Beside(Denoiser):
@@ -123,7 +128,7 @@ class Beside(Denoiser):
         return (*self.source.inputs, *self.target.inputs)
 
     def of(self, rows: Sequence[int]) -> Beside:
-        return Beside(self.source.of(rows), self.target.of(rows), self.edit)
+        return Beside(self.source.of(rows), self.target.of(rows), self.edit.of(rows))
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         both = _joined(self.source, self.target, len(x) // 2)
@@ -210,6 +215,11 @@ class Blend:
     start: float
     threshold: float = 0.3
 
+    def of(self, rows: Sequence[int]) -> Blend:
+        """The same for some of the images."""
+        source, target = some((self.source, self.target), rows)
+        return replace(self, source=source, target=target)
+
     def mask(self, maps: Tensor, like: Tensor) -> Tensor:
         """(B, 1, h, w) for latents `like`, true where either looks; `maps` (2B, K, h', w'), source's and target's."""
         each = [
@@ -236,7 +246,7 @@ class Pairing(Constraint):
         return _Paired(step, self)
 
     def of(self, rows: Sequence[int]) -> Pairing:
-        return self
+        return Pairing(self.edit.of(rows), self.blend and self.blend.of(rows))
 
 
 @dataclass(frozen=True, eq=False)

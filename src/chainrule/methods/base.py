@@ -287,16 +287,23 @@ def noised(task: Task, z: Tensor, steps: int, strength: float, draw: int = 0) ->
 
 
 @torch.no_grad()
+def encoded(task: Task, images: Tensor | None = None) -> Tensor:
+    """The latents of the task's photos, or of `images` in their place, as many at once as the task's plan allows."""
+    photos = task.edited().images if images is None else images
+    return torch.cat([task.model.encode(photos[rows]) for rows, _ in task.parts(task.plan.together)])
+
+
+@torch.no_grad()
 def untouched(task: Task) -> Result:
     """The task's photos as the autoencoder leaves them: what an edit of strength 0 is."""
-    z = torch.cat([task.model.encode(part.edited().images) for _, part in task.parts(task.plan.together)])
+    z = encoded(task)
     images = decoded(task, z)
     return Result(images, z, task.x_T, None if task.loss is None else scored(task, images))
 
 
-def by_parts(task: Task, work: Callable[[Task, Sequence[int]], Result]) -> Result:
-    """`work` on as many images as the task's plan computes together: their task, and their numbers."""
-    parts = [work(part, rows) for rows, part in task.parts(task.plan.together)]
+def by_parts(task: Task, work: Callable[[Task], Result]) -> Result:
+    """`work` on as many images as the task's plan computes together, one group after another."""
+    parts = [work(part) for _, part in task.parts(task.plan.together)]
     images, latents, x_T = (
         torch.cat(each) for each in zip(*((part.images, part.latents, part.x_T) for part in parts), strict=True)
     )
@@ -321,8 +328,7 @@ def masked(task: Task) -> Task:
         return task
     if photo.mask is None:
         raise UserError("this method fills a part of the picture: say which with a mask (--mask FILE, white = change)")
-    with torch.no_grad():
-        z = task.model.encode(hidden(photo.images, photo.mask))
+    z = encoded(task, hidden(photo.images, photo.mask))
     known = Noised(task.model.schedule, z, task.noise, KNOWN)
     return replace(task, constraints=(*task.constraints, Inpaint(on_latents(photo.mask, z), known)))
 

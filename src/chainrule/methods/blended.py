@@ -11,7 +11,6 @@ turns its augmentations in space and draws them anew at each step; here they are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch import Tensor
 from chainrule.gradient.base import OnStep
 from chainrule.guide.one_step import OneStep
 from chainrule.loss.cutouts import cropped
-from chainrule.methods.base import Result, Task, by_parts, generate, masked, noised, untouched
+from chainrule.methods.base import Result, Task, by_parts, encoded, generate, masked, noised
 from chainrule.step.ddpm import DDPM
 
 
@@ -35,12 +34,12 @@ def blended(
 ) -> Result:
     """The task's photos, changed where their mask is 1. Raises UserError if they have none."""
 
-    def work(part: Task, rows: Sequence[int]) -> Result:
+    def work(part: Task) -> Result:
         inside, denoiser = masked(part), part.denoiser
         if part.loss is not None:
             loss = cropped(part.loss, crops, cut_power=0.3) if crops else part.loss
             denoiser = OneStep(denoiser, _Seen(part), loss, scale)
-        start = noised(part, untouched(part).latents, steps, strength)
+        start = noised(part, encoded(part), steps, strength)
         step = DDPM(part.noise, eta)
         return generate(inside, denoiser, start, steps, step=step, strength=strength, on_step=on_step)
 

@@ -10,7 +10,6 @@ Limits: where two prompts disagree is not always where the thing is; a thing tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -21,7 +20,7 @@ from chainrule.constraint import Inpaint, Visited
 from chainrule.constraint.inpaint import on_latents
 from chainrule.denoiser import Denoiser
 from chainrule.gradient.base import OnStep
-from chainrule.methods.base import Result, Task, by_parts, generate, untouched
+from chainrule.methods.base import Result, Task, by_parts, encoded, generate
 from chainrule.sample import visited
 from chainrule.schedule import tail
 from chainrule.step.ddim import DDIM
@@ -46,16 +45,16 @@ def diffedit(
     are inverted under) is what step 2 is told; equal prompts give the photos back.
     """
 
-    def work(part: Task, rows: Sequence[int]) -> Result:
-        photo, z = part.edited(), untouched(part).latents
+    def work(part: Task) -> Result:
+        photo, z = part.edited(), encoded(part)
         mask = difference(part, z, noises=noises, threshold=threshold) if photo.mask is None else photo.mask
         times = tail(part.model.schedule.times(steps), strength)
-        encoded = visited(inverted_under or photo.denoiser, z, times, step=DDIM(), on_step=on_step)
+        trail = visited(inverted_under or photo.denoiser, z, times, step=DDIM(), on_step=on_step)
         wide = functional.interpolate(mask, photo.images.shape[-2:])
-        kept = Inpaint(on_latents(mask, z), Visited(encoded))
+        kept = Inpaint(on_latents(mask, z), Visited(trail))
         others = tuple(each for each in part.constraints if not isinstance(each, Inpaint))
         part = replace(part, photo=replace(photo, mask=wide), constraints=(*others, kept))
-        return generate(part, part.denoiser, encoded[times[0].item()], steps, strength=strength, on_step=on_step)
+        return generate(part, part.denoiser, trail[times[0].item()], steps, strength=strength, on_step=on_step)
 
     return by_parts(task, work)
 

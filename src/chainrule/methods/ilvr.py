@@ -17,7 +17,7 @@ from chainrule.constraint import LowPass, Noised
 from chainrule.constraint.low_pass import LOW
 from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
-from chainrule.methods.base import Result, Task, generate, untouched
+from chainrule.methods.base import Result, Task, encoded, generate
 from chainrule.step.ddpm import DDPM
 
 
@@ -36,6 +36,6 @@ def ilvr(
         raise UserError(f"the low frequencies are kept from share {start} to share {stop}: they rise, from 0 to 1")
     times = task.model.schedule.times(steps)
     first, last = (times[round(share * steps)].item() for share in (start, stop))
-    photos = Noised(task.model.schedule, untouched(task).latents, task.noise, LOW)
+    photos = Noised(task.model.schedule, encoded(task), task.noise, LOW)
     kept = replace(task, constraints=(*task.constraints, LowPass(photos, factor, first, last)))
     return generate(kept, task.denoiser, task.x_T, steps, step=DDPM(task.noise, eta), on_step=on_step)

@@ -15,7 +15,7 @@ from chainrule.denoiser import Denoiser
 from chainrule.gradient.base import OnStep
 from chainrule.guide.base import Energy
 from chainrule.guide.noise_aware import NoiseAware, NoiseAwareMean
-from chainrule.methods.base import Result, Task, generate, noised, untouched
+from chainrule.methods.base import Result, Task, encoded, generate, noised
 from chainrule.step.base import Step
 from chainrule.step.ddim import DDIM
 from chainrule.step.ddpm import DDPM
@@ -34,7 +34,7 @@ def noise_aware(
     on_step: OnStep | None = None,
 ) -> Result:
     """The images of the task's seeds, or its photos redone, each step pushed by `energy` of the noisy latent."""
-    start = task.x_T if task.photo is None else noised(task, untouched(task).latents, steps, strength)
+    start = task.x_T if task.photo is None else noised(task, encoded(task), steps, strength)
     denoiser: Denoiser = task.denoiser
     step: Step = _DDIM
     if eta == 0.0:

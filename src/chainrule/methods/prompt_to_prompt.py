@@ -81,17 +81,16 @@ def prompt_to_prompt(
     holds the target's attention, the mean over the chain. Raises UserError if the network has no cross-attention.
     """
 
-    def work(part: Task, rows: Sequence[int]) -> Result:
+    pair = side_by_side(task, source, target, attention, steps=steps)
+
+    def work(part: Task) -> Result:
         x_T = part.edited().x_T
         start = inverted(part, steps=steps, step=step, on_step=on_step) if x_T is None else x_T
-        shown, wanted = (each if isinstance(each, str) else [each[row] for row in rows] for each in (source, target))
-        pair = side_by_side(part, shown, wanted, attention, steps=steps)
-        solver = step if x_T is None else _DDIM
-        result = generate(pair, pair.denoiser, start, steps, step=solver, on_step=on_step)
-        seen = pair.denoiser.edit.maps.mean() if isinstance(pair.denoiser, Beside) else None
+        result = generate(part, part.denoiser, start, steps, step=step if x_T is None else _DDIM, on_step=on_step)
+        seen = part.denoiser.edit.maps.mean() if isinstance(part.denoiser, Beside) else None
         return result if seen is None else replace(result, attention=seen.chunk(2)[1])
 
-    return by_parts(task, work)
+    return by_parts(pair, work)
 
 
 def _edit(
