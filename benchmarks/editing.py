@@ -359,7 +359,7 @@ TUNING = (
 SDEDIT = sdedit_at(0.7, 1.0)
 SDEDIT_MASKED = sdedit_masked_at(0.9, 1.0)
 ILVR = Contender("ILVR, N = 2, to 0.3", by_ilvr, {"factor": 2, "stop": 0.3})
-REPAINT = Contender("RePaint, r = 5", by_repaint, {"repeats": 5})
+REPAINT = Contender("RePaint, r = 3", by_repaint, {"repeats": 3})
 BLENDED = Contender("Blended Diffusion, scale 3", by_blended, {"scale": 3.0})
 BLENDED_LATENT = Contender("Blended Latent Diffusion", by_blended, {"scale": 0.0})
 DIFFEDIT = Contender(
@@ -384,7 +384,7 @@ SEMANTIC = Contender(
 SEMANTIC_ALONE = Contender(
     "Semantic guidance alone", by_semantic, {"scale": 100.0, "strength": 0.8, "layout": 1.0, "told": False}
 )
-BOTTLENECK = Contender("Asyrp, untrained", by_bottleneck, {"scale": 1.0, "until": 0.3})
+BOTTLENECK = Contender("Asyrp, untrained", by_bottleneck, {"scale": 1.0, "until": 0.8})
 CONTENDERS = (
     NOTHING,
     NEW,

@@ -54,7 +54,7 @@ def settings(mix: float | None = None) -> Doodl:
 def test_every_plan_computes_the_same(name: str) -> None:
     """The optimised noise after an iteration is start - rate gradient / ..., so equal noise is equal gradients."""
     expected = advanced(task(name))
-    for plan in PLANS:
+    for plan in PLANS if name != "scenes" else PLANS[5::4]:  # the bundled one is slower than the tiny ones
         found = advanced(task(name).under(plan))
         for part, same in zip(found, expected, strict=True):
             torch.testing.assert_close(part, same, rtol=1e-4, atol=1e-5, msg=lambda text, plan=plan: f"{plan}: {text}")
