@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 import chainrule
 from chainrule.loss import Call, Classifier, load_classifier
-from chainrule.methods import Adam, Doodl, Photo, Task, doodl, masked, repaint
+from chainrule.methods import Adam, Doodl, Photo, Task, best_of, doodl, masked, repaint
 from chainrule.pictures import from_pil, grid
 from chainrule.scenes.base import SHAPES, Scene, Thing, render
 from chainrule.scenes.judge import isolate, load_judge
@@ -24,6 +24,7 @@ from chainrule.scenes.judge import isolate, load_judge
 SEEDS = (0, 1, 2, 3)
 PROMPT = "a pink shape above a blue square on a white background"
 WANTED = "heart"
+DRAWS = 8
 ROWS, COLUMNS = slice(1, 33), slice(16, 48)
 """Where the picture may change."""
 
@@ -43,13 +44,17 @@ def main(iterations: int, steps: int, output: Path) -> None:
     each = (len(SEEDS), -1, -1, -1)
     photo = Photo(picture.expand(each), model.denoiser(""), (64, 64), mask.expand(each), exact=True)
     task = Task(model, model.denoiser(PROMPT), SEEDS, Call(inside), photo)
-    columns = {"the picture": photo.images, "RePaint": repaint(task, steps=steps, repeats=5).images}
+    masked_task = masked(task)
+    search = best_of(masked_task, DRAWS, steps=steps)
     optimiser = Adam(rate=0.05)
     settings = Doodl(iterations=iterations, steps=steps, mix=None, optimiser=optimiser, perturbation=0.0, crops=0)
-    result = doodl(
-        masked(task), settings, x_T=task.x_T, on_iteration=lambda state: print(state.history[-1].tolist(), flush=True)
-    )
-    columns["DOODL in the mask"] = result.images
+    found = doodl(masked_task, settings, x_T=search.x_T, on_iteration=lambda state: print(state.history[-1].tolist()))
+    columns = {
+        "the picture": photo.images,
+        "RePaint": repaint(task, steps=steps, repeats=5).images,
+        f"best of {DRAWS} in the mask": search.images,
+        "DOODL in the mask, from there": found.images,
+    }
 
     index = SHAPES.index(WANTED)
     notes = {}
@@ -63,7 +68,7 @@ def main(iterations: int, steps: int, output: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--iterations", type=int, default=25)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("docs/images/doodl-in-a-mask.png"))
     main(**vars(parser.parse_args()))
