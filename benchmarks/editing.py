@@ -254,7 +254,7 @@ def by_semantic(task: Task, scale: float, strength: float, layout: float, told: 
     task = blind(task)
     encoder, schedule = noisy(), task.model.schedule
     text = by.Text(encoder, guide().embed_texts([SAID[seed].after.caption for seed in task.seeds]))
-    reference = by.Reference(encoder, schedule, untouched(task).latents)
+    reference = by.Likeness(encoder, schedule, untouched(task).latents)
     alone = task if told else replace(task, denoiser=task.model.denoiser("", guidance_scale=1.0))
     return semantic(alone, energies=[(1.0, text), (layout, by.Layout(reference))], scale=scale, strength=strength)
 
@@ -526,10 +526,14 @@ def sheet(asked: Mapping[str, list[Edit]], made: Mapping[Contender, Made]) -> No
     index = [i * count + 1 for i in range(len(kinds))]
     every = [edit for some in asked.values() for edit in some]
     columns = {"picture": torch.stack([every[i].picture for i in index])}
-    columns |= {contender.name.split(",")[0]: found.images[index] for contender, found in made.items()}
+    columns |= {
+        contender.name.split(",")[0].replace(" guidance and the prompt", ", prompted"): found.images[index]
+        for contender, found in made.items()
+    }
     notes = {name: [""] * len(kinds) for name in columns}
     notes["picture"] = [every[i].after.caption.removesuffix(" background") for i in index]
-    grid(columns, kinds, notes, "The picture, and what each method makes of it").convert("RGB").save(SHEET)
+    whole = grid(columns, kinds, notes, "The picture, and what each method makes of it").convert("RGB")
+    whole.resize((whole.width // 2, whole.height // 2)).save(SHEET, optimize=True)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def main(iterations: int, steps: int, output: Path) -> None:
         "the picture": photo.images,
         "RePaint": repaint(task, steps=steps, repeats=5).images,
         f"best of {DRAWS} in the mask": search.images,
-        "DOODL in the mask, from there": found.images,
+        "DOODL from there": found.images,
     }
 
     index = SHAPES.index(WANTED)

@@ -48,7 +48,7 @@ def main(iterations: int, steps: int, output: Path) -> None:
     found = doodl(
         pair, settings, x_T=task.x_T, on_iteration=lambda state: print(state.history[-1].tolist(), flush=True)
     )
-    names = ("source", "target", f"source, target towards a {WANTED}", f"target, towards a {WANTED}")
+    names = ("source", "target", f"source ({WANTED})", f"target ({WANTED})")
     columns = dict(zip(names, (*both(task.x_T), *both(found.x_T)), strict=True))
 
     index = SHAPES.index(WANTED)
@@ -56,7 +56,7 @@ def main(iterations: int, steps: int, output: Path) -> None:
         name: [f"judge: {p:.0%} {WANTED}" for p in probabilities(judge, images)[:, index].tolist()]
         for name, images in columns.items()
     }
-    title = f'"{SHOWN}" and "{TARGET}"'
+    title = f'"{SHOWN}" and "{TARGET}", and the target towards a {WANTED}'
     grid(columns, [f"seed {seed}" for seed in SEEDS], notes, title).convert("RGB").save(output)
 
 

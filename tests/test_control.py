@@ -149,9 +149,26 @@ def test_prompts_that_are_guided_differently_are_refused() -> None:
     model = chainrule.load(family("Stable Diffusion 1.x"))
     guided, free = (model.denoiser("a red circle", guidance_scale=scale) for scale in (2.0, 1.0))
     pushed = OneStep(guided, model.decode, Call(lambda images: images.mean(dim=(1, 2, 3))), 1.0)
-    for one, other in ((guided, free), (guided, pushed)):
+    stronger = model.denoiser("a red circle", guidance_scale=5.0)
+    for one, other in ((guided, free), (guided, pushed), (guided, stronger)):
         with pytest.raises(UserError, match="guided alike"):
             Beside(one, other, edit_for(model))(torch.randn(2, 4, 8, 8), 3.0)
+
+
+def test_maps_that_are_all_large_are_remembered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chainrule.control.attention.SEEN", 2)
+    model = chainrule.load(family("Stable Diffusion 1.x"))
+    told, edit = model.denoiser("a red circle"), edit_for(model)
+    with torch.no_grad():
+        Beside(told, told, edit)(torch.randn(2, 4, 8, 8), 3.0)
+    assert edit.maps.mean().shape[2:] in ((4, 4), (8, 8))
+
+
+def test_a_direction_between_prompts_that_are_guided_differently_is_refused() -> None:
+    model = chainrule.load(family("Stable Diffusion 1.x"))
+    guided, free = (model.denoiser("a red circle", guidance_scale=scale) for scale in (2.0, 1.0))
+    with pytest.raises(UserError, match="guided alike"):
+        Bottleneck(guided, Towards(free))(torch.randn(1, 4, 8, 8), 3.0)
 
 
 def test_a_pair_needs_a_solver_without_noise() -> None:

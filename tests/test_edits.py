@@ -194,6 +194,25 @@ BAD = {
     "share": (["edit", "PHOTO", *WORDS, "--cross", "2"], "editing.cross cannot be 2.0"),
     "repeats": (["edit", "PHOTO", *WORDS, "--repeats", "0"], "editing.repeats cannot be 0"),
     "strength": (["edit", "PHOTO", *WORDS, "--strength", "2"], "strength cannot be 2.0"),
+    "no loss": (["edit", "PHOTO", *WORDS, "--method", "doodl"], "doodl needs a loss: name one"),
+    "nothing redone": (["edit", "PHOTO", *WORDS, "--method", "edict", "--strength", "0"], "which only sdedit can"),
+    "coarse": (["edit", "PHOTO", *WORDS, "--method", "ilvr", "--factor", "100"], "is between 1 and 16 here, not 100"),
+    "no such word": (
+        ["edit", "PHOTO", *WORDS, "--method", "prompt-to-prompt", "--weight", "cat=2"],
+        "the prompt has no word 'cat'",
+    ),
+    "no word to blend": (
+        ["edit", "PHOTO", *WORDS, "--method", "prompt-to-prompt", "--blend", "cat"],
+        "neither prompt has the word 'cat'",
+    ),
+    "not heeded": (
+        ["edit", "PHOTO", *WORDS, "--method", "sdedit", "--blend", "circle"],
+        "none of these methods heeds blend: prompt-to-prompt would",
+    ),
+    "no strength": (
+        ["edit", "PHOTO", *WORDS, "--method", "ilvr", "--strength", "0.5"],
+        "none of these methods heeds strength: blended, ddim, diffedit, edict",
+    ),
     "a long mask": (["edit", "PHOTO", *WORDS, "--mask", f"text={'red ' * 40}"], "the prompt has 40 tokens"),
 }
 
@@ -216,3 +235,22 @@ def test_bad_input_is_one_sentence_and_nothing_is_made(
 
 def test_the_sets_of_methods_are_methods() -> None:
     assert set(get_args(Method)) > BY_WORDS | IN_A_MASK
+
+
+def test_a_picture_in_landscape_and_another_seed(tmp_path: Path) -> None:
+    """Nothing depends on what else is in the batch, and photos need not be square."""
+    render(Scene((Thing("circle", "red", 22, 26, 15),), "white")).resize((96, 64)).save(tmp_path / "wide.png")
+    Image.new("L", (96, 64), 255).save(tmp_path / "mask.png")
+    code, output = call("edit", tmp_path / "wide.png", *WORDS, *EVERY, "--mask", tmp_path / "mask.png", "--steps", "2",
+                        "-o", tmp_path / "wide")  # fmt: skip
+    assert code == 0, output
+    width, height = Image.open(tmp_path / "wide" / "images" / "repaint-0.png").size
+    assert width / height == pytest.approx(1.5, abs=0.06)
+    for name, seeds in (("both", "0,1"), ("one", "1")):
+        code, output = call(
+            "edit", *WORDS, "--method", "semantic", "--steps", "3", "--seed", seeds, "-o", tmp_path / name
+        )
+        assert code == 0, output
+    made = [Image.open(tmp_path / name / "images" / "semantic-1.png") for name in ("both", "one")]
+    both, one = (np.asarray(picture).astype(int) for picture in made)
+    assert abs(both - one).max() <= 2

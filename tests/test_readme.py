@@ -66,3 +66,8 @@ def test_the_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert namespace["image"].shape == (1, 3, 8, 8)
     assert namespace["x_0"].requires_grad
     assert len(namespace["result"].images) == 2
+
+
+@pytest.mark.parametrize("picture", re.findall(r"!\[[^]]*\]\(([^)]+)\)", README))
+def test_its_pictures_are_there(picture: str) -> None:
+    assert (Path(__file__).parents[1] / picture).is_file()

@@ -13,7 +13,6 @@ from chainrule.guide import semantic as by
 from chainrule.guide.base import Energy
 from chainrule.loss import load_clip
 from chainrule.methods import (
-    Attention,
     Result,
     Task,
     asyrp,
@@ -32,6 +31,7 @@ from chainrule.methods import (
     sdedit,
     semantic,
 )
+from chainrule.methods.base import encoded
 from chainrule.pictures import load_picture, resized
 from chainrule.settings import GRIDS, SOLVERS, ClassifierWish, FeaturesWish, ImageWish, Method, Settings, TextWish
 from chainrule.step import DDIM
@@ -79,7 +79,7 @@ def draw(settings: Settings, method: Method, task: Task, on_step: OnStep | None 
         case "diffedit":
             return diffedit(task, **redone)
         case "prompt-to-prompt":
-            attention = Attention(**asked("cross", "own", "weights", "blend"))
+            attention = settings.editing.attention
             return prompt_to_prompt(task, settings.source, settings.prompt, attention=attention, **chain, **solver)
         case "asyrp":
             return asyrp(task, **chain, **asked("scale"))
@@ -118,15 +118,13 @@ def energies(settings: Settings, task: Task) -> list[tuple[float, Energy]]:
                 raise UserError(f"semantic guidance knows text, image, perceptual and style, not {wish.label}")
     if not found and task.photo is not None:
         wanted = by.Text(encoder, clip.embed_texts([settings.prompt]))
-        z = task.model.encode(task.photo.images[:1])
-        found = [(1.0, wanted), (1.0, by.Layout(by.Reference(encoder, task.model.schedule, z)))]
+        found = [(1.0, wanted), (1.0, by.Layout(by.Likeness(encoder, task.model.schedule, encoded(task))))]
     return found
 
 
-def _like(task: Task, encoder: NoiseAwareEncoder, path: Path) -> by.Reference:
-    """A picture to be like, at the size of the model's images."""
-    _, height, width = task.model.codec.latent_shape
-    size = (height * task.model.codec.factor, width * task.model.codec.factor)
+def _like(task: Task, encoder: NoiseAwareEncoder, path: Path) -> by.Likeness:
+    """A picture to be like, at the size of the task's images."""
+    size = tuple(side * task.model.codec.factor for side in task.x_T.shape[-2:])
     with torch.no_grad():
         z = task.model.encode(resized(load_picture(path)[None].to(task.model.device), size))
-    return by.Reference(encoder, task.model.schedule, z)
+    return by.Likeness(encoder, task.model.schedule, z)

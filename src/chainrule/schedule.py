@@ -221,6 +221,16 @@ def tail(times: Tensor, strength: float) -> Tensor:
     return times[-1 - max(1, round(strength * (len(times) - 1))) :]
 
 
+def during(times: Tensor, share: float) -> float:
+    """The last time at which the first `share` of a chain's steps asks the network; infinity if that is no step.
+
+    >>> during(torch.tensor([751.0, 501.0, 251.0, 1.0, END]), 0.5)
+    501.0
+    """
+    steps = round(share * (len(times) - 1))
+    return times[steps - 1].item() if steps else math.inf
+
+
 def resampled(times: Tensor, length: int, repeats: int) -> Tensor:
     """A chain's `times` with RePaint's jumps (Lugmayr et al. 2022, algorithm 1 and appendix B).
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from chainrule.control.attention import layers
+from chainrule.constraint.low_pass import low_pass
 from chainrule.control.bottleneck import deepest
 from chainrule.denoiser import Denoiser
 from chainrule.errors import UserError
@@ -36,7 +36,7 @@ from chainrule.loss import (
 from chainrule.loss.base import added
 from chainrule.loss.classifier import binary_cross_entropy, cross_entropy
 from chainrule.loss.perceptual import Features
-from chainrule.methods import ADJOINT_DPM, Doodl, Photo, Task, masked, plain
+from chainrule.methods import ADJOINT_DPM, Attention, Doodl, Photo, Task, masked, plain, side_by_side
 from chainrule.methods.diffedit import difference
 from chainrule.models import BUNDLED, Model, load
 from chainrule.pictures import coloured, fitted, load_mask, load_picture, resized
@@ -75,6 +75,17 @@ GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "log-snr":
 BY_WORDS = frozenset({"edict", "ddim", "diffedit", "prompt-to-prompt", "asyrp"})
 """Methods that need to know what the photo shows and what it should show."""
 IN_A_MASK = frozenset({"repaint", "blended"})
+TAKES: dict[str, frozenset[str]] = {
+    "strength": frozenset(
+        {"noise-aware", "one-step", "reconstruction", "edict", "ddim", "sdedit", "semantic", "blended", "diffedit"}
+    ),
+    "repeats": frozenset({"sdedit", "repaint"}),
+    "factor": frozenset({"ilvr"}),
+    "scale": frozenset({"semantic", "blended", "asyrp"}),
+    "eta": frozenset({"noise-aware", "sdedit", "ilvr", "repaint", "semantic", "blended"}),
+    **dict.fromkeys(("cross", "own", "weights", "blend"), frozenset({"prompt-to-prompt"})),
+}
+"""Which methods heed a setting of an edit."""
 NOISE_AWARE = {"noise-aware": "a classifier", "semantic": "an image encoder"}
 """Methods that see the noisy latent itself, and by what."""
 FROM_NOISE = frozenset({"plain", "one-step", "noise-aware", "best-of", "doodl", "adjoint-dpm", "semantic"})
@@ -239,6 +250,11 @@ class Editing(_Frozen):
     weights: dict[str, float] = Field(default_factory=dict)
     blend: tuple[str, ...] = ()
 
+    @property
+    def attention(self) -> Attention:
+        """What Prompt-to-Prompt takes of the source's attention."""
+        return Attention(**self.named("cross", "own", "weights", "blend"))
+
     def named(self, *names: str) -> dict[str, Any]:
         """Of these settings, those that were asked for."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -306,14 +322,17 @@ class Settings(_Frozen):
             _ = grid(model.schedule, steps) if grid else model.schedule.times(steps)  # an impossible number is said now
         loss = added([wish.build(self.device) for wish in self.wishes]) if self.wishes else None
         task = Task(model, self._denoiser(model, self.prompt), self.seeds, loss)
-        if "prompt-to-prompt" in self.methods:  # what the network has not is said now
-            _ = layers(task.denoiser)
-        if "asyrp" in self.methods:
-            _ = deepest(task.denoiser)
         if not self.edits:
             return task
         photo = self._drawn(model) if self.photo is None else self._photo(self.photo, model)
         task = replace(task, photo=photo)
+        # what a network, or a prompt, has not, or a picture is too small for, is said now
+        if "prompt-to-prompt" in self.methods:
+            _ = side_by_side(task, self.source, self.prompt, self.editing.attention, steps=self.steps)
+        if "asyrp" in self.methods:
+            _ = deepest(task.denoiser)
+        if "ilvr" in self.methods and self.editing.factor:
+            _ = low_pass(task.x_T, self.editing.factor)
         return task if self.mask is None else masked(replace(task, photo=self._masked(self.mask, task, photo)))
 
     @property
@@ -342,6 +361,14 @@ class Settings(_Frozen):
                 raise UserError(f"{method} needs to know what the photo shows: say it with --from")
             if method in IN_A_MASK and self.mask is None:
                 raise UserError(f"{method} fills a part of the picture: say which with --mask (a file, white = change)")
+            if method in ("doodl", "one-step") and not self.wishes:
+                raise UserError(f"{method} needs a loss: name one, for example --loss classifier=heart")
+        for name, takers in TAKES.items():
+            asked = getattr(self.editing, name, None) if name != "strength" else self.edits and self.strength
+            if asked and not takers & set(self.methods):
+                raise UserError(f"none of these methods heeds {name}: {', '.join(sorted(takers))} would")
+        if self.strength == 0.0 and self.edits and set(self.methods) & TAKES["strength"] != {"sdedit"}:
+            raise UserError("a strength of 0 redoes nothing, which only sdedit can: choose more")
         for seeing, trained in NOISE_AWARE.items():
             if seeing in self.methods and self.model != BUNDLED:
                 raise UserError(
@@ -374,7 +401,7 @@ class Settings(_Frozen):
         return Photo(images, task.denoiser, (images.shape[-2], images.shape[-1]), x_T=task.x_T)
 
     def _masked(self, mask: str, task: Task, photo: Photo) -> Photo:
-        """The photo with its mask; raises UserError if that is no mask, or leaves nothing or everything free."""
+        """The photo with its mask; raises UserError if that is no mask, or leaves nothing free."""
         kind, _, said = mask.partition("=")
         if kind == "text":
             asked = replace(task, denoiser=self._denoiser(task.model, said))
@@ -383,6 +410,6 @@ class Settings(_Frozen):
             found = coloured(photo.images, said)
         else:
             found = load_mask(Path(mask), photo.size, tuple(photo.images.shape[-2:])).to(photo.images)
-        if not found.any():
+        if not found.flatten(1).any(dim=1).all():
             raise UserError(f"the mask {mask} is empty: nothing of the picture would change")
         return replace(photo, mask=found.expand(len(photo.images), -1, -1, -1), exact=self.exact)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 import chainrule
 from chainrule import DDIM, EDICT, Checkpoint, UserError
-from chainrule.constraint import Inpaint, LowPass, Noised, Visited
+from chainrule.constraint import Inpaint, LowPass, Noised, Visited, imposed
 from chainrule.constraint.inpaint import hidden, on_latents
 from chainrule.constraint.low_pass import low_pass
-from chainrule.control import Shift
+from chainrule.control import Bottleneck, Shift, Towards
 from chainrule.gradient import Backprop
+from chainrule.gradient.base import Chain
 from chainrule.loss import Call
 from chainrule.methods import (
     Adam,
@@ -41,8 +42,9 @@ from chainrule.methods import (
 from chainrule.methods.base import untouched
 from chainrule.methods.diffedit import difference
 from chainrule.models import Model
+from chainrule.noise import Noise
 from chainrule.plan import Plan
-from chainrule.sample import sample_state
+from chainrule.sample import sample_state, visited
 from tiny import family
 
 pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
@@ -371,8 +373,6 @@ CHAINS = {
 @pytest.mark.parametrize("solver", [DDIM(), EDICT(mix=0.97)], ids=str)
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_rebuilt_gradients_equal_the_kept_ones(chain, solver) -> None:
-    from chainrule.constraint import imposed
-
     asked = chain(task("Stable Diffusion 1.x"))
     kept, rebuilt = gradients(asked, imposed(solver, asked.constraints), asked.x_T)
     assert kept.abs().max() > 0
@@ -380,8 +380,6 @@ def test_rebuilt_gradients_equal_the_kept_ones(chain, solver) -> None:
 
 
 def test_a_shift_of_the_bottleneck_gets_its_gradient() -> None:
-    from chainrule.control import Bottleneck
-
     asked = task("Stable Diffusion 1.x")
     dh = torch.zeros(1, *bottleneck_shape(asked), requires_grad=True)
     asked = replace(asked, denoiser=Bottleneck(asked.denoiser, Shift(dh)))
@@ -390,23 +388,24 @@ def test_a_shift_of_the_bottleneck_gets_its_gradient() -> None:
     torch.testing.assert_close(rebuilt, kept, rtol=1e-3, atol=1e-4 * kept.abs().max().item())
 
 
-def test_blocks_that_are_rebuilt_cannot_be_reached_into() -> None:
+def test_blocks_that_are_rebuilt_cannot_be_reached_into_with_a_gradient() -> None:
     made = chainrule.load(family("Stable Diffusion 1.x"))
     shown, wanted = (made.denoiser(prompt) for prompt in (SHOWN, WANTED))
-    asked = Task(made, wanted, (0,), None, Photo(torch.rand(1, 3, 16, 16), shown, (16, 16)))
-    for method in (
-        lambda part: prompt_to_prompt(part, SHOWN, WANTED, steps=STEPS),
-        lambda part: asyrp(part, steps=STEPS),
-    ):
+    asked = Task(made, wanted, (0,), None, Photo(torch.rand(1, 3, 16, 16), shown, (16, 16))).under(Plan(rebuilt=True))
+    with torch.no_grad():
+        pair = side_by_side(asked, SHOWN, WANTED, steps=STEPS)
+    for denoiser, x in ((pair.denoiser, asked.x_T.repeat(2, 1, 1, 1)), (Bottleneck(wanted, Towards(shown)), asked.x_T)):
+        with torch.no_grad():
+            assert torch.isfinite(denoiser(x, 301.0).x0).all()
         with pytest.raises(UserError, match="use a plan without `rebuilt`"):
-            method(asked.under(Plan(rebuilt=True)))
+            denoiser(x, 301.0)
 
 
 # --- guidance that sees the noise -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_both_forms_of_noise_aware_guidance_follow_the_energy(name: str, eta: float) -> None:
     asked = replace(task(name), photo=None)
 
@@ -431,7 +430,7 @@ def test_the_bundled_encoder_guides_by_text_picture_and_layout() -> None:
     made, encoder = model("scenes"), load_noise_aware_encoder()
     scene = Scene((Thing("circle", "red", 32, 32, 20),), "white")
     z = made.encode(from_pil([render(scene)]))
-    reference = by.Reference(encoder, made.schedule, z)
+    reference = by.Likeness(encoder, made.schedule, z)
     text = by.Text(encoder, load_clip().embed_texts([scene.caption]))
     asked = Task(made, made.denoiser("", guidance_scale=1.0), tuple(range(4)))
 
@@ -446,6 +445,24 @@ def test_the_bundled_encoder_guides_by_text_picture_and_layout() -> None:
     assert right((0.5, by.Layout(reference)), (0.5, by.Style(reference))) >= 3
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_energies_of_an_image_stay_with_it(eta: float) -> None:
+    from chainrule.guide import semantic as by
+    from chainrule.models.noise_aware import NoiseAwareEncoder
+
+    torch.manual_seed(0)
+    encoder, made = NoiseAwareEncoder(width=8, dim=6).eval().requires_grad_(False), model("scenes")
+    asked = Task(made, made.denoiser("a red circle"), (0, 1))
+    likeness = by.Likeness(encoder, made.schedule, torch.randn(2, 4, 16, 16))
+    parts = (by.Text(encoder, torch.randn(2, 6)), by.Layout(likeness), by.Image(likeness), by.Style(likeness))
+    energies = [(1.0, part) for part in parts]
+    whole, apart = (
+        semantic(replace(asked, plan=plan), energies=energies, scale=30.0, eta=eta, steps=3).latents
+        for plan in (Plan(), Plan(together=1))
+    )
+    torch.testing.assert_close(apart, whole, rtol=1e-3, atol=1e-3)
+
+
 def test_the_energies_are_the_formulas() -> None:
     from chainrule.guide import semantic as by
     from chainrule.models.noise_aware import NoiseAwareEncoder
@@ -453,7 +470,7 @@ def test_the_energies_are_the_formulas() -> None:
     torch.manual_seed(0)
     encoder, schedule = NoiseAwareEncoder(width=8, dim=6).eval(), model("scenes").schedule
     x, x_0, t = torch.randn(2, 4, 16, 16), torch.randn(1, 4, 16, 16), 301.0
-    reference = by.Reference(encoder, schedule, x_0)
+    reference = by.Likeness(encoder, schedule, x_0)
     times = torch.full((2,), t)
     u = torch.nn.functional.normalize(encoder(x, times), dim=1)
     target = torch.randn(1, 6)
@@ -462,8 +479,17 @@ def test_the_energies_are_the_formulas() -> None:
     for energy, least in ((by.Image(reference), -1.0), (by.Layout(reference), 0.0), (by.Style(reference), 0.0)):
         torch.testing.assert_close(energy(same, t), torch.full((1,), least), rtol=1e-4, atol=1e-5)
         assert (energy(x, t) > least).all()
-    both = by.mixed([(2.0, by.Image(reference)), (0.5, by.Layout(reference))])
+    both = by.Mixed([(2.0, by.Image(reference)), (0.5, by.Layout(reference))])
     torch.testing.assert_close(both(x, t), 2 * by.Image(reference)(x, t) + 0.5 * by.Layout(reference)(x, t))
+
+
+@pytest.mark.parametrize("method", ["sdedit", "ilvr", "repaint", "blended", "diffedit", "prompt-to-prompt", "asyrp"])
+def test_photos_need_not_be_square(method: str) -> None:
+    asked = task("Stable Diffusion 1.x")
+    photo = asked.edited()
+    images, mask = (torch.cat([part, part], dim=3)[..., :24] for part in (photo.images, photo.mask))
+    wide = replace(asked, photo=replace(photo, images=images, mask=mask, size=(16, 24)))
+    assert WHOLE[method](wide).images.shape == (2, 3, 16, 24)
 
 
 # --- their parts ------------------------------------------------------------------------------------------------
@@ -495,6 +521,59 @@ def test_what_is_to_go_is_hidden_by_what_is_around() -> None:
     flat = torch.full((1, 3, 8, 8), 0.3)
     torch.testing.assert_close(hidden(torch.where(mask[:1] > 0, 1.0, flat), mask[:1]), flat)
     assert torch.equal(hidden(images, torch.ones_like(mask)), images)
+
+
+def test_the_hiding_of_one_mask_is_not_anothers() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    mask = torch.ones(2, 1, 8, 8)
+    mask[0, :, 4:] = 0.0
+    found = hidden(images, mask)
+    assert torch.equal(found[:1], hidden(images[:1], mask[:1]))
+    assert torch.equal(found[1], images[1])
+    assert not torch.equal(found[0], images[0])
+
+
+def test_what_is_known_has_the_noise_of_its_time_anew_at_each_step() -> None:
+    schedule, noise = model("Stable Diffusion 1.x").schedule, Noise((3, 4))
+    z = torch.randn(2, 4, 8, 8)
+    known = Noised(schedule, z, noise, 100)
+    for s, k in ((501.0, 0), (501.0, 1), (1.0, 7)):
+        wanted = schedule.alpha(s) * z + schedule.sigma(s) * noise.normal(100 + k, z.shape[1:])
+        torch.testing.assert_close(known.at(s, k), wanted)
+        torch.testing.assert_close(known.of([1]).at(s, k), wanted[1:])
+    assert torch.equal(known.at(-1.0, 9), z)
+
+
+def walked(asked: Task, step) -> list[tuple[float, Tensor]]:
+    """The latents after each step of a chain from the seeds' noise, with their times."""
+    times = asked.model.schedule.times(STEPS).tolist()
+    states = Chain(asked.denoiser, tuple(times), imposed(step, asked.constraints)).walk(
+        imposed(step, asked.constraints).init(asked.x_T)
+    )
+    return [(t, state[0]) for t, state in zip(times, states, strict=True)]
+
+
+@torch.no_grad()
+def test_the_known_region_is_imposed_after_every_step() -> None:
+    asked = masked(task("Stable Diffusion 1.x"))
+    (constraint,) = asked.constraints
+    assert isinstance(constraint, Inpaint)
+    for k, (t, x) in enumerate(walked(asked, DDIM())[1:]):
+        assert torch.equal(outside(asked, x), outside(asked, constraint.known.at(t, k)))
+
+
+@torch.no_grad()
+def test_diffedit_keeps_the_latents_that_its_encoding_came_through() -> None:
+    asked = task("Stable Diffusion 1.x")
+    z, times = asked.model.encode(asked.edited().images), asked.model.schedule.times(STEPS)
+    trail = visited(asked.edited().denoiser, z, times)
+    assert torch.equal(trail[-1.0], z)
+    assert len({value.sum().item() for value in trail.values()}) == STEPS + 1
+    back = DDIM().inverse(asked.edited().denoiser, (z,), times[-2].item(), -1.0)[0]
+    assert torch.equal(trail[times[-2].item()], back)
+    kept = replace(asked, constraints=(Inpaint(on_latents(asked.edited().mask, z), Visited(trail)),))
+    for t, x in walked(kept, DDIM())[1:]:
+        assert torch.equal(outside(asked, x), outside(asked, trail[t]))
 
 
 def test_inpainting_is_the_formula() -> None:

@@ -47,7 +47,9 @@ def edit(
             "DiffEdit does), or colour=red."
         ),
     ] = None,
-    exact: Annotated[bool, typer.Option(help="Keep the picture's own pixels outside the mask.")] = False,
+    exact: Annotated[
+        bool, typer.Option(help="Keep the picture's own pixels (at the model's size) outside the mask.")
+    ] = False,
     model: base.Model = "scenes",
     seed: base.Seeds = "0",
     steps: base.PresetSteps = None,
@@ -70,7 +72,8 @@ def edit(
         float | None, typer.Option("--self", help="For prompt-to-prompt, the share with the source's self-attention.")
     ] = None,
     weight: Annotated[
-        list[str] | None, typer.Option(help="For prompt-to-prompt, how much a word counts: blue=2.")
+        list[str] | None,
+        typer.Option(help="For prompt-to-prompt, how much a word counts (while --cross lasts): blue=2."),
     ] = None,
     blend: Annotated[
         list[str] | None, typer.Option(help="For prompt-to-prompt, a word outside of which nothing is to change.")

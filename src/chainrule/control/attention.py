@@ -31,7 +31,8 @@ from chainrule.guide.classifier_free import ClassifierFree
 from chainrule.step.base import State, Step
 
 LARGEST, SEEN = 32**2, 16**2
-"""The largest map, in places, whose self-attention is borrowed, and that is remembered (as in the released method)."""
+"""The largest map, in places, whose self-attention is borrowed, and the largest that is remembered (as in the released
+method); where all are larger, the smallest is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,12 +143,15 @@ def _joined(source: Denoiser, target: Denoiser, batch: int) -> Denoiser:
     def cat(first: Conditioning, second: Conditioning) -> Conditioning:
         return tuple(torch.cat(pair) for pair in zip(repeat(first, batch), repeat(second, batch), strict=True))
 
-    if isinstance(source, ClassifierFree) and isinstance(target, ClassifierFree):
+    scales = [each.guidance_scale for each in (source, target) if isinstance(each, ClassifierFree)]
+    if isinstance(source, ClassifierFree) and isinstance(target, ClassifierFree) and scales[0] == scales[1]:
         negative = cat(source.negative, target.negative)
         return ClassifierFree(_joined(source.denoiser, target.denoiser, batch), negative, target.guidance_scale)  # type: ignore[arg-type]
     if isinstance(source, Conditioned) and isinstance(target, Conditioned):
         return Conditioned(target.network, cat(source.conditioning, target.conditioning))
-    raise UserError("the two prompts must be guided alike: say what the picture shows, and what it should show")
+    raise UserError(
+        "the two prompts must be guided alike: say what the picture shows and what it should show, and one scale"
+    )
 
 
 def layers(denoiser: Denoiser) -> list[Any]:
@@ -177,7 +181,7 @@ def _attention(denoiser: Denoiser, edit: AttentionEdit, x: Tensor, t: float) -> 
             every = scores(query, *others)
             by_row = every.unflatten(0, (-1, part.heads))
             rest, source, target = by_row.split([len(by_row) - len(x), len(x) // 2, len(x) // 2])
-            if part.is_cross_attention and by_row.shape[2] <= SEEN:
+            if part.is_cross_attention and by_row.shape[2] <= max(SEEN, min(seen, default=by_row.shape[2])):
                 seen.setdefault(by_row.shape[2], []).append(torch.cat([source, target]).detach().mean(dim=1))
             target = edit(source, target, t, is_cross=part.is_cross_attention)
             return torch.cat([rest, source, target]).flatten(0, 1)
@@ -194,9 +198,9 @@ def _attention(denoiser: Denoiser, edit: AttentionEdit, x: Tensor, t: float) -> 
         for part, processor in zip(found, before, strict=True):
             del part.get_attention_scores
             part.set_processor(processor)
-    if seen:
-        maps = torch.stack(seen[max(seen)]).mean(dim=0).mT  # (2B, K, places)
-        edit.maps.at[t] = maps.unflatten(2, _sides(maps.shape[2], x))
+    small = max((places for places in seen if places <= SEEN), default=min(seen))
+    maps = torch.stack(seen[small]).mean(dim=0).mT  # (2B, K, places)
+    edit.maps.at[t] = maps.unflatten(2, _sides(small, x))
 
 
 def _sides(places: int, x: Tensor) -> tuple[int, int]:

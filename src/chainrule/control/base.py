@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from chainrule.denoiser import Conditioned, Denoiser, Wrapper
 from chainrule.errors import UserError
 
@@ -22,12 +24,12 @@ def conditioned(denoiser: Denoiser) -> Conditioned:
 def module(denoiser: Denoiser) -> Any:
     """The diffusers network that a denoiser asks.
 
-    Raises UserError if its blocks are rebuilt on the way back, when nothing would reach into them any more.
+    Raises UserError if its blocks are to be rebuilt on the way back, when nothing would reach into them any more.
     """
     found = getattr(conditioned(denoiser).network, "module", None)
     if found is None:
         raise UserError("this network is no module of diffusers, whose inside could be reached")
-    if getattr(found, "is_gradient_checkpointing", False):
+    if torch.is_grad_enabled() and getattr(found, "is_gradient_checkpointing", False):
         raise UserError(
             "what reaches inside the network cannot be rebuilt with its blocks: use a plan without `rebuilt`"
         )

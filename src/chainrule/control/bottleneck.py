@@ -63,7 +63,10 @@ class Towards(Direction):
     scale: float = 1.0
 
     def __call__(self, denoiser: Denoiser, x: Tensor, t: float) -> Tensor:
-        return self.scale * (bottleneck(self.other, x, t) - bottleneck(denoiser, x, t))
+        there, here = bottleneck(self.other, x, t), bottleneck(denoiser, x, t)
+        if there.shape != here.shape:
+            raise UserError("the two prompts must be guided alike: say what the picture shows, and what it should show")
+        return self.scale * (there - here)
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -75,7 +78,7 @@ class Towards(Direction):
 
 @dataclass(frozen=True, eq=False)
 class Bottleneck(Wrapper):
-    """`denoiser` whose predicted picture is of a shifted h, down to time `stop`. One call more for it."""
+    """`denoiser` whose predicted picture is of a shifted h, down to time `stop`: one call more, and the direction's."""
 
     denoiser: Denoiser
     direction: Direction

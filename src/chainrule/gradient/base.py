@@ -176,8 +176,9 @@ def check_unrelated(inputs: Sequence[Tensor]) -> None:
 
 
 def _healthy(gradients: Sequence[Tensor]) -> Tensor:
-    """Whether all of them are finite, a boolean scalar."""
-    return torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all()
+    """Whether all of them are finite, a boolean scalar where the first is; what counts steps may be on the CPU."""
+    device = gradients[0].device
+    return torch.stack([torch.isfinite(gradient).all().to(device) for gradient in gradients]).all()
 
 
 def _check_health(healthy: list[bool], stop: int, steps: int) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from chainrule.denoiser import Prediction
 
 Energy = Callable[[Tensor, float], Tensor]
-"""(x_t (B, C, h, w), t) -> (B,), lower where the image should go."""
+"""(x_t (B, C, h, w), t) -> (B,), lower where the image should go. One that has something for each image has `of`."""
+
+
+def some_energy(energy: Energy, rows: Sequence[int]) -> Energy:
+    """`energy` for some of the images of a batch."""
+    return energy.of(rows) if hasattr(energy, "of") else energy
 
 
 def pushed(prediction: Prediction, change: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:

@@ -10,13 +10,13 @@ pass, but someone has to have trained the classifier on its noise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from chainrule.denoiser import Denoiser, Prediction, Wrapper
-from chainrule.guide.base import Energy, pushed
+from chainrule.guide.base import Energy, pushed, some_energy
 from chainrule.step.base import State, Step
 from chainrule.step.ddpm import DDPM
 
@@ -29,6 +29,9 @@ class NoiseAware(Wrapper):
     energy: Energy
     scale: float
 
+    def of(self, rows: Sequence[int]) -> NoiseAware:
+        return NoiseAware(self.denoiser.of(rows), some_energy(self.energy, rows), self.scale)
+
     def __call__(self, x: Tensor, t: float) -> Prediction:
         prediction = self.denoiser(x, t)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
@@ -39,7 +42,10 @@ class NoiseAware(Wrapper):
 
 @dataclass(frozen=True, eq=False)
 class NoiseAwareMean(Step):
-    """DDPM's step with its mean moved downhill; at equal `scale` it pushes about as much as `NoiseAware` does."""
+    """DDPM's step with its mean moved downhill.
+
+    Sigma shrinks with the step's noise, and the push with it: for DDPM itself (eta 1); with less, use `NoiseAware`.
+    """
 
     solver: DDPM
     energy: Energy
@@ -57,7 +63,7 @@ class NoiseAwareMean(Step):
         return self.solver.begin(latents)
 
     def of(self, rows: Sequence[int]) -> NoiseAwareMean:
-        return replace(self, solver=self.solver.of(rows))
+        return NoiseAwareMean(self.solver.of(rows), some_energy(self.energy, rows), self.scale)
 
     def step(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
         after = self.solver.step(denoiser, state, t, s)

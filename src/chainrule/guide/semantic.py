@@ -7,7 +7,7 @@ Energies of a noisy latent, by an image encoder E' that was trained to see throu
     layout    mean_j |E'_j(x_t, t) - E'_j(x'_t, t)|^2 / |E'_j(x'_t, t)|^2   eq. 8
     style     mean_j |G'_j(x_t, t) - G'_j(x'_t, t)|^2 / |G'_j(x'_t, t)|^2   eq. 9
 
-x'_t is the reference with noise; the layers are divided by their size there, so that none drowns the others. `mixed`
+x'_t is the reference with noise; the layers are divided by their size there, so that none drowns the others. `Mixed`
 adds them (eq. 10); `chainrule.guide.NoiseAware` guides by them.
 """
 
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from chainrule.guide.base import Energy
+from chainrule.denoiser import some
+from chainrule.guide.base import Energy, some_energy
 from chainrule.loss.perceptual import gram
 from chainrule.noise import Noise
 from chainrule.schedule import Schedule
@@ -40,22 +41,30 @@ class NoisyEncoder(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """How far the picture is from a text, whose embedding is `target` (1, D)."""
+    """How far the picture is from a text, whose embedding is `target` (B or 1, D)."""
 
     encoder: NoisyEncoder
     target: Tensor
+
+    def of(self, rows: Sequence[int]) -> Text:
+        """The same for some of the images."""
+        return Text(self.encoder, *some((self.target,), rows))
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         return -(_embedded(self.encoder, x, t) * normalize(self.target.to(x), dim=1)).sum(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """A picture to be like, its latent `x_0` (1, C, h, w)."""
+class Likeness:
+    """A picture to be like, its latent `x_0` (B or 1, C, h, w)."""
 
     encoder: NoisyEncoder
     schedule: Schedule
     x_0: Tensor
+
+    def of(self, rows: Sequence[int]) -> Likeness:
+        """The same for some of the images."""
+        return Likeness(self.encoder, self.schedule, *some((self.x_0,), rows))
 
     def at(self, t: float) -> Tensor:
         """x'_t."""
@@ -67,7 +76,11 @@ class Reference:
 class Image:
     """How far the picture shows something else than the reference."""
 
-    reference: Reference
+    reference: Likeness
+
+    def of(self, rows: Sequence[int]) -> Image:
+        """The same for some of the images."""
+        return Image(self.reference.of(rows))
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         mine, its = (_embedded(self.reference.encoder, each, t) for each in (x, self.reference.at(t)))
@@ -78,7 +91,11 @@ class Image:
 class Layout:
     """How far things are from where the reference has them."""
 
-    reference: Reference
+    reference: Likeness
+
+    def of(self, rows: Sequence[int]) -> Layout:
+        """The same for some of the images."""
+        return Layout(self.reference.of(rows))
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         return _apart(*(_features(self.reference.encoder, each, t) for each in (x, self.reference.at(t))))
@@ -88,20 +105,29 @@ class Layout:
 class Style:
     """How far the picture is from the reference's style, wherever things are."""
 
-    reference: Reference
+    reference: Likeness
+
+    def of(self, rows: Sequence[int]) -> Style:
+        """The same for some of the images."""
+        return Style(self.reference.of(rows))
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         layers = (_features(self.reference.encoder, each, t) for each in (x, self.reference.at(t)))
         return _apart(*([gram(layer.flatten(2)) for layer in each] for each in layers))
 
 
-def mixed(energies: Sequence[tuple[float, Energy]]) -> Energy:
-    """The weighted sum."""
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """The weighted sum of energies."""
 
-    def energy(x: Tensor, t: float) -> Tensor:
-        return torch.stack([weight * each(x, t) for weight, each in energies]).sum(dim=0)
+    parts: Sequence[tuple[float, Energy]]
 
-    return energy
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        return torch.stack([weight * part(x, t) for weight, part in self.parts]).sum(dim=0)
+
+    def of(self, rows: Sequence[int]) -> Mixed:
+        """The same for some of the images."""
+        return Mixed([(weight, some_energy(part, rows)) for weight, part in self.parts])
 
 
 def _times(x: Tensor, t: float) -> Tensor:

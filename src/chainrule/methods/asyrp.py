@@ -15,6 +15,7 @@ from chainrule.control import Bottleneck, Towards
 from chainrule.control.bottleneck import Direction
 from chainrule.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, generate, inverted
+from chainrule.schedule import during
 from chainrule.step.ddim import DDIM
 
 _DDIM = DDIM()
@@ -31,6 +32,6 @@ def asyrp(
 ) -> Result:
     """The task's photos moved along `direction` (None: `scale` times the way to the task's prompt)."""
     state = inverted(task, steps=steps, step=_DDIM, on_step=on_step)
-    stop = task.model.schedule.times(steps)[round(until * steps) - 1].item() if until > 0 else float("inf")
+    stop = during(task.model.schedule.times(steps), until)
     denoiser = Bottleneck(task.edited().denoiser, direction or Towards(task.denoiser, scale), stop)
     return generate(task, denoiser, state, steps, step=_DDIM, on_step=on_step)

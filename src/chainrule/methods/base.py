@@ -70,7 +70,7 @@ class Task:
 
     `denoiser` is the model's with the prompt filled in, `loss` None for methods that need none, `photo` what the images
     are made of where they are not made of noise (one for each seed), `plan` how all that fits memory (`under`).
-    `constraints` hold between the steps of any method's chain (`masked` adds that of a photo's mask).
+    `constraints` hold between the steps of any method's way from noise to image (`masked` adds that of a mask).
     """
 
     model: Model
@@ -94,8 +94,12 @@ class Task:
 
     @property
     def x_T(self) -> Tensor:  # noqa: N802 - the field's name
-        """The starting noise (B, C, h, w)."""
-        return self.model.noise(self.seeds)
+        """The starting noise (B, C, h, w), of the photos' proportions if there are any."""
+        codec = self.model.codec
+        if self.photo is None:
+            return self.model.noise(self.seeds)
+        height, width = (side // codec.factor for side in self.photo.images.shape[-2:])
+        return self.noise.normal(0, (codec.latent_shape[0], height, width)).to(self.model.device)
 
     def of(self, rows: Sequence[int]) -> Task:
         """The same for some of the images."""

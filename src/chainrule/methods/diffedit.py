@@ -1,7 +1,7 @@
 """DiffEdit: Couairon et al., "DiffEdit: Diffusion-based semantic image editing with mask guidance", 2023.
 
     M = [mean over n noises of |eps(x_t, wanted) - eps(x_t, shown)|, scaled to [0, 1], > threshold]     step 1
-    x_r = DDIM^-1(photo)  up to ratio r, without a prompt                                              step 2
+    x_r = DDIM^-1(photo)  up to ratio r, under what it shows (the paper: under nothing)                step 2
     x_s = M DDIM(x_t, wanted) + (1 - M) x_s of the encoding                                            step 3
 
 Finds by itself where the two prompts disagree about the photo, and redoes that alone. With a mask, step 1 is left out.
@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from chainrule.constraint import Inpaint, Visited
 from chainrule.constraint.inpaint import on_latents
-from chainrule.denoiser import Denoiser
 from chainrule.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, by_parts, encoded, generate
 from chainrule.sample import visited
@@ -35,21 +34,19 @@ def diffedit(
     strength: float = 0.5,
     noises: int = 10,
     threshold: float = 0.5,
-    inverted_under: Denoiser | None = None,
     steps: int = 50,
     on_step: OnStep | None = None,
 ) -> Result:
     """The task's photos, as its prompt says, where that differs from what the photos are said to show.
 
-    `strength` is the ratio r of step 2; the paper's is 0.5, for the mask too. `inverted_under` (None: what the photos
-    are inverted under) is what step 2 is told; equal prompts give the photos back.
+    `strength` is the ratio r of step 2; the paper's is 0.5, for the mask too. Equal prompts give the photos back.
     """
 
     def work(part: Task) -> Result:
         photo, z = part.edited(), encoded(part)
         mask = difference(part, z, noises=noises, threshold=threshold) if photo.mask is None else photo.mask
         times = tail(part.model.schedule.times(steps), strength)
-        trail = visited(inverted_under or photo.denoiser, z, times, step=DDIM(), on_step=on_step)
+        trail = visited(photo.denoiser, z, times, step=DDIM(), on_step=on_step)
         wide = functional.interpolate(mask, photo.images.shape[-2:])
         kept = Inpaint(on_latents(mask, z), Visited(trail))
         others = tuple(each for each in part.constraints if not isinstance(each, Inpaint))

@@ -10,7 +10,7 @@ Limits: strong guidance drives EDICT's pair apart and DDIM's inversion off the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ def reconstruction(
     task: Task, *, strength: float = 1.0, steps: int = 50, step: Step = _EDICT, on_step: OnStep | None = None
 ) -> Result:
     """The task's photos there and back under one denoiser: what inversion and the autoencoder leave of them."""
+    task = replace(task, constraints=())
     state = inverted(task, steps=steps, step=step, strength=strength, on_step=on_step)
     return generate(task, task.edited().denoiser, state, steps, step=step, strength=strength, on_step=on_step)
 

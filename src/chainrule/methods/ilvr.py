@@ -37,5 +37,5 @@ def ilvr(
     times = task.model.schedule.times(steps)
     first, last = (times[round(share * steps)].item() for share in (start, stop))
     photos = Noised(task.model.schedule, encoded(task), task.noise, LOW)
-    kept = replace(task, constraints=(*task.constraints, LowPass(photos, factor, first, last)))
+    kept = replace(task, constraints=(LowPass(photos, factor, first, last), *task.constraints))
     return generate(kept, task.denoiser, task.x_T, steps, step=DDPM(task.noise, eta), on_step=on_step)

@@ -1,7 +1,7 @@
 """Dhariwal & Nichol, "Diffusion Models Beat GANs on Image Synthesis", 2021: guidance by a noise-aware classifier.
 
-    x_s = N(mu - scale Sigma d energy(x_t, t) / d x_t, Sigma)        algorithm 1, DDPM: eta above 0
-    eps' = eps + scale sigma d energy(x_t, t) / d x_t                algorithm 2, DDIM: eta 0
+    x_s = N(mu - scale Sigma d energy(x_t, t) / d x_t, Sigma)        algorithm 1, DDPM: eta 1
+    eps' = eps + scale sigma d energy(x_t, t) / d x_t                algorithm 2, DDIM: eta below 1
 
 The classifier sees the noisy latent itself, so its gradient needs no guess of the finished picture and no backward pass
 of the generator. With a photo, the chain starts at it, under noise.
@@ -17,10 +17,7 @@ from chainrule.guide.base import Energy
 from chainrule.guide.noise_aware import NoiseAware, NoiseAwareMean
 from chainrule.methods.base import Result, Task, encoded, generate, noised
 from chainrule.step.base import Step
-from chainrule.step.ddim import DDIM
 from chainrule.step.ddpm import DDPM
-
-_DDIM = DDIM()
 
 
 def noise_aware(
@@ -36,8 +33,8 @@ def noise_aware(
     """The images of the task's seeds, or its photos redone, each step pushed by `energy` of the noisy latent."""
     start = task.x_T if task.photo is None else noised(task, encoded(task), steps, strength)
     denoiser: Denoiser = task.denoiser
-    step: Step = _DDIM
-    if eta == 0.0:
+    step: Step = DDPM(task.noise, eta)
+    if eta < 1.0:
         denoiser = NoiseAware(denoiser, energy, scale)
     else:
         step = NoiseAwareMean(DDPM(task.noise, eta), energy, scale)

@@ -23,6 +23,7 @@ from chainrule.errors import UserError
 from chainrule.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, by_parts, generate, inverted
 from chainrule.models.base import Model, Text
+from chainrule.schedule import during
 from chainrule.step.base import Step
 from chainrule.step.ddim import DDIM
 from chainrule.step.edict import EDICT
@@ -35,8 +36,8 @@ class Attention:
     """What of the source's attention the target takes.
 
     `cross` and `own` are shares of the steps; `replaced` says whether a word in another's place looks where that did
-    (replacement) or for itself (refinement); `weights` scale the maps of the target's words, `blend` names words of
-    either prompt outside of which the source is kept, from a share `blend_from` of the steps on.
+    (replacement) or for itself (refinement); `weights` scale the maps of the target's words in the first share;
+    `blend` names words of either prompt outside of which the source is kept, from a share `blend_from` of the steps on.
     """
 
     cross: float = 0.8
@@ -65,6 +66,7 @@ def side_by_side(
     return replace(task, denoiser=denoiser, constraints=(Pairing(edit, blend), *task.constraints))
 
 
+@torch.no_grad()
 def prompt_to_prompt(
     task: Task,
     source: Prompts,
@@ -98,11 +100,6 @@ def _edit(
 ) -> tuple[AttentionEdit, Blend | None]:
     """The edit of the maps that `attention` asks for in a chain of `steps`, and the local blend if any."""
     times, text = model.schedule.times(steps), model.text
-
-    def until(share: float) -> float:
-        """The last time of the first `share` of the steps."""
-        return times[max(round(share * steps) - 1, 0)].item() if share > 0 else float("inf")
-
     said = [[each] if isinstance(each, str) else list(each) for each in (source, target)]
     most = max(map(len, said))
     shown, wanted = ([text.tokens(prompt) for prompt in (each if len(each) == most else each * most)] for each in said)
@@ -114,7 +111,7 @@ def _edit(
         if not where.any():
             raise UserError(f"the prompt has no word {word!r}: name one that it has")
         weights[where] = weight
-    edit = AttentionEdit(alignment, until(attention.cross), until(attention.own), weights)
+    edit = AttentionEdit(alignment, during(times, attention.cross), during(times, attention.own), weights)
     if not attention.blend:
         return edit, None
     looking = [torch.zeros(len(prompts), len(prompts[0])) for prompts in (shown, wanted)]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from chainrule.gradient.base import OnStep
 from chainrule.guide.base import Energy
-from chainrule.guide.semantic import mixed
+from chainrule.guide.semantic import Mixed
 from chainrule.methods.base import Result, Task
 from chainrule.methods.noise_aware import noise_aware
 
@@ -32,5 +32,5 @@ def semantic(
 ) -> Result:
     """The images of the task's seeds, or its photos redone, guided by weighted energies of the noisy latent."""
     return noise_aware(
-        task, energy=mixed(energies), scale=scale, strength=strength, eta=eta, steps=steps, on_step=on_step
+        task, energy=Mixed(energies), scale=scale, strength=strength, eta=eta, steps=steps, on_step=on_step
     )

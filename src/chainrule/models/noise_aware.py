@@ -98,4 +98,5 @@ class _Block(nn.Module):
         out = self.first(nn.functional.silu(self.norm(h)))
         scale, shift = self.scale(embedding)[:, :, None, None].chunk(2, dim=1)
         out = self.second(nn.functional.silu(self.middle(out) * (1 + scale) + shift))
-        return torch.add(out, self.skip(h))
+        even = nn.functional.pad(h, (0, h.shape[3] % 2, 0, h.shape[2] % 2), mode="replicate")
+        return torch.add(out, self.skip(even))
