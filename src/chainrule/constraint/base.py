@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from chainrule.denoiser import Denoiser
-from chainrule.errors import UserError
 from chainrule.noise import Noise
 from chainrule.schedule import Schedule
-from chainrule.step.base import State, Step
+from chainrule.step.base import Around, State, Step
 
 
 class Constraint(ABC):
@@ -49,28 +48,11 @@ class Between(Constraint):
 
 
 @dataclass(frozen=True, eq=False)
-class _Constrained(Step):
+class _Constrained(Around):
     """The state is the solver's, and how many steps it has made."""
 
     solver: Step
     constraint: Between
-
-    reversible = False
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.solver.order
-
-    @property
-    def calls(self) -> int:  # type: ignore[override]
-        return self.solver.calls
-
-    @property
-    def rises(self) -> bool:  # type: ignore[override]
-        return self.solver.rises
-
-    def init(self, x: Tensor) -> State:
-        return (*self.solver.init(x), torch.zeros((), dtype=torch.float64))
 
     def begin(self, latents: State) -> State:
         return (*self.solver.begin(latents), torch.zeros((), dtype=torch.float64))
@@ -90,12 +72,6 @@ class _Constrained(Step):
         if s > t:
             return after
         return self.moved(after, tuple(self.constraint(x, s, int(count)) for x in self.latents(after)))
-
-    def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
-        raise UserError("what a constraint replaced cannot be found again: invert without it")
-
-    def final(self, state: State) -> Tensor:
-        return self.solver.final(state[:-1])
 
     def check(self, state: State) -> None:
         self.solver.check(state[:-1])

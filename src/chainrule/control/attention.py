@@ -28,7 +28,7 @@ from chainrule.control.base import module
 from chainrule.denoiser import Conditioned, Conditioning, Denoiser, Prediction, repeat, some
 from chainrule.errors import UserError
 from chainrule.guide.classifier_free import ClassifierFree
-from chainrule.step.base import State, Step
+from chainrule.step.base import Around, State, Step
 
 LARGEST, SEEN = 32**2, 16**2
 """The largest map, in places, whose self-attention is borrowed, and the largest that is remembered (as in the released
@@ -206,7 +206,7 @@ def _attention(denoiser: Denoiser, edit: AttentionEdit, x: Tensor, t: float) -> 
 def _sides(places: int, x: Tensor) -> tuple[int, int]:
     """The (h, w) of a map of so many places, for latents `x` (B, C, h, w)."""
     height, width = x.shape[-2:]
-    rows = round((places * height / width) ** 0.5)
+    rows = min((d for d in range(1, places + 1) if places % d == 0), key=lambda d: abs(d * d - places * height / width))
     return rows, places // rows
 
 
@@ -254,24 +254,15 @@ class Pairing(Constraint):
 
 
 @dataclass(frozen=True, eq=False)
-class _Paired(Step):
+class _Paired(Around):
     """The state is the solver's, of 2B images: sources, then targets."""
 
     solver: Step
     pairing: Pairing
 
-    reversible = False
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.solver.order
-
     @property
     def calls(self) -> int:  # type: ignore[override]
-        return 2 * self.solver.calls
-
-    def init(self, x: Tensor) -> State:
-        return self.solver.init(torch.cat([x, x]))
+        return 2 * self.solver.calls  # as many calls, each about both
 
     def begin(self, latents: State) -> State:
         return self.solver.begin(tuple(torch.cat([x, x]) for x in latents))
@@ -285,18 +276,9 @@ class _Paired(Step):
         mask = blend.mask(maps.mean(t), pairs[0][0]).to(pairs[0][0])
         return self.moved(after, tuple(source + mask * (target - source) for source, target in pairs))
 
-    def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
-        raise UserError("a pair of chains is not inverted: invert the source alone")
-
-    def final(self, state: State) -> Tensor:
-        return self.solver.final(state).chunk(2)[1]
-
     def latents(self, state: State) -> State:
         return tuple(x.chunk(2)[1] for x in self.solver.latents(state))
 
     def moved(self, state: State, latents: State) -> State:
         sources = [x.chunk(2)[0] for x in self.solver.latents(state)]
         return self.solver.moved(state, tuple(torch.cat(pair) for pair in zip(sources, latents, strict=True)))
-
-    def check(self, state: State) -> None:
-        self.solver.check(state)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chainrule.denoiser import Denoiser, Prediction, Wrapper
 from chainrule.guide.base import Energy, pushed, some_energy
-from chainrule.step.base import State, Step
+from chainrule.step.base import Around, State
 from chainrule.step.ddpm import DDPM
 
 
@@ -41,7 +41,7 @@ class NoiseAware(Wrapper):
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseAwareMean(Step):
+class NoiseAwareMean(Around):
     """DDPM's step with its mean moved downhill.
 
     Sigma shrinks with the step's noise, and the push with it: for DDPM itself (eta 1); with less, use `NoiseAware`.
@@ -50,17 +50,6 @@ class NoiseAwareMean(Step):
     solver: DDPM
     energy: Energy
     scale: float
-
-    order = 1
-    calls = 1
-    reversible = False
-    rises = True
-
-    def init(self, x: Tensor) -> State:
-        return self.solver.init(x)
-
-    def begin(self, latents: State) -> State:
-        return self.solver.begin(latents)
 
     def of(self, rows: Sequence[int]) -> NoiseAwareMean:
         return NoiseAwareMean(self.solver.of(rows), some_energy(self.energy, rows), self.scale)
@@ -71,12 +60,6 @@ class NoiseAwareMean(Step):
             return after
         down = self.solver.variance(denoiser.schedule, t, s) * uphill(self.energy, state[0], t)
         return self.solver.moved(after, (after[0] - self.scale * down,))
-
-    def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
-        return self.solver.inverse(denoiser, state, t, s)
-
-    def final(self, state: State) -> Tensor:
-        return self.solver.final(state)
 
 
 def uphill(energy: Energy, x: Tensor, t: float) -> Tensor:

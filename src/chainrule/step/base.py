@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from chainrule.denoiser import Denoiser
+from chainrule.errors import UserError
 from chainrule.ode import ODE, Coordinates, ProbabilityFlow, natural
 
 State = tuple[Tensor, ...]
@@ -74,6 +76,54 @@ class Step(ABC):
 
     def check(self, state: State) -> None:  # noqa: B027 - most solvers have nothing to warn of
         """Warn, at the end of a chain, if `state` shows that the chain cannot be trusted."""
+
+
+class Around(Step):
+    """A step made of another one, `solver`, as a guide is made of a denoiser: the same unless it says otherwise.
+
+    It cannot be undone: what it does besides is not in the solver's inverse.
+    """
+
+    solver: Step
+    reversible = False
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return self.solver.order
+
+    @property
+    def calls(self) -> int:  # type: ignore[override]
+        return self.solver.calls
+
+    @property
+    def rises(self) -> bool:  # type: ignore[override]
+        return self.solver.rises
+
+    def init(self, x: Tensor) -> State:
+        return self.begin(self.solver.latents(self.solver.init(x)))
+
+    def begin(self, latents: State) -> State:
+        return self.solver.begin(latents)
+
+    def latents(self, state: State) -> State:
+        return self.solver.latents(state)
+
+    def moved(self, state: State, latents: State) -> State:
+        return self.solver.moved(state, latents)
+
+    def of(self, rows: Sequence[int]) -> Step:
+        return replace(self, solver=self.solver.of(rows))  # type: ignore[type-var]
+
+    def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
+        raise UserError(
+            f"a {type(self.solver).__name__} chain that is constrained cannot be undone: invert without the constraint"
+        )
+
+    def final(self, state: State) -> Tensor:
+        return self.latents(state)[0]
+
+    def check(self, state: State) -> None:
+        self.solver.check(state)
 
 
 class Solver(Step):
