@@ -128,7 +128,7 @@ def test_weights_are_small_half_precision_safetensors() -> None:
     files = [path for path in bundled.WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 15e6
     weights = [path for path in files if path.suffix == ".safetensors"]
-    assert len(weights) == 9
+    assert len(weights) == 10
     for path in weights:
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
