@@ -11,7 +11,7 @@ demo: .venv/installed
 	@echo "The picture is $(CURDIR)/$(DEMO)/grid.png"
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
