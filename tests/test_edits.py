@@ -209,6 +209,7 @@ BAD = {
         ["edit", "PHOTO", *WORDS, "--method", "sdedit", "--blend", "circle"],
         "none of these methods heeds blend: prompt-to-prompt would",
     ),
+    "not heeded, at zero": (["edit", "PHOTO", *WORDS, "--method", "edict", "--eta", "0"], "heeds eta: blended, ilvr"),
     "no strength": (
         ["edit", "PHOTO", *WORDS, "--method", "ilvr", "--strength", "0.5"],
         "none of these methods heeds strength: blended, ddim, diffedit, edict",

@@ -364,8 +364,8 @@ class Settings(_Frozen):
             if method in ("doodl", "one-step") and not self.wishes:
                 raise UserError(f"{method} needs a loss: name one, for example --loss classifier=heart")
         for name, takers in TAKES.items():
-            asked = getattr(self.editing, name, None) if name != "strength" else self.edits and self.strength
-            if asked and not takers & set(self.methods):
+            asked = getattr(self.editing, name) if name != "strength" else self.strength if self.edits else None
+            if asked not in (None, {}, ()) and not takers & set(self.methods):
                 raise UserError(f"none of these methods heeds {name}: {', '.join(sorted(takers))} would")
         if self.strength == 0.0 and self.edits and set(self.methods) & TAKES["strength"] != {"sdedit"}:
             raise UserError("a strength of 0 redoes nothing, which only sdedit can: choose more")

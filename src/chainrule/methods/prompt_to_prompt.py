@@ -82,7 +82,6 @@ def prompt_to_prompt(
     Photos are inverted by `step`; pictures that the model made itself start at their own noise, by DDIM. The result
     holds the target's attention, the mean over the chain. Raises UserError if the network has no cross-attention.
     """
-
     pair = side_by_side(task, source, target, attention, steps=steps)
 
     def work(part: Task) -> Result:
