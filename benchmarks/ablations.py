@@ -16,8 +16,8 @@ import torch
 import chainrule
 from base import machine, publish, table
 from chainrule import bundled, invert
-from chainrule.loss import Classifier, load_classifier
-from chainrule.loss.classifier import ImageClassifier, binary_cross_entropy, cross_entropy
+from chainrule.losses import Classifier, load_classifier
+from chainrule.losses.classifier import ImageClassifier, binary_cross_entropy, cross_entropy
 from chainrule.methods import Adam, Doodl, Momentum, Result, Task, doodl, one_step, plain
 from chainrule.methods.presets import preset
 from chainrule.scenes.base import HIDDEN_SHAPES, SHAPES
@@ -49,7 +49,7 @@ def after_one_step(task: Task, settings: Doodl, scale: float) -> Result:
     """DOODL from the inversion of what one-step guidance made."""
     made, times = one_step(task, scale=scale, steps=settings.steps), task.model.schedule.times(settings.steps)
     with torch.no_grad():
-        state = invert(task.denoiser, made.latents, times, step=settings.step)
+        state = invert(task.denoiser, made.latents, times, solver=settings.solver)
     return doodl(task, settings, x_T=state)
 
 
@@ -82,7 +82,7 @@ VARIANTS = (
 
 
 @torch.no_grad()
-def judged(judge: ImageClassifier, guide: ImageClassifier, made: Made, asked: list[Case]) -> tuple[np.ndarray, ...]:
+def loss_and_gradient(judge: ImageClassifier, guide: ImageClassifier, made: Made, asked: list[Case]) -> tuple[np.ndarray, ...]:
     """(what the judge sees, whether it is the wanted shape, the guide's loss), each (cases, seeds)."""
     seen, right, losses = [], [], []
     images = made.images.split([len(case.seeds) for case in asked])
@@ -104,7 +104,7 @@ def main() -> None:
     played = contest.play((PLAIN, *VARIANTS), asked, arguments.only)
     if PLAIN not in played:
         raise SystemExit("the plain images are missing: run with --only plain first")
-    verdicts = {contender: judged(judge, guide, made, asked) for contender, made in played.items()}
+    verdicts = {contender: loss_and_gradient(judge, guide, made, asked) for contender, made in played.items()}
     changed = {contender: (seen != verdicts[PLAIN][0]) * 1.0 for contender, (seen, _, _) in verdicts.items()}
     rows = [
         [contender.name, *map(over_groups, (verdict[1], changed[contender], verdict[2])), *played[contender].costs]

@@ -2,7 +2,7 @@
 
 For each solver and number of steps: the gradient of a classifier's loss of the finished image with respect to the
 starting noise, the text and one weight of the network, by `Adjoint` and by `Checkpoint` over the same chain, which is
-exact. The angle between the two, their relative difference, and what both cost. Beside it torchdiffeq's own
+exact. The angle between the two, their relative difference, and what both cost. PairedDenoiser it torchdiffeq's own
 `odeint_adjoint` on the same ODE and times, and the ODE with its linear part (eq. 4), the paper's own baseline.
 """
 
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 import chainrule
 from base import machine, publish, table
 from chainrule import RK4, AdamsBashforth, Adjoint, Checkpoint, DPMSolver, Euler, Heun, sample
-from chainrule.denoiser import Conditioned
-from chainrule.gradient import Chain, Gradient
-from chainrule.loss import Classifier, Loss, load_classifier
+from chainrule.diffusion.denoiser import Conditioned
+from chainrule.diffusion.gradient import Chain, Gradient
+from chainrule.losses import Classifier, Loss, load_classifier
 from chainrule.memory import LiveBytes
 from chainrule.metrics import bootstrap
 from chainrule.models import Model
-from chainrule.ode import Original, Rho, Straight
-from chainrule.step import Solver, Step
-from chainrule.step.base import State
+from chainrule.diffusion.ode import Original, Rho, Straight
+from chainrule.diffusion.solvers import ODESolver, Solver
+from chainrule.diffusion.solvers.base import State
 
 PROMPT = "a red shape on a white background"
 STEPS = (5, 10, 20, 31, 50, 100)
@@ -40,7 +40,7 @@ WEIGHT = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 class TorchDiffEq(Gradient):
     """`odeint_adjoint` along the chain's times; it too solves y backwards, from its last value alone."""
 
-    solver: Solver
+    solver: ODESolver
     method: str
 
     def integrate(self, chain: Chain, state: State) -> State:
@@ -75,7 +75,7 @@ class Way(NamedTuple):
     """A chain's solver, and the approximate gradient to be compared with the exact one."""
 
     name: str
-    step: Step
+    solver: Solver
     gradient: Gradient
 
 
@@ -86,7 +86,7 @@ WAYS = (
     Way("RK4", RK4(Rho()), Adjoint()),
     Way("AB2", AdamsBashforth(2, Rho()), Adjoint()),
     Way("AB4", AB4, Adjoint()),
-    Way("DPM-Solver++(2M), back by AB2", DPMSolver(), Adjoint(AdamsBashforth(2, Rho()))),
+    Way("DPM-ODESolver++(2M), back by AB2", DPMSolver(), Adjoint(AdamsBashforth(2, Rho()))),
     Way("Euler, straight", Euler(Straight()), Adjoint()),
     Way("Heun, straight", Heun(Straight()), Adjoint()),
     Way("plain ODE (eq. 4), Euler", Euler(Original()), Adjoint()),
@@ -141,12 +141,12 @@ class Probe:
     weight: Tensor
     passes: Passes
 
-    def gradients(self, seeds: range, step: Step, steps: int, gradient: Gradient) -> Found:
+    def gradients(self, seeds: range, solver: Solver, steps: int, gradient: Gradient) -> Found:
         model, before = self.model, self.passes.count
         x_T = model.noise(seeds).requires_grad_()
         text = model.text([PROMPT])[0].expand(len(seeds), -1, -1).clone().requires_grad_()
         denoiser = Conditioned(model.network, (text,))
-        x_0 = sample(denoiser, x_T, model.schedule.times(steps), step=step, gradient=gradient)
+        x_0 = sample(denoiser, x_T, model.schedule.times(steps), solver=solver, gradient=gradient)
         total = self.loss(model.decode(x_0)).sum()
         of_x_T, of_text, of_weight = torch.autograd.grad(total, (x_T, text, self.weight))
         return Found(of_x_T.flatten(1), of_text.flatten(1), of_weight.flatten()[None], self.passes.count - before)
@@ -187,9 +187,9 @@ def median(values: list[float]) -> str:
     return "not finite" if math.isnan(middle) else f"{middle:.2g}"
 
 
-def memory(probe: Probe, step: Step, steps: int, gradient: Gradient) -> str:
+def memory(probe: Probe, solver: Solver, steps: int, gradient: Gradient) -> str:
     with LiveBytes() as live:
-        probe.gradients(range(1), step, steps, gradient)
+        probe.gradients(range(1), solver, steps, gradient)
     return f"{live.peak / 2**20:.1f}"
 
 

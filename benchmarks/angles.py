@@ -15,8 +15,8 @@ from torch import Tensor
 import chainrule
 from base import machine, publish, table
 from chainrule import Checkpoint, sample
-from chainrule.denoiser import Denoiser
-from chainrule.loss import Classifier, ClipText, Loss, load_classifier, load_clip
+from chainrule.diffusion.denoiser import Denoiser
+from chainrule.losses import Classifier, ClipText, Loss, load_classifier, load_clip
 from chainrule.metrics import Interval, bootstrap, wilson
 from chainrule.models import Model
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import chainrule
 from base import machine, publish, table
-from chainrule.loss import load_classifier
-from chainrule.methods import Audit, Suspect, audit
+from chainrule.losses import load_classifier
+from chainrule.methods import Audit, AuditTask, audit
 from chainrule.methods.audit import made, start
 from chainrule.metrics import wilson
 from chainrule.noise import Noise
@@ -31,7 +31,7 @@ PROMPTS = tuple(
 
 
 @torch.no_grad()
-def by_chance(suspect: Suspect, settings: Audit, label: Tensor) -> list[int]:
+def by_chance(suspect: AuditTask, settings: Audit, label: Tensor) -> list[int]:
     """How many are misled by as many uniform draws from each ball as the search has iterations."""
     chosen = torch.nonzero(label >= 0).squeeze(1)
     seeds = tuple(FRESH + i for i in chosen.tolist())
@@ -43,14 +43,14 @@ def by_chance(suspect: Suspect, settings: Audit, label: Tensor) -> list[int]:
             x_T = middle + tau * (2 * Noise(seeds).uniform(draw, middle.shape[1:]) - 1)
             images = made(suspect, settings, x_T, chosen)
             seen = suspect.classifier(images).argmax(dim=1)
-            misled |= (seen != label[chosen]) & (suspect.judged(images) == label[chosen])
+            misled |= (seen != label[chosen]) & (suspect.loss_and_gradient(images) == label[chosen])
         counts.append(int(misled.sum()))
     return counts
 
 
 def measure(count: int) -> None:
     settings = Audit(taus=(0.1, 0.3, 1.0))
-    suspect = Suspect(chainrule.load(), PROMPTS, tuple(range(count)), load_classifier(), load_judge())
+    suspect = AuditTask(chainrule.load(), PROMPTS, tuple(range(count)), load_classifier(), load_judge())
     first = start(suspect, settings)
     label = first.label
     for state in audit(suspect, settings, first):
@@ -68,7 +68,7 @@ def measure(count: int) -> None:
         f"`python benchmarks/audit.py --count {count}` on {machine()}. Of {len(label)} images (eight "
         f"prompts, seeds from 0) classifier and judge read {n} alike; within a ball of radius tau around their noise "
         f"(infinity norm; the noise has variance 1), {settings.iterations} iterations for each radius: how often the "
-        "classifier sees another class while the judge still sees the first; 95 % intervals. Beside it, as many "
+        "classifier sees another class while the judge still sees the first; 95 % intervals. PairedDenoiser it, as many "
         "uniform draws from the same balls, which cost a third. Prompts share their seeds, so the intervals are, if "
         "anything, too narrow.\n\n" + table(["class", "images", *(f"tau {tau:g}" for tau in settings.radii)], rows),
     )

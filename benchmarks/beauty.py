@@ -1,6 +1,6 @@
 """More beautiful photos, DOODL's Figure 8 on the bundled world: `python benchmarks/beauty.py`.
 
-96 pictures that training never drew are inverted without a prompt and edited towards the highest rating of the bundled
+96 pictures that training never drew are invert_photos without a prompt and edited towards the highest rating of the bundled
 rater, which has learnt it from CLIP's embedding. The judges are exact or untouched: the definition of the rating itself
 (`chainrule.scenes.rating`), and whether all that was to stay has stayed: the background, the number of things, and
 their shapes as another network sees them; colours may change, because their harmony is part of the rating. An edit
@@ -21,10 +21,10 @@ from torch import Tensor
 import chainrule
 from base import machine, publish, table
 from chainrule import bundled
-from chainrule.loss import Aesthetic, Rater, Target, load_rater
-from chainrule.loss.classifier import ImageClassifier
+from chainrule.losses import Aesthetic, Rater, Target, load_rater
+from chainrule.losses.classifier import ImageClassifier
 from chainrule.methods import Adam, Doodl, Photo, Result, Task, best, doodl, one_step_edit, reconstruction
-from chainrule.methods.base import generate, inverted
+from chainrule.methods.base import generate, invert_photos
 from chainrule.methods.presets import preset
 from chainrule.models import Model
 from chainrule.pictures import from_pil
@@ -42,10 +42,10 @@ NEARBY = 1 << 22
 
 def nearby(task: Task, count: int, radius: float) -> Result:
     """The best of the photos' reconstruction and `count` images of noise near their inversion, by the task's loss."""
-    state = inverted(task, steps=STEPS, step=STEP)
+    state = invert_photos(task, steps=STEPS, solver=STEP)
     noise = [task.noise.normal(NEARBY + i, state[0].shape[1:]) for i in range(count)]
     moves = [0.0 * state[0], *(radius * each for each in noise)]
-    made = [generate(task, task.denoiser, tuple(x + move for x in state), STEPS, step=STEP) for move in moves]
+    made = [generate(task, task.denoiser, tuple(x + move for x in state), STEPS, solver=STEP) for move in moves]
     return best(made, task.wanted())
 
 
@@ -59,7 +59,7 @@ def doodl_near(task: Task, settings: Doodl, weight: float) -> Result:
 
 
 def one_step_near(task: Task, scale: float, weight: float) -> Result:
-    return one_step_edit(near(task, weight), scale=scale, steps=STEPS, step=STEP)
+    return one_step_edit(near(task, weight), scale=scale, steps=STEPS, solver=STEP)
 
 
 def one_step_at(scale: float, weight: float = 0.0) -> Contender:
@@ -123,7 +123,7 @@ def shown(judge: ImageClassifier, image: Tensor) -> tuple[str, list[int]]:
 
 
 @torch.no_grad()
-def judged(judge: ImageClassifier, made: Made, photos: Tensor) -> dict[str, np.ndarray]:
+def loss_and_gradient(judge: ImageClassifier, made: Made, photos: Tensor) -> dict[str, np.ndarray]:
     """What is measured of each photo's edit, (photos,)."""
     stayed = np.array([kept(judge, p, i) for p, i in zip(photos, made.images, strict=True)])
     rise = np.array([rating(i) - rating(p) for p, i in zip(photos, made.images, strict=True)])
@@ -145,7 +145,7 @@ def main() -> None:
     asked = cases(model, rater, first, arguments.photos, arguments.batch)
     played = contest.play(TUNING if arguments.tune else CONTENDERS, asked, arguments.only)
     photos = from_pil([render(sample_scene(seed)) for seed in range(first, first + arguments.photos)])
-    verdicts = {contender: judged(judge, made, photos) for contender, made in played.items()}
+    verdicts = {contender: loss_and_gradient(judge, made, photos) for contender, made in played.items()}
     rows = [
         [contender.name, *map(over_groups, verdict.values()), *played[contender].costs]
         for contender, verdict in verdicts.items()

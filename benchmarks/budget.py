@@ -1,7 +1,7 @@
 """Less work for the same result: success against network passes spent, `python benchmarks/budget.py`.
 
 Vocabulary expansion towards each of the eight shapes that no caption names. After each iteration the best image so far
-is judged (by the judge that no guidance ever touched), beside the passes that one would have spent to stop there, the
+is loss_and_gradient (by the judge that no guidance ever touched), beside the passes that one would have spent to stop there, the
 last drawing included. The faithful DOODL is the paper's: EDICT in 50 steps, 50 iterations. What stands beside it was
 chosen on other seeds (`--tune`). Prompts and seeds are shared; intervals are over pairs of class and prompt.
 """
@@ -23,8 +23,8 @@ from torch import Tensor
 
 import chainrule
 from base import RESULTS, Passes, machine, publish, table
-from chainrule.loss import load_classifier
-from chainrule.loss.classifier import ImageClassifier
+from chainrule.losses import load_classifier
+from chainrule.losses.classifier import ImageClassifier
 from chainrule.methods import Adam, Doodl, DoodlState, Momentum, Result, Task, best, draws
 from chainrule.methods.base import generate
 from chainrule.methods.doodl import result, run, start
@@ -37,7 +37,7 @@ from vocabulary import PROMPTS, cases
 
 FIRST_SEED, TUNING_SEED = 30_000, 40_000
 MARKS = (1, 2, 3, 4, 6, 8, 11, 15, 21, 31, 41)
-"""The iterations after which the best images so far are judged."""
+"""The iterations after which the best images so far are loss_and_gradient."""
 FAITHFUL, QUICK = preset("faithful").doodl, preset("quick").doodl
 MOVED = Momentum(rate=100.0, clip=None)
 TRIED = Doodl(iterations=20, steps=10, optimiser=MOVED, mix=None, perturbation=0.0, crops=4, final_steps=50)

@@ -180,7 +180,7 @@ def equal_draws(settings: Doodl) -> int:
 
 
 def differences(values: dict[Contender, np.ndarray], questions: Sequence[tuple[Contender, Contender]]) -> str:
-    """A table of paired differences of `values` (groups, ...) of each method; the groups are resampled."""
+    """A table of paired differences of `values` (groups, ...) of each method; the groups are add_jumps."""
     rows = []
     for one, other in questions:
         if one in values and other in values:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import chainrule
 from base import Passes, machine, publish, table, timed
-from chainrule.loss import Classifier, load_classifier
-from chainrule.loss.base import Term
+from chainrule.losses import Classifier, load_classifier
+from chainrule.losses.base import Term
 from chainrule.methods import Doodl, Task, doodl, noise_aware, one_step, plain
 from chainrule.models.noise_aware import load_noise_aware
 
@@ -68,7 +68,7 @@ def main() -> None:
         "## What guidance costs",
         f"`python benchmarks/costs.py` on {machine()}. One image, {STEPS} steps; network calls are on one guidance "
         "pair; a crop counts as an image of the loss.",
-        table(["method", "network forwards", "network backwards", "images judged", "s"], rows),
+        table(["method", "network forwards", "network backwards", "images loss_and_gradient", "s"], rows),
     ]
     publish("costs", "\n\n".join(text))
 

@@ -1,10 +1,10 @@
-"""Every editing method on the same pictures, judged exactly: `python benchmarks/editing.py`.
+"""Every editing method on the same pictures, loss_and_gradient exactly: `python benchmarks/editing.py`.
 
 Pictures of the bundled world that training never drew, five kinds of edit: another colour for one of two things,
 another (named) shape for one of them, a thing more, another background, and a hole to be filled with a thing. The exact
 judge and the judging network say whether what was asked for is there, and whether the rest stayed: the other thing's
 colour, shape and place (to within four pixels), what was not asked to change of the thing itself, and the background.
-Beside it, how far the picture moved where nothing was to change, in pixels and in the judge's features. Methods that
+PairedDenoiser it, how far the picture moved where nothing was to change, in pixels and in the judge's features. Methods that
 take a mask are given the box around what differs; the others find their own way. Settings were chosen on other pictures
 (`--tune`).
 """
@@ -26,13 +26,13 @@ from torch.nn import functional
 import chainrule
 from base import machine, publish, table
 from chainrule import EDICT, bundled
-from chainrule.control import Towards
-from chainrule.denoiser import Denoiser
-from chainrule.guide import semantic as by
-from chainrule.guide.classifier_free import ClassifierFree
-from chainrule.loss import Call, Perceptual, load_backbone, load_clip
-from chainrule.loss.classifier import ImageClassifier
-from chainrule.loss.clip import spherical_distance
+from chainrule.diffusion.control import Towards
+from chainrule.diffusion.denoiser import Denoiser
+from chainrule.diffusion.guidance import semantic as by
+from chainrule.diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from chainrule.losses import Call, Perceptual, load_backbone, load_clip
+from chainrule.losses.classifier import ImageClassifier
+from chainrule.losses.clip import spherical_distance
 from chainrule.methods import (
     Attention,
     Photo,
@@ -56,7 +56,7 @@ from chainrule.models.noise_aware import load_noise_aware_encoder
 from chainrule.pictures import from_pil, grid
 from chainrule.scenes.base import BACKGROUNDS, COLOURS, NAMED_SHAPES, SHAPES, Scene, render, sample_scene
 from chainrule.scenes.judge import Seen, isolate, load_judge, read, related
-from chainrule.step import DDIM
+from chainrule.diffusion.solvers import DDIM
 from contest import Case, Contender, Contest, Made, differences, options, over_groups
 
 NEARBY_PIXELS = 4.0
@@ -177,7 +177,7 @@ def at(task: Task, guidance_scale: float) -> Task:
     """The task with another guidance scale, both ways."""
 
     def guided(denoiser: Denoiser) -> Denoiser:
-        if not isinstance(denoiser, ClassifierFree):
+        if not isinstance(denoiser, ClassifierFreeGuidance):
             raise TypeError("only classifier-free guidance has a scale")
         return replace(denoiser, guidance_scale=guidance_scale)
 
@@ -236,18 +236,18 @@ def by_diffedit_masked(task: Task, guidance_scale: float, strength: float) -> Re
 
 
 def by_edict(task: Task, guidance_scale: float, strength: float, mix: float) -> Result:
-    return edict(at(blind(task), guidance_scale), strength=strength, steps=20, step=EDICT(mix=mix))
+    return edict(at(blind(task), guidance_scale), strength=strength, steps=20, solver=EDICT(mix=mix))
 
 
 def by_ddim(task: Task, guidance_scale: float, strength: float) -> Result:
-    return edict(at(blind(task), guidance_scale), strength=strength, steps=20, step=DDIM())
+    return edict(at(blind(task), guidance_scale), strength=strength, steps=20, solver=DDIM())
 
 
 def by_attention(task: Task, guidance_scale: float, cross: float, own: float, inverse: str, replaced: bool) -> Result:
-    step = EDICT(mix=0.99) if inverse == "EDICT" else DDIM()
+    solver = EDICT(mix=0.99) if inverse == "EDICT" else DDIM()
     attention = Attention(cross=cross, own=own, replaced=replaced)
     source, target = ([getattr(SAID[seed], name).caption for seed in task.seeds] for name in ("before", "after"))
-    return prompt_to_prompt(at(blind(task), guidance_scale), source, target, attention=attention, steps=20, step=step)
+    return prompt_to_prompt(at(blind(task), guidance_scale), source, target, attention=attention, steps=20, solver=solver)
 
 
 def by_semantic(task: Task, scale: float, strength: float, layout: float, told: bool) -> Result:
@@ -422,7 +422,7 @@ def near(found: Seen | None, wanted: Seen) -> bool:
 
 
 @torch.no_grad()
-def judged(judge: ImageClassifier, some: list[Edit], images: Tensor) -> dict[str, np.ndarray]:
+def loss_and_gradient(judge: ImageClassifier, some: list[Edit], images: Tensor) -> dict[str, np.ndarray]:
     """For each edit, (edits,): whether what was asked for happened, whether the rest stayed, both; and how far the
     picture moved where nothing was to change, in percent of the pixels' range, and in the judge's features."""
     asked, stayed = [], []
@@ -499,7 +499,7 @@ def main() -> None:
     every = [edit for some in asked.values() for edit in some]
     contest = Contest(model, arguments.work / ("tuning" if tune else "final"), [bundled.PIPELINE])
     played = contest.play(TUNING if tune else CONTENDERS, cases(model, asked), arguments.only)
-    verdicts = {contender: judged(judge, every, made.images) for contender, made in played.items()}
+    verdicts = {contender: loss_and_gradient(judge, every, made.images) for contender, made in played.items()}
     header = ["method", "as asked", "the rest stayed", "both", *KINDS, "pixels", "features", "passes", "s per image"]
     text = [
         f"## Editing pictures{', choosing on other pictures' if tune else ''}",

@@ -1,4 +1,4 @@
-"""An effect from one before/after pair, judged: `python benchmarks/effect.py`.
+"""An effect from one before/after pair, loss_and_gradient: `python benchmarks/effect.py`.
 
 A red square, and the same in blue, become a word: how often the thing is blue, and still of the shape that it has
 without the word, with other noise, other shapes, backgrounds and colours.
@@ -16,14 +16,14 @@ from torch import Tensor
 import chainrule
 from base import machine, publish, table
 from chainrule import sample
-from chainrule.denoiser import Denoiser
+from chainrule.diffusion.denoiser import Denoiser
 from chainrule.methods import Effect, Pair, effect
 from chainrule.metrics import wilson
 from chainrule.models import Model
 from chainrule.pictures import from_pil
 from chainrule.scenes.base import Scene, Thing, render
 from chainrule.scenes.judge import load_judge, probabilities, read
-from chainrule.step import DPMSolver
+from chainrule.diffusion.solvers import DPMSolver
 
 BATCH = 64
 FRESH = 1000
@@ -42,7 +42,7 @@ def drawn(model: Model, denoiser: Denoiser, seeds: Sequence[int], steps: int) ->
     parts = []
     for first in range(0, len(seeds), BATCH):
         x_T = model.noise(seeds[first : first + BATCH])
-        parts.append(model.decode(sample(denoiser, x_T, model.schedule.times(steps), step=DPMSolver())))
+        parts.append(model.decode(sample(denoiser, x_T, model.schedule.times(steps), solver=DPMSolver())))
     return torch.cat(parts)
 
 

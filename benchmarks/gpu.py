@@ -16,11 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from base import machine, publish, table, timed
 from chainrule import Checkpoint, sample
-from chainrule.denoiser import Denoiser
-from chainrule.loss import Call
-from chainrule.memory import bytes_of, in_words, measured, modules, out_of_memory
+from chainrule.diffusion.denoiser import Denoiser
+from chainrule.losses import Call
+from chainrule.memory import bytes_of, format_bytes, measured, modules, out_of_memory
 from chainrule.methods import Task
-from chainrule.methods.base import judged
+from chainrule.methods.base import loss_and_gradient
 from chainrule.models import Model
 from sizes import SIZES
 
@@ -49,7 +49,7 @@ def gradient(model: Model, denoiser: Denoiser, steps: int) -> None:
     task = Task(model, denoiser, (0,), wanted)
     x_T = task.x_T.requires_grad_()
     x_0 = sample(denoiser, x_T, model.schedule.times(steps), gradient=Checkpoint())
-    torch.autograd.grad(x_0, x_T, judged(task, Task.wanted, (x_0,)).gradients)
+    torch.autograd.grad(x_0, x_T, loss_and_gradient(task, Task.wanted, (x_0,)).gradients)
     wait(model.device)
 
 
@@ -73,7 +73,7 @@ def rows(name: str, device: str, dtype: torch.dtype, counts: list[int], side: in
         if model.device.type == "cpu":  # the watching slowed it down
             seconds = timed(lambda steps=steps: gradient(model, denoiser, steps))  # type: ignore[misc]
         share = (short + (steps - 2) * each) / seconds / rate
-        peak = in_words(memory.peak + weights)
+        peak = format_bytes(memory.peak + weights)
         found.append([name, str(dtype)[6:], steps, f"{seconds:.2f}", peak, f"{100 * share:.0f} %"])
         print(*found[-1], sep=" | ", flush=True)
     return found

@@ -21,12 +21,12 @@ from torch.utils.checkpoint import checkpoint
 import chainrule
 from base import machine, publish, table, timed
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, sample
-from chainrule.denoiser import Conditioned, Denoiser, Prediction, Wrapper
-from chainrule.gradient import Chain, Gradient
+from chainrule.diffusion.denoiser import Conditioned, Denoiser, Prediction, WrappedDenoiser
+from chainrule.diffusion.gradient import Chain, Gradient
 from chainrule.memory import LiveBytes
 from chainrule.models import Model
-from chainrule.step import Step
-from chainrule.step.base import State
+from chainrule.diffusion.solvers import Solver
+from chainrule.diffusion.solvers.base import State
 
 PROMPT, SCALE = "a red shape on a white background", 3.0
 
@@ -73,7 +73,7 @@ class _Layer(nn.Module):
 
 
 @dataclass
-class Unbatched(Wrapper):
+class Unbatched(WrappedDenoiser):
     """Classifier-free guidance as two network calls."""
 
     denoiser: Conditioned
@@ -86,7 +86,7 @@ class Unbatched(Wrapper):
 @dataclass(frozen=True)
 class Way:
     name: str
-    step: Step
+    solver: Solver
     gradient: Gradient
     unfrozen: bool = False
 
@@ -126,7 +126,7 @@ def denoiser(model: Model, way: Way) -> Denoiser:
 def gradient(model: Model, way: Way, steps: int, x_T: Tensor) -> Tensor:
     x = x_T.clone().requires_grad_()
     start = x * 1.0  # memcnn does not work on leaves
-    x_0 = sample(denoiser(model, way), start, model.schedule.times(steps), step=way.step, gradient=way.gradient)
+    x_0 = sample(denoiser(model, way), start, model.schedule.times(steps), solver=way.step, gradient=way.gradient)
     images = model.decode(x_0)
     projection = torch.randn(images.shape, generator=torch.Generator().manual_seed(1)).to(images)
     (images * projection).sum().backward()
@@ -170,7 +170,7 @@ def main() -> None:
         exact = chainrule.load(dtype=torch.float64)
         x_T = exact.noise([0]).double()
         references = {
-            step: gradient(exact, Way("", step, Backprop()), steps, x_T) for step in {way.step for way in ways}
+            solver: gradient(exact, Way("", solver, Backprop()), steps, x_T) for solver in {way.step for way in ways}
         }
         for network, latents in numbers:
             model = chainrule.load(dtype=getattr(torch, network))

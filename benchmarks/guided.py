@@ -9,10 +9,10 @@ many draws as they cost. The learning rate was chosen on other seeds (`--tune`).
 from __future__ import annotations
 
 import chainrule
-from ablations import judged
+from ablations import loss_and_gradient
 from base import machine, publish, table
 from chainrule import bundled
-from chainrule.loss import load_classifier
+from chainrule.losses import load_classifier
 from chainrule.methods import ADJOINT_DPM, Adam, Doodl, Momentum, adjoint_dpm, doodl, plain
 from chainrule.methods.presets import preset
 from chainrule.scenes.judge import load_judge
@@ -73,7 +73,7 @@ def main() -> None:
     asked: list[Case] = cases(model, guide, first, arguments.seeds, 4, None)
     contest = Contest(model, arguments.work, [bundled.PIPELINE, bundled.CLASSIFIER])
     found = contest.play(TUNING if arguments.tune else CONTENDERS, asked, arguments.only)
-    values = {contender: judged(judge, guide, made, asked)[1] for contender, made in found.items()}
+    values = {contender: loss_and_gradient(judge, guide, made, asked)[1] for contender, made in found.items()}
     rows = [[c.name, v.size, over_groups(v), *found[c].costs] for c, v in values.items()]
     text = [
         f"## Guided sampling at equal network calls{', choosing on other seeds' if arguments.tune else ''}",

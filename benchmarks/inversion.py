@@ -1,10 +1,10 @@
 """Photos there and back, and said differently (EDICT): `python benchmarks/inversion.py`.
 
 First, what inversion and the autoencoder leave of pictures that training never drew, for each mix and number of steps.
-Then 96 pictures of one thing are inverted under their captions and generated under others: another colour (the shape,
+Then 96 pictures of one thing are invert_photos under their captions and generated under others: another colour (the shape,
 which often has no word, is to stay), or another of the named shapes (the colour is to stay). The exact judge and
 another network say whether what was asked for happened, and whether the rest stayed: the background, the colour or the
-shape, and the thing's place to within four pixels. Beside EDICT: DDIM's inexact inversion, and the new caption alone.
+shape, and the thing's place to within four pixels. PairedDenoiser EDICT: DDIM's inexact inversion, and the new caption alone.
 The tuned settings were chosen on other pictures (`--tune`).
 """
 
@@ -23,9 +23,9 @@ from torch import Tensor
 import chainrule
 from base import machine, publish, table
 from chainrule import EDICT, bundled
-from chainrule.denoiser import Denoiser
-from chainrule.guide.classifier_free import ClassifierFree
-from chainrule.loss.classifier import ImageClassifier
+from chainrule.diffusion.denoiser import Denoiser
+from chainrule.diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from chainrule.losses.classifier import ImageClassifier
 from chainrule.methods import Photo, Result, Task, edict, plain
 from chainrule.methods.edict import round_trip
 from chainrule.methods.presets import preset
@@ -34,8 +34,8 @@ from chainrule.models import Model
 from chainrule.pictures import from_pil
 from chainrule.scenes.base import COLOURS, NAMED_SHAPES, SHAPES, Scene, render, sample_scene
 from chainrule.scenes.judge import isolate, load_judge, read
-from chainrule.step.base import Step
-from chainrule.step.ddim import DDIM
+from chainrule.diffusion.solvers.base import Solver
+from chainrule.diffusion.solvers.ddim import DDIM
 from contest import Case, Contender, Contest, differences, options, over_groups
 
 Change = Callable[[Scene], Scene]
@@ -51,12 +51,12 @@ SIZE = 16
 def there_and_back(model: Model, photos: Tensor) -> str:
     alone = model.denoiser("", guidance_scale=1.0)
     task = Task(model, alone, tuple(range(len(photos))), None, Photo(photos, alone, (64, 64)))
-    solvers: dict[str, Step] = {f"EDICT, p = {mix}": EDICT(mix=mix) for mix in (0.93, 0.97, 0.99)} | {"DDIM": DDIM()}
+    solvers: dict[str, Solver] = {f"EDICT, p = {mix}": EDICT(mix=mix) for mix in (0.93, 0.97, 0.99)} | {"DDIM": DDIM()}
     rows = []
     for steps in (20, 50):
-        for name, step in solvers.items():
+        for name, solver in solvers.items():
             single, double = (
-                round_trip(task, steps=steps, step=step, dtype=dtype) for dtype in (torch.float32, torch.float64)
+                round_trip(task, steps=steps, solver=solver, dtype=dtype) for dtype in (torch.float32, torch.float64)
             )
             drifts = (f"{each.error:.1e}" for each in (single, double))
             back = psnr(single.images, photos).mean()
@@ -97,21 +97,21 @@ def scenes(change: Change, count: int, first: int) -> Iterator[tuple[Scene, Scen
             yield scene, asked
 
 
-def by_words(task: Task, guidance_scale: float, strength: float, steps: int, step: Step) -> Result:
+def by_words(task: Task, guidance_scale: float, strength: float, steps: int, solver: Solver) -> Result:
     """`chainrule.methods.edict` with a guidance scale, both ways."""
     photo = replace(task.edited(), denoiser=_at(task.edited().denoiser, guidance_scale))
     task = replace(task, denoiser=_at(task.denoiser, guidance_scale), photo=photo)
-    return edict(task, strength=strength, steps=steps, step=step)
+    return edict(task, strength=strength, steps=steps, solver=solver)
 
 
 def _at(denoiser: Denoiser, guidance_scale: float) -> Denoiser:
-    if not isinstance(denoiser, ClassifierFree):
+    if not isinstance(denoiser, ClassifierFreeGuidance):
         raise TypeError("only classifier-free guidance has a scale")
     return replace(denoiser, guidance_scale=guidance_scale)
 
 
-def edict_at(name: str, guidance_scale: float, strength: float, steps: int, step: Step) -> Contender:
-    settings = {"guidance_scale": guidance_scale, "strength": strength, "steps": steps, "step": step}
+def edict_at(name: str, guidance_scale: float, strength: float, steps: int, solver: Solver) -> Contender:
+    settings = {"guidance_scale": guidance_scale, "strength": strength, "steps": steps, "step": solver}
     return Contender(name, by_words, settings)
 
 
@@ -148,7 +148,7 @@ def _task(model: Model, pairs: list[tuple[Scene, Scene]], seeds: tuple[int, ...]
 
 
 @torch.no_grad()
-def judged(
+def loss_and_gradient(
     judge: ImageClassifier, change: Change, pairs: list[tuple[Scene, Scene]], images: Tensor
 ) -> dict[str, np.ndarray]:
     """For each photo, (photos,): whether what was asked for happened, whether the rest stayed, and both."""
@@ -187,7 +187,7 @@ def main() -> None:
     for title, change in (("Another colour", recoloured), ("Another shape", reshaped)):
         pairs, rows = list(scenes(change, count, first)), []
         played = contest.play(TUNING if tune else CONTENDERS, cases(model, change, pairs, first), arguments.only)
-        verdicts = {contender: judged(judge, change, pairs, made.images) for contender, made in played.items()}
+        verdicts = {contender: loss_and_gradient(judge, change, pairs, made.images) for contender, made in played.items()}
         rows = [
             [c.name, count, *map(over_groups, verdict.values()), *played[c].costs] for c, verdict in verdicts.items()
         ]

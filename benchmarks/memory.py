@@ -17,8 +17,8 @@ import torch
 import chainrule
 from base import machine, publish, table
 from chainrule.estimate import Optimisation
-from chainrule.loss import Classifier, load_classifier
-from chainrule.memory import bytes_of, in_words, modules
+from chainrule.losses import Classifier, load_classifier
+from chainrule.memory import bytes_of, format_bytes, modules
 from chainrule.methods import Doodl, Task, doodl
 from chainrule.plan import Plan
 
@@ -54,7 +54,7 @@ def main() -> None:
                 said = Optimisation.measure(job, settings).under().peak
                 found = allocated(lambda job=job, settings=settings: doodl(job, settings))  # type: ignore[misc]
                 found += bytes_of(modules(job.model, job.loss))
-                rows.append([name, solver, plan, in_words(said), in_words(found), f"{100 * (said / found - 1):+.1f} %"])
+                rows.append([name, solver, plan, format_bytes(said), format_bytes(found), f"{100 * (said / found - 1):+.1f} %"])
                 print(*rows[-1], sep=" | ", flush=True)
     header = ["model", "solver", "plan", "estimate", "measured", "error"]
     text = [

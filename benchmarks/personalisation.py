@@ -4,7 +4,7 @@ Four things that no caption can name, each shown in one picture, on a white back
 red shape" (or whatever its colour is); six seeds: 96 images a method, as in the paper. The exact judge says whether the
 context is right (colours, background, the other thing and where it stands), and another network which shape the thing
 has: the right one among its first two guesses (lenient), its first guess (right), with a probability above 0.9
-(strict). An image counts if both are right. The pairs of thing and context are resampled for the intervals.
+(strict). An image counts if both are right. The pairs of thing and context are add_jumps for the intervals.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 import chainrule
 from base import machine, publish, table
 from chainrule import bundled
-from chainrule.loss import ClipImage, load_clip
-from chainrule.loss.clip import Clip
+from chainrule.losses import ClipImage, load_clip
+from chainrule.losses.clip import Clip
 from chainrule.methods import Task
 from chainrule.methods.presets import preset
 from chainrule.models import Model
@@ -84,7 +84,7 @@ def _task(model: Model, clip: Clip, prompt: str, shown: Tensor, seeds: tuple[int
 
 
 @torch.no_grad()
-def judged(made: Made, tune: bool) -> dict[str, np.ndarray]:
+def loss_and_gradient(made: Made, tune: bool) -> dict[str, np.ndarray]:
     """For each level, and for the context alone, whether each image is right, (cases, seeds)."""
     judge, found = load_judge(), []
     asked = wanted(tune)
@@ -104,7 +104,7 @@ def main() -> None:
     model, clip = chainrule.load(), load_clip()
     contest = Contest(model, arguments.work, [bundled.PIPELINE, bundled.CLIP])
     played = contest.play(TUNING if tune else RIVALS.all, cases(model, clip, tune), arguments.only)
-    verdicts = {contender: judged(made, tune) for contender, made in played.items()}
+    verdicts = {contender: loss_and_gradient(made, tune) for contender, made in played.items()}
     rows = [
         [contender.name, verdict["context"].size, *map(over_groups, verdict.values()), *played[contender].costs]
         for contender, verdict in verdicts.items()

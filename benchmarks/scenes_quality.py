@@ -1,7 +1,7 @@
 """How good the bundled world's models are: `python benchmarks/scenes_quality.py`.
 
 Fresh scenes (seeds that training never drew): reconstruction, judge and guide on reconstructions, retrieval of the
-CLIPs, and plain generations (50 DDIM steps, default guidance) of captions, judged. Intervals are 95 %.
+CLIPs, and plain generations (50 DDIM steps, default guidance) of captions, loss_and_gradient. Intervals are 95 %.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.nn.functional import normalize
 import chainrule
 from base import RESULTS, machine, publish, table
 from chainrule import bundled
-from chainrule.loss import load_classifier, load_clip
-from chainrule.loss.classifier import ImageClassifier
-from chainrule.loss.clip import Clip
+from chainrule.losses import load_classifier, load_clip
+from chainrule.losses.classifier import ImageClassifier
+from chainrule.losses.clip import Clip
 from chainrule.methods import Task, plain
 from chainrule.metrics import Interval, bootstrap, psnr, wilson
 from chainrule.models import Model
@@ -128,9 +128,9 @@ def main() -> None:
         ("judge right on reconstructions", accuracy(judge, rebuilt, singles), "0.97"),
         ("guide right on reconstructions", accuracy(guide, rebuilt, singles), ""),
         ("CLIP finds the caption among all of the set", retrieval(clip, mixed_pixels, mixed), ""),
-        ("CLIP finds a hidden shape again on another background", same_thing(clip, n), ""),
+        ("CLIP finds a fill_in shape again on another background", same_thing(clip, n), ""),
         ("judge CLIP finds the caption", retrieval(judge_clip, mixed_pixels, mixed), ""),
-        ("judge CLIP finds a hidden shape again", same_thing(judge_clip, n), ""),
+        ("judge CLIP finds a fill_in shape again", same_thing(judge_clip, n), ""),
     ]
 
     images = generations(model, mixed, arguments.steps)
@@ -140,8 +140,8 @@ def main() -> None:
         ("named shapes as the caption says", of([v.shapes for v in verdicts if v.shapes is not None]), "0.9"),
         ("relation as the caption says", of([v.relation for v in verdicts if v.relation is not None]), ""),
     ]
-    hidden = [sample_scene(seed, shape=HIDDEN_SHAPES[seed % 8], single=True) for seed in range(n)]
-    shapes = generations(model, hidden, arguments.steps)
+    fill_in = [sample_scene(seed, shape=HIDDEN_SHAPES[seed % 8], single=True) for seed in range(n)]
+    shapes = generations(model, fill_in, arguments.steps)
     sure = probabilities(judge, shapes)
     clear = of((sure.amax(dim=1) > 0.8).tolist())
     rows.append(('"a ... shape": judge sees some one shape with p > 0.8', clear, "0.85"))

@@ -22,7 +22,7 @@ from diffusers import (
 from torch import Tensor, nn
 
 import chainrule
-from chainrule.denoiser import Conditioning, Denoiser
+from chainrule.diffusion.denoiser import Conditioning, Denoiser
 from chainrule.models import Model
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

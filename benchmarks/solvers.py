@@ -2,7 +2,7 @@
 
 Images of fresh captions without guidance, by several solvers at equal numbers of network calls: the Frechet distance in
 the judge's features to as many renders, and how far the latents are from the solution of the same ODE (RK4 in 200
-calls). All start at the same noise, so differences of the distance are paired: both sets are resampled together.
+calls). All start at the same noise, so differences of the distance are paired: both sets are add_jumps together.
 Latents are kept in the work folder, so a stopped benchmark goes on where it was.
 """
 
@@ -22,12 +22,12 @@ from base import machine, publish, table
 from chainrule import DDIM, RK4, AdamsBashforth, DPMSolver, Heun, sample
 from chainrule.metrics import Interval, bootstrap, frechet_distance
 from chainrule.models import Model
-from chainrule.ode import Original, Rho, Straight
+from chainrule.diffusion.ode import Original, Rho, Straight
 from chainrule.pictures import from_pil
 from chainrule.scenes.base import render, sample_scene
 from chainrule.scenes.judge import load_judge
-from chainrule.schedule import Grid, karras, log_snr, quadratic, uniform
-from chainrule.step import Step
+from chainrule.diffusion.schedule import Grid, karras, log_snr, quadratic, uniform
+from chainrule.diffusion.solvers import Solver
 from vocabulary import features
 
 CALLS = (10, 15, 20, 30, 50)
@@ -35,7 +35,7 @@ TRUTH = "the ODE's solution"
 BATCH = 64
 REFERENCE_SEED = 100_000
 
-SOLVERS: dict[str, tuple[Step, int]] = {
+SOLVERS: dict[str, tuple[Solver, int]] = {
     "plain ODE (eq. 4), AB4": (AdamsBashforth(4, Original()), 4),
     "reparameterised (eq. 19), AB4": (AdamsBashforth(4, Rho()), 4),
     "reparameterised (eq. 19), AB2": (AdamsBashforth(2, Rho()), 0),
@@ -43,24 +43,24 @@ SOLVERS: dict[str, tuple[Step, int]] = {
     "straight, AB2": (AdamsBashforth(2, Straight()), 0),
     "straight, Heun": (Heun(Straight()), 0),
     "DDIM": (DDIM(), 0),
-    "DPM-Solver++(2M)": (DPMSolver(), 0),
+    "DPM-ODESolver++(2M)": (DPMSolver(), 0),
 }
 """Each solver, and how many calls it spends on its start."""
 
-JUDGED = ("plain ODE (eq. 4), AB4", "reparameterised (eq. 19), AB4", "straight, AB2", "DDIM", "DPM-Solver++(2M)")
-"""Those whose images are judged; the others are only compared with the solution."""
+JUDGED = ("plain ODE (eq. 4), AB4", "reparameterised (eq. 19), AB4", "straight, AB2", "DDIM", "DPM-ODESolver++(2M)")
+"""Those whose images are loss_and_gradient; the others are only compared with the solution."""
 
 GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "log-SNR": log_snr, "Karras": karras}
 
 
 def steps_for(name: str, calls: int) -> int:
     """How many steps spend so many calls."""
-    step, start = SOLVERS[name]
-    return (calls - start) // step.calls
+    solver, start = SOLVERS[name]
+    return (calls - start) // solver.calls
 
 
 @torch.no_grad()
-def latents(model: Model, work: Path, name: str, count: int, step: Step, times: Tensor) -> Tensor:
+def latents(model: Model, work: Path, name: str, count: int, solver: Solver, times: Tensor) -> Tensor:
     """The latents of the first `count` captions and seeds."""
     parts = []
     for first in range(0, count, BATCH):
@@ -68,7 +68,7 @@ def latents(model: Model, work: Path, name: str, count: int, step: Step, times: 
         if not path.exists():
             seeds, began = range(first, first + BATCH), time.perf_counter()
             denoiser = model.denoiser([sample_scene(seed).caption for seed in seeds], guidance_scale=1.0)
-            found = sample(denoiser, model.noise(seeds), times, step=step)
+            found = sample(denoiser, model.noise(seeds), times, solver=solver)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({"latents": found}, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
@@ -83,7 +83,7 @@ def off(found: Tensor, truth: Tensor) -> Interval:
 
 
 def paired(found: Tensor, other: Tensor, reference: Tensor, draws: int = 200) -> Interval:
-    """The difference of two distances to the same reference, all three resampled, the two together."""
+    """The difference of two distances to the same reference, all three add_jumps, the two together."""
     rng, values = np.random.default_rng(0), []
     for _ in range(draws):
         one, two = (torch.from_numpy(rng.integers(len(found), size=len(found))) for _ in range(2))
@@ -102,8 +102,8 @@ def main() -> None:
     model, judge = chainrule.load(), load_judge()
 
     def made(name: str, calls: int, count: int, grid: str = "uniform") -> Tensor:
-        step, steps = SOLVERS[name][0], steps_for(name, calls)
-        return latents(model, work, f"{name} {calls} {grid}", count, step, GRIDS[grid](model.schedule, steps))
+        solver, steps = SOLVERS[name][0], steps_for(name, calls)
+        return latents(model, work, f"{name} {calls} {grid}", count, solver, GRIDS[grid](model.schedule, steps))
 
     @torch.no_grad()
     def seen(found: Tensor) -> Tensor:

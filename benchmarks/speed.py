@@ -28,15 +28,15 @@ from torch.profiler import ProfilerActivity, profile
 import chainrule
 from base import Passes, machine, publish, table, timed
 from chainrule import DDIM, EDICT, Checkpoint, Reversible, sample, sample_state
-from chainrule.denoiser import Denoiser
-from chainrule.gradient import Gradient
-from chainrule.loss import Call, Classifier, Loss, load_classifier
-from chainrule.loss.cutouts import cropped
+from chainrule.diffusion.denoiser import Denoiser
+from chainrule.diffusion.gradient import Gradient
+from chainrule.losses import Call, Classifier, Loss, load_classifier
+from chainrule.losses.cutouts import cropped
 from chainrule.memory import LiveBytes
 from chainrule.methods import Task
-from chainrule.methods.base import judged
+from chainrule.methods.base import loss_and_gradient
 from chainrule.models import Model
-from chainrule.step import Step
+from chainrule.diffusion.solvers import Solver
 from gradients import Memcnn, Unbatched
 from sizes import SIZES
 
@@ -48,7 +48,7 @@ class Way:
     """`public` leaves the weights unfrozen, asks for the guidance pair in two calls, and keeps the image's graph."""
 
     name: str
-    step: Step
+    solver: Solver
     gradient: Gradient
     public: bool = False
 
@@ -70,7 +70,7 @@ class Case:
     def task(self) -> Task:
         return Task(self.model, self.denoiser, self.seeds, self.loss)
 
-    def of(self, batch: int) -> Case:
+    def select(self, batch: int) -> Case:
         return Case(self.model, self.denoiser, self.loss, tuple(range(batch)))
 
     def gradient(self, way: Way, steps: int) -> Tensor:
@@ -79,12 +79,12 @@ class Case:
         x_T = task.x_T.requires_grad_()
         start = way.step.init(x_T)
         if not way.public:
-            last = sample_state(self.denoiser, start, times, step=way.step, gradient=way.gradient)
-            found = judged(task, lambda task: loss.replayed(task.noise, 0), last)
+            last = sample_state(self.denoiser, start, times, solver=way.step, gradient=way.gradient)
+            found = loss_and_gradient(task, lambda task: loss.replayed(task.noise, 0), last)
             return torch.autograd.grad(last, x_T, found.gradients)[0]
         pair = tuple(x * 1.0 for x in start)  # memcnn does not work on leaves
         with unfrozen(self.model):
-            last = sample_state(unbatched(self.denoiser), pair, times, step=way.step, gradient=way.gradient)
+            last = sample_state(unbatched(self.denoiser), pair, times, solver=way.step, gradient=way.gradient)
             loss = loss.replayed(task.noise, 0)
             torch.stack([loss(self.model.decode(latents)) for latents in last]).mean(dim=0).sum().backward()
         if x_T.grad is None:
@@ -110,10 +110,10 @@ def unfrozen(model: Model) -> Iterator[None]:
 
 
 def unbatched(denoiser: Denoiser) -> Denoiser:
-    from chainrule.denoiser import Conditioned
-    from chainrule.guide import ClassifierFree
+    from chainrule.diffusion.denoiser import Conditioned
+    from chainrule.diffusion.guidance import ClassifierFreeGuidance
 
-    if not isinstance(denoiser, ClassifierFree):
+    if not isinstance(denoiser, ClassifierFreeGuidance):
         raise TypeError("only classifier-free guidance asks for a pair")
     return Unbatched(denoiser.denoiser, Conditioned(denoiser.denoiser.network, denoiser.negative))
 
@@ -190,7 +190,7 @@ def growth(case: Case, steps: Sequence[int], repeat: int) -> str:
 
 def batches(case: Case, sizes: Sequence[int], steps: int, repeat: int) -> str:
     ways = (*public(), EDICT_OURS, DDIM_OURS)
-    cases = {size: case.of(size) for size in sizes}
+    cases = {size: case.select(size) for size in sizes}
     works = [(cases[size], partial(cases[size].gradient, way, steps)) for way in ways for size in sizes]
     costs = iter(cost(works, repeat))
     rows = []
@@ -220,7 +220,7 @@ def switches(load: Callable[[torch.dtype], Case], steps: int, repeat: int) -> st
         unet(compiled).compile()
         compiled.chain(steps)
         names, cases = [*names, "torch.compile"], [*cases, compiled]
-    except Exception as error:  # no compiler, or one that fails: said, not hidden
+    except Exception as error:  # no compiler, or one that fails: said, not fill_in
         print(f"torch.compile does not work here: {str(error).splitlines()[0]}")
     costs = cost([(case, partial(case.chain, steps)) for case in cases], repeat)
     rows = [

@@ -18,10 +18,10 @@ from torch import Tensor
 import chainrule
 from base import machine, publish, table
 from chainrule import bundled, sample
-from chainrule.denoiser import Denoiser
-from chainrule.loss import load_backbone, load_clip
-from chainrule.loss.perceptual import Style
-from chainrule.methods import Studio, Stylization, stylize
+from chainrule.diffusion.denoiser import Denoiser
+from chainrule.losses import load_backbone, load_clip
+from chainrule.losses.perceptual import Style
+from chainrule.methods import StyleTask, Stylization, stylize
 from chainrule.methods.stylize import adapted, draw
 from chainrule.metrics import bootstrap
 from chainrule.models import Model
@@ -60,7 +60,7 @@ Drawing = Callable[[list[tuple[str, int]]], Tensor]
 
 def by_adjoint_dpm(settings: Stylization) -> Drawing:
     model = chainrule.load()
-    studio = Studio(
+    studio = StyleTask(
         model,
         tuple(prompt(*words) for words in SEEN),
         tuple(range(10)),

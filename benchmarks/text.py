@@ -5,7 +5,7 @@ saw (a colour with a named shape, or "below" between two shapes). The model runs
 it, it draws nearly all of these prompts right and leaves less to reinforce; plain images with it stand beside. All
 methods draw the same prompts with the same nine seeds and follow the bundled CLIP; the exact judge says whether all
 that the prompt names is there (colours, background, shapes, relation), and another CLIP, which no guidance ever
-touched, how well image and prompt agree. Prompts are resampled for the intervals, differences are paired. Scales were
+touched, how well image and prompt agree. Prompts are add_jumps for the intervals, differences are paired. Scales were
 chosen on other prompts and seeds (`--tune`).
 """
 
@@ -20,8 +20,8 @@ import torch
 import chainrule
 from base import machine, publish, table
 from chainrule import bundled
-from chainrule.loss import ClipText, load_clip
-from chainrule.loss.clip import Clip
+from chainrule.losses import ClipText, load_clip
+from chainrule.losses.clip import Clip
 from chainrule.methods import Task, plain
 from chainrule.methods.presets import preset
 from chainrule.models import Model
@@ -77,7 +77,7 @@ def _task(model: Model, clip: Clip, prompt: str, seeds: tuple[int, ...], guidanc
 
 
 @torch.no_grad()
-def judged(made: Made, scenes: list[Scene], judge_clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+def loss_and_gradient(made: Made, scenes: list[Scene], judge_clip: Clip) -> tuple[np.ndarray, np.ndarray]:
     """(whether each image shows all of its prompt, its score by the judge CLIP), both (prompts, seeds)."""
     judge, images = load_judge(), made.images.unflatten(0, (len(scenes), -1))
     right = [[check(judge, scene, image).right for image in row] for scene, row in zip(scenes, images, strict=True)]
@@ -108,7 +108,7 @@ def main() -> None:
         played |= contest.play([GUIDED], guided, arguments.only)
         rows = []
         for contender, made in played.items():
-            right, score = judged(made, scenes, judge_clip)
+            right, score = loss_and_gradient(made, scenes, judge_clip)
             successes[contender], scores[contender] = right, score
             rows.append([contender.name, right.size, over_groups(right), over_groups(score), *made.costs])
         header = ["method", "images", "all of the prompt", "judge CLIP score", "network passes", "s per image"]

@@ -22,9 +22,9 @@ from torch import Tensor
 import chainrule
 from base import machine, publish, table
 from chainrule import bundled
-from chainrule.denoiser import Denoiser
-from chainrule.loss import Classifier, load_classifier
-from chainrule.loss.classifier import ImageClassifier
+from chainrule.diffusion.denoiser import Denoiser
+from chainrule.losses import Classifier, load_classifier
+from chainrule.losses.classifier import ImageClassifier
 from chainrule.methods import Adam, Doodl, Momentum, Result, Task, best, doodl, draws, noise_aware, one_step, plain
 from chainrule.methods.presets import preset
 from chainrule.metrics import bootstrap, frechet_distance, wilson
@@ -163,7 +163,7 @@ class Outcome:
     passes: float
     seconds: float
 
-    def of(self, seeds: tuple[int, ...]) -> Outcome:
+    def select(self, seeds: tuple[int, ...]) -> Outcome:
         """The same for some of the seeds."""
         rows = [self.seeds.index(seed) for seed in seeds]
         return replace(
@@ -171,7 +171,7 @@ class Outcome:
         )
 
     @property
-    def judged(self) -> Tensor:
+    def loss_and_gradient(self) -> Tensor:
         """Whether the judge sees the wanted shape, (seeds, classes)."""
         return (self.by_judge == WANTED).float()
 
@@ -182,7 +182,7 @@ class Outcome:
 
     def changed(self, other: Outcome) -> Tensor:
         """Where `other` did not show the wanted shape: whether this shows another shape than it does, (n,)."""
-        return (self.by_judge != other.by_judge)[other.judged == 0].float()
+        return (self.by_judge != other.by_judge)[other.loss_and_gradient == 0].float()
 
     def distances(self, judge: ImageClassifier) -> np.ndarray:
         """The Frechet distance of each class to its renders."""
@@ -208,14 +208,14 @@ def outcome(judge: ImageClassifier, guide: ImageClassifier, cases: Sequence[Case
 
 
 def row(name: str, found: Outcome, judge: ImageClassifier) -> list[object]:
-    by_seed, by_guide = (bootstrap(values.mean(dim=1).tolist()) for values in (found.judged, found.guided))
+    by_seed, by_guide = (bootstrap(values.mean(dim=1).tolist()) for values in (found.loss_and_gradient, found.guided))
     distance = bootstrap(found.distances(judge).tolist())
-    return [name, found.judged.numel(), by_seed, by_guide, distance, f"{found.passes:.0f}", f"{found.seconds:.1f}"]
+    return [name, found.loss_and_gradient.numel(), by_seed, by_guide, distance, f"{found.passes:.0f}", f"{found.seconds:.1f}"]
 
 
 def difference(one: Outcome, other: Outcome, judge: ImageClassifier) -> list[object]:
     """Of success (paired by seed), and of the distance (paired by class)."""
-    success = (one.judged - other.judged).mean(dim=1)
+    success = (one.loss_and_gradient - other.loss_and_gradient).mean(dim=1)
     return [bootstrap(success.tolist()), bootstrap((one.distances(judge) - other.distances(judge)).tolist())]
 
 
@@ -265,7 +265,7 @@ def report(
     ]
     for contender, few in found.items():
         if contender not in whole:
-            same = {other: each.of(few.seeds) for other, each in whole.items()} | {contender: few}
+            same = {other: each.select(few.seeds) for other, each in whole.items()} | {contender: few}
             text += [
                 f"On the {len(few.seeds)} seeds of {contender.name} (distances of sets of other sizes do not compare):",
                 table(header, [row(other.name, each, judge) for other, each in same.items()]),

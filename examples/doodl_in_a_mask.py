@@ -1,6 +1,6 @@
 """DOODL inside a RePaint mask: draw, where a picture may change, a thing that the model has no word for.
 
-`python examples/doodl_in_a_mask.py` writes docs/images/doodl-in-a-mask.png. The mask's rule (RePaint, eq. 8) is imposed
+`python examples/doodl_in_a_mask.py` writes docs/images/doodl-in-a-mask.png. The mask's rule (RePaint, eq. 8) is constrain
 between all steps of the chain that DOODL differentiates, so the gradient of the classifier on the *finished* picture
 moves the noise of the free part, and the rest stays.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 import chainrule
-from chainrule.loss import Call, Classifier, load_classifier
+from chainrule.losses import Call, Classifier, load_classifier
 from chainrule.methods import Adam, Doodl, Photo, Task, best_of, doodl, masked, repaint
 from chainrule.pictures import from_pil, grid
 from chainrule.scenes.base import SHAPES, Scene, Thing, render

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import chainrule
-from chainrule.constraint import imposed
-from chainrule.loss import Classifier, load_classifier
+from chainrule.diffusion.constraints import constrain
+from chainrule.losses import Classifier, load_classifier
 from chainrule.methods import Attention, Doodl, Momentum, Photo, Task, doodl, plain, side_by_side
 from chainrule.pictures import grid
 from chainrule.scenes.base import SHAPES
@@ -38,8 +38,8 @@ def main(iterations: int, steps: int, output: Path) -> None:
     @torch.no_grad()
     def both(x_T: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures of source and target that start at one noise."""
-        solver, times = imposed(chainrule.DDIM(), pair.constraints), model.schedule.times(steps)
-        (last,) = chainrule.sample_state(pair.denoiser, solver.init(x_T), times, step=solver)
+        solver, times = constrain(chainrule.DDIM(), pair.constraints), model.schedule.times(steps)
+        (last,) = chainrule.sample_state(pair.denoiser, solver.init(x_T), times, solver=solver)
         source, target = last.chunk(2)
         return model.decode(source), model.decode(target)
 

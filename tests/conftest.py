@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from chainrule.denoiser import Conditioned, Conditioning, Denoiser, Epsilon, Network, Output, Prediction, Velocity
+from chainrule.diffusion.denoiser import Conditioned, Conditioning, Denoiser, Epsilon, Network, Parameterization, Prediction, Velocity
 from chainrule.models import Codec, Model, Text
-from chainrule.schedule import Schedule, VariancePreserving, leading
+from chainrule.diffusion.schedule import Schedule, VariancePreserving, leading
 
 STABLE_DIFFUSION = leading(1)
 
@@ -33,7 +33,7 @@ class Gaussian(Denoiser):
     mean: Tensor
     spread: float
     schedule: Schedule
-    output: Output = Epsilon()  # noqa: RUF009 - has no state
+    parameterization: Parameterization = Epsilon()  # noqa: RUF009 - has no state
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -58,10 +58,10 @@ class Gaussian(Denoiser):
 class TinyNetwork(Network):
     """A few smooth layers in float64 that count their calls; `kind` is what they predict."""
 
-    def __init__(self, output: Output | None = None, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, parameterization: Parameterization | None = None, dtype: torch.dtype = torch.float64) -> None:
         torch.manual_seed(0)
         self.schedule = scaled_linear()
-        self.output = output or Epsilon()
+        self.parameterization = parameterization or Epsilon()
         self.layers = nn.ModuleList([nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 2, 3, padding=1), nn.Linear(3, 6)])
         self.layers.to(dtype).requires_grad_(False)
         self.calls = 0

@@ -225,7 +225,7 @@ def test_a_picture_of_someone_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_nan_loss_keeps_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chainrule.loss import Classifier
+    from chainrule.losses import Classifier
 
     original, count = Classifier.__call__, iter(range(100))
     start = preset("tuned").doodl.start_of

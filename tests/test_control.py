@@ -8,12 +8,12 @@ from torch import Tensor
 
 import chainrule
 from chainrule import UserError, sample
-from chainrule.control import Alignment, AttentionEdit, Beside, Blend, Bottleneck, Maps, Pairing, Shift, Towards, align
-from chainrule.control.bottleneck import bottleneck
-from chainrule.guide import OneStep
-from chainrule.loss import Call
+from chainrule.diffusion.control import Alignment, AttentionEdit, PairedDenoiser, Blend, Bottleneck, Maps, Pairing, Shift, Towards, align
+from chainrule.diffusion.control.bottleneck import bottleneck
+from chainrule.diffusion.guidance import OneStep
+from chainrule.losses import Call
 from chainrule.noise import Noise
-from chainrule.step import DDPM
+from chainrule.diffusion.solvers import DDPM
 from conftest import TinyNetwork, conditioned, latents
 from tiny import family
 
@@ -98,7 +98,7 @@ def test_the_network_is_as_it_was_afterwards() -> None:
     with torch.no_grad():
         before = told(x, 301.0)
         processors = [type(p) for p in model.network.module.attn_processors.values()]
-        both = Beside(told, model.denoiser("a blue circle", guidance_scale=2.0), edit_for(model))
+        both = PairedDenoiser(told, model.denoiser("a blue circle", guidance_scale=2.0), edit_for(model))
         both(torch.cat([x, x]), 301.0)
         with pytest.raises(UserError, match="the shift is"):
             Bottleneck(told, Shift(torch.zeros(1, 3, 1, 1)))(x, 301.0)
@@ -134,13 +134,13 @@ def test_each_image_may_have_its_own_shift() -> None:
         dh = torch.randn(2, *bottleneck(told, x, t).shape[1:])
         both = Bottleneck(told, Shift(dh))
         for i in range(2):
-            torch.testing.assert_close(both.of([i])(x[i : i + 1], t).x0, both(x, t).x0[i : i + 1], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(both.select([i])(x[i : i + 1], t).x0, both(x, t).x0[i : i + 1], rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_no_module_of_diffusers_is_refused() -> None:
     denoiser, x = conditioned(TinyNetwork()), latents()
-    one = denoiser.of([0])
-    for ask in (lambda: bottleneck(denoiser, x, 3.0), lambda: Beside(one, one, edit())(x, 3.0)):
+    one = denoiser.select([0])
+    for ask in (lambda: bottleneck(denoiser, x, 3.0), lambda: PairedDenoiser(one, one, edit())(x, 3.0)):
         with pytest.raises(UserError, match="no module of diffusers"):
             ask()
 
@@ -152,15 +152,15 @@ def test_prompts_that_are_guided_differently_are_refused() -> None:
     stronger = model.denoiser("a red circle", guidance_scale=5.0)
     for one, other in ((guided, free), (guided, pushed), (guided, stronger)):
         with pytest.raises(UserError, match="guided alike"):
-            Beside(one, other, edit_for(model))(torch.randn(2, 4, 8, 8), 3.0)
+            PairedDenoiser(one, other, edit_for(model))(torch.randn(2, 4, 8, 8), 3.0)
 
 
 def test_maps_that_are_all_large_are_remembered_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chainrule.control.attention.SEEN", 2)
+    monkeypatch.setattr("chainrule.diffusion.control.attention.SEEN", 2)
     model = chainrule.load(family("Stable Diffusion 1.x"))
     told, edit = model.denoiser("a red circle"), edit_for(model)
     with torch.no_grad():
-        Beside(told, told, edit)(torch.randn(2, 4, 8, 8), 3.0)
+        PairedDenoiser(told, told, edit)(torch.randn(2, 4, 8, 8), 3.0)
     assert edit.maps.mean().shape[2:] in ((4, 4), (8, 8))
 
 
@@ -181,7 +181,7 @@ def test_a_pair_of_chains_starts_at_one_noise() -> None:
     told = model.denoiser("a red circle")
     seen: list[Tensor] = []
 
-    class Watched(Beside):
+    class Watched(PairedDenoiser):
         def __call__(self, x: Tensor, t: float):
             seen.append(x)
             return super().__call__(x, t)
@@ -189,5 +189,5 @@ def test_a_pair_of_chains_starts_at_one_noise() -> None:
     solver = Pairing(edit_for(model)).on(chainrule.DDIM())
     with torch.no_grad():
         x_T = model.noise([0, 1])
-        sample(Watched(told, told, edit_for(model)), x_T, model.schedule.times(2), step=solver)
+        sample(Watched(told, told, edit_for(model)), x_T, model.schedule.times(2), solver=solver)
     assert torch.equal(seen[0], torch.cat([x_T, x_T]))

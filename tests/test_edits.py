@@ -66,7 +66,7 @@ def test_all_methods_side_by_side(photo: Path, mask: Path, tmp_path: Path) -> No
         ("Stable Diffusion 3", {"semantic", "prompt-to-prompt", "asyrp"}),
     ],
 )
-@pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+@pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 def test_on_anyones_checkpoint(family: str, without: set[str], photo: Path, mask: Path, tmp_path: Path) -> None:
     folder = tiny.save_family(family, tmp_path / "pipeline")
     chosen = [option for method in METHODS if method not in without for option in ("--method", method)]

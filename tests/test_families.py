@@ -19,11 +19,11 @@ from torch import Tensor
 
 import chainrule
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, UserError, invert, sample, sample_state
-from chainrule.constraint.inpaint import hidden, on_latents
-from chainrule.constraint.low_pass import low_pass
-from chainrule.denoiser import Denoiser
-from chainrule.gradient import Gradient
-from chainrule.loss import Classifier, ClipText, load_classifier, load_clip
+from chainrule.diffusion.constraints.inpaint import fill_in, mask_for_latents
+from chainrule.diffusion.constraints.low_pass import low_pass
+from chainrule.diffusion.denoiser import Denoiser
+from chainrule.diffusion.gradient import Gradient
+from chainrule.losses import Classifier, ClipText, load_classifier, load_clip
 from chainrule.methods import (
     Adam,
     Doodl,
@@ -43,11 +43,11 @@ from chainrule.methods.diffedit import difference
 from chainrule.models import Model
 from chainrule.models.families.base import ddim
 from chainrule.models.families.flux import pack
-from chainrule.step import Step
+from chainrule.diffusion.solvers import Solver
 from test_cli import call, images
 from tiny import FAMILIES, family, save_family
 
-pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 
 TOLD = {"DiT (classes)": "goldfish", "Pixels, told nothing": "", "Pixels, told a class": "3"}
 OTHER = {"DiT (classes)": "tench", "Pixels, told nothing": "", "Pixels, told a class": "2"}
@@ -157,24 +157,24 @@ def gradients(name: str, *, of: str) -> None:
     for value in wanted:
         value.requires_grad_()
 
-    def loss(step: Step, way: Gradient) -> Tensor:
+    def loss(solver: Solver, way: Gradient) -> Tensor:
         denoiser = model.denoiser(conditioning, guidance_scale=SCALE.get(name, 2.0))
-        return sample(denoiser, x_T, times, step=step, gradient=way).square().mean()
+        return sample(denoiser, x_T, times, solver=solver, gradient=way).square().mean()
 
-    def found(step: Step, way: Gradient) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss(step, way), wanted)
+    def found(solver: Solver, way: Gradient) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss(solver, way), wanted)
 
     generator = torch.Generator().manual_seed(0)
     directions = [torch.randn(value.shape, generator=generator, dtype=value.dtype) for value in wanted]
-    for step, ways in ((DDIM(), (Checkpoint(),)), (EDICT(), (Checkpoint(), Reversible()))):
-        expected = found(step, Backprop())
+    for solver, ways in ((DDIM(), (Checkpoint(),)), (EDICT(), (Checkpoint(), Reversible()))):
+        expected = found(solver, Backprop())
         assert all(gradient.abs().max() > 0 for gradient in expected)
         for way in ways:
-            for ours, other in zip(found(step, way), expected, strict=True):
+            for ours, other in zip(found(solver, way), expected, strict=True):
                 torch.testing.assert_close(ours, other, rtol=1e-6, atol=1e-8 * other.abs().max().item())
         slope = sum((g * d).sum() for g, d in zip(expected, directions, strict=True)).item()
         # some chains bend within 1e-4; Flux turns its tokens in float32, which 1e-6 cannot see through
-        slopes = [_slope(partial(loss, step, Backprop()), wanted, directions, size) for size in (1e-4, 1e-6)]
+        slopes = [_slope(partial(loss, solver, Backprop()), wanted, directions, size) for size in (1e-4, 1e-6)]
         assert any(slope == pytest.approx(other, rel=1e-2) for other in slopes), (slope, slopes)
 
 
@@ -199,8 +199,8 @@ def inversion(name: str) -> None:
                         generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # fmt: skip
     with torch.no_grad():
         z = model.encode(images)
-        pair = invert(denoiser, z, times, step=EDICT())
-        back = sample_state(denoiser, pair, times, step=EDICT())[0]
+        pair = invert(denoiser, z, times, solver=EDICT())
+        back = sample_state(denoiser, pair, times, solver=EDICT())[0]
     assert (back - z).norm() < 1e-8 * z.norm()
 
 
@@ -211,7 +211,7 @@ def task(name: str, loss) -> Task:
 
 def optimised(name: str) -> None:
     """DOODL, as in the paper, moves the noise and remembers the best."""
-    loss = chainrule.loss.Brightness(1.0)
+    loss = chainrule.losses.Brightness(1.0)
     settings = Doodl(iterations=2, steps=2, optimiser=Adam(rate=0.05), crops=0, perturbation=0.0)
     result = doodl(task(name, loss), settings)
     assert result.history.shape == (3, 2)
@@ -221,7 +221,7 @@ def optimised(name: str) -> None:
 
 
 def one_step_guided(name: str) -> None:
-    job = task(name, chainrule.loss.Brightness(1.0))
+    job = task(name, chainrule.losses.Brightness(1.0))
     guided, plain = (one_step(job, scale=scale, steps=3).images for scale in (5.0, 0.0))
     assert torch.isfinite(guided).all()
     assert not torch.equal(guided, plain)
@@ -253,13 +253,13 @@ def _run(name: str, command: str, *arguments: object) -> None:
         options = ["-m", folder / "model", "--steps", "2", *size, "--iterations", "2", "--crops", "0"]
         wanted = ["--loss", "brightness=1", "--method", "doodl"]
         named = [folder / argument if argument == "photo.png" else argument for argument in arguments]
-        code, output = call(command, *named, *options, *wanted, "-o", folder / "run")
+        code, parameterization = call(command, *named, *options, *wanted, "-o", folder / "run")
         if code == 2:
-            raise UserError(output.partition("error:")[2].strip())
-        assert code == 0, output
+            raise UserError(parameterization.partition("error:")[2].strip())
+        assert code == 0, parameterization
         made = images(folder / "run")
-        code, output = call("rerun", folder / "run" / "images" / next(iter(made)), "-o", folder / "again")
-        assert code == 0, output
+        code, parameterization = call("rerun", folder / "run" / "images" / next(iter(made)), "-o", folder / "again")
+        assert code == 0, parameterization
         assert images(folder / "again") == made
 
 
@@ -300,14 +300,14 @@ def through_noise(name: str) -> None:
     """SDEdit, ILVR, RePaint and Blended Diffusion keep what they are to keep."""
     job = pictured(name)
     photo = job.edited()
-    bare, known = replace(job, photo=replace(photo, mask=None)), hidden(photo.images, photo.mask)
+    bare, known = replace(job, photo=replace(photo, mask=None)), fill_in(photo.images, photo.mask)
     with torch.no_grad():
         z, known = job.model.encode(photo.images), job.model.encode(known)
-    kept = 1 - on_latents(photo.mask, z)
+    kept = 1 - mask_for_latents(photo.mask, z)
     assert torch.equal(sdedit(bare, strength=0.0, steps=3).latents, z)
     low = ilvr(bare, factor=2, stop=1.0, steps=3).latents
     assert torch.allclose(low_pass(low, 2), low_pass(z, 2), rtol=1e-3, atol=1e-3 * z.abs().max())
-    bright = replace(job, loss=chainrule.loss.Brightness(1.0))
+    bright = replace(job, loss=chainrule.losses.Brightness(1.0))
     for made in (repaint(job, jump=1, repeats=2, steps=3), blended(bright, scale=1.0, crops=2, steps=3)):
         assert torch.isfinite(made.latents).all()
         assert torch.equal(kept * made.latents, kept * known)
@@ -325,7 +325,7 @@ def by_difference(name: str) -> None:
 
 
 def by_attention(name: str) -> None:
-    made = prompt_to_prompt(pictured(name), "a blue square", "a red circle", steps=3, step=DDIM())
+    made = prompt_to_prompt(pictured(name), "a blue square", "a red circle", steps=3, solver=DDIM())
     assert torch.isfinite(made.latents).all()
     assert made.attention is not None
 

@@ -24,22 +24,22 @@ from chainrule import (
     sample,
     sample_state,
 )
-from chainrule.denoiser import Conditioned
-from chainrule.gradient import Gradient
-from chainrule.guide import ClassifierFree
-from chainrule.schedule import log_snr
-from chainrule.step import Solver, Step
+from chainrule.diffusion.denoiser import Conditioned
+from chainrule.diffusion.gradient import Gradient
+from chainrule.diffusion.guidance import ClassifierFreeGuidance
+from chainrule.diffusion.schedule import log_snr
+from chainrule.diffusion.solvers import ODESolver, Solver
 from conftest import TinyNetwork, conditioned, latents
 
 TIMES = 5
-pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")  # 5 steps are few
+pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")  # 5 steps are few
 SOLVERS = [Euler(), Heun(), RK4(), AdamsBashforth(2), AdamsBashforth(3), AdamsBashforth(4), Adaptive()]
 STEPS = [DDIM(), EDICT(), EDICT(alternate=False), EDICT(mix=0.8), DPMSolver(), *SOLVERS]
 PAIRS = [
-    (step, gradient)
-    for step in STEPS
+    (solver, gradient)
+    for solver in STEPS
     for gradient in (Checkpoint(), Checkpoint(keep=2), Checkpoint(keep=9), Reversible(), Reversible(every=2))
-    if step.reversible or not isinstance(gradient, Reversible)
+    if solver.reversible or not isinstance(gradient, Reversible)
 ]
 
 
@@ -48,26 +48,26 @@ def objective(x_0: Tensor) -> Tensor:
     return (weights * x_0).sum() + x_0.square().sum()
 
 
-def gradients(network: TinyNetwork, step: Step, gradient: Gradient) -> list[Tensor]:
+def gradients(network: TinyNetwork, solver: Solver, gradient: Gradient) -> list[Tensor]:
     """d objective / d (x_T, conditioning, negative conditioning, every weight)."""
     x_T = latents().requires_grad_()
     c = conditioned(network).conditioning[0].requires_grad_()
     negative = conditioned(network, seed=7).conditioning[0].requires_grad_()
     for weight in network.weights:
         weight.requires_grad_()
-    denoiser = ClassifierFree(Conditioned(network, (c,)), (negative,), 1.7)
-    x_0 = sample(denoiser, x_T, network.schedule.times(TIMES), step=step, gradient=gradient)
+    denoiser = ClassifierFreeGuidance(Conditioned(network, (c,)), (negative,), 1.7)
+    x_0 = sample(denoiser, x_T, network.schedule.times(TIMES), solver=solver, gradient=gradient)
     return list(torch.autograd.grad(objective(x_0), [x_T, c, negative, *network.weights]))
 
 
-@pytest.mark.parametrize(("step", "gradient"), PAIRS, ids=str)
-def test_equals_backprop(network: TinyNetwork, step: Step, gradient: Gradient) -> None:
-    for found, expected in zip(gradients(network, step, gradient), gradients(network, step, Backprop()), strict=True):
+@pytest.mark.parametrize(("solver", "gradient"), PAIRS, ids=str)
+def test_equals_backprop(network: TinyNetwork, solver: Solver, gradient: Gradient) -> None:
+    for found, expected in zip(gradients(network, solver, gradient), gradients(network, solver, Backprop()), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("step", [*STEPS[:-1], Adaptive(1e-8, 1e-8)], ids=str)
-def test_equals_finite_differences(network: TinyNetwork, step: Step) -> None:
+@pytest.mark.parametrize("solver", [*STEPS[:-1], Adaptive(1e-8, 1e-8)], ids=str)
+def test_equals_finite_differences(network: TinyNetwork, solver: Solver) -> None:
     times = network.schedule.times(TIMES)
     weight = network.weights[0]
     original = weight.detach().clone()
@@ -76,12 +76,12 @@ def test_equals_finite_differences(network: TinyNetwork, step: Step) -> None:
     def loss(x: Tensor, text: Tensor, w: Tensor) -> Tensor:
         with torch.no_grad():
             weight.copy_(w)
-            return objective(sample(Conditioned(network, (text,)), x, times, step=step))
+            return objective(sample(Conditioned(network, (text,)), x, times, solver=solver))
 
     values = [x_T, c, original]
     generator = torch.Generator().manual_seed(3)
     directions = [torch.randn(value.shape, generator=generator, dtype=value.dtype) for value in values]
-    adaptive = isinstance(step, Adaptive)
+    adaptive = isinstance(solver, Adaptive)
     h = 1e-4 if adaptive else 1e-6  # as its inner steps jump with the latents, so does its error
     expected = []
     for k in range(len(values)):
@@ -94,7 +94,7 @@ def test_equals_finite_differences(network: TinyNetwork, step: Step) -> None:
     weight.requires_grad_()
     x_T.requires_grad_()
     c.requires_grad_()
-    x_0 = sample(Conditioned(network, (c,)), x_T, times, step=step, gradient=Checkpoint())
+    x_0 = sample(Conditioned(network, (c,)), x_T, times, solver=solver, gradient=Checkpoint())
     found = torch.autograd.grad(objective(x_0), [x_T, c, weight])
     for gradient, direction, number in zip(found, directions, expected, strict=True):
         close = 1e-4 if adaptive else 1e-6
@@ -107,18 +107,18 @@ def test_inversion_is_differentiable_too(network: TinyNetwork, gradient: Gradien
 
     def found(way: Gradient) -> Tensor:
         x_0 = latents().requires_grad_()
-        pair = invert(conditioned(network), x_0, times, step=EDICT(), gradient=way)
+        pair = invert(conditioned(network), x_0, times, solver=EDICT(), gradient=way)
         return torch.autograd.grad(objective(pair[0]) + 2 * objective(pair[1]), x_0)[0]
 
     torch.testing.assert_close(found(gradient), found(Backprop()), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize(("step", "gradient"), [(DDIM(), Checkpoint()), (EDICT(), Reversible())], ids=str)
-def test_backward_accumulates_like_autograd(network: TinyNetwork, step: Step, gradient: Gradient) -> None:
+@pytest.mark.parametrize(("solver", "gradient"), [(DDIM(), Checkpoint()), (EDICT(), Reversible())], ids=str)
+def test_backward_accumulates_like_autograd(network: TinyNetwork, solver: Solver, gradient: Gradient) -> None:
     """One graph, two losses of the pair's parts, retained and run again: `.backward()` adds up."""
     x_T = latents().requires_grad_()
     state = sample_state(
-        conditioned(network), step.init(x_T), network.schedule.times(TIMES), step=step, gradient=gradient
+        conditioned(network), solver.init(x_T), network.schedule.times(TIMES), solver=solver, gradient=gradient
     )
     first = torch.autograd.grad(objective(state[0]), x_T, retain_graph=True)[0]
     second = torch.autograd.grad(state[-1].sum(), x_T, retain_graph=True)[0]
@@ -128,7 +128,7 @@ def test_backward_accumulates_like_autograd(network: TinyNetwork, step: Step, gr
 
 
 @pytest.mark.parametrize(
-    ("step", "gradient", "forward", "total"),
+    ("solver", "gradient", "forward", "total"),
     [
         (DDIM(), Backprop(), 1, 1),
         (DDIM(), Checkpoint(), 1, 2),
@@ -138,10 +138,10 @@ def test_backward_accumulates_like_autograd(network: TinyNetwork, step: Step, gr
     ],
     ids=str,
 )
-def test_network_calls_per_step(step: Step, gradient: Gradient, forward: int, total: int) -> None:
+def test_network_calls_per_step(solver: Solver, gradient: Gradient, forward: int, total: int) -> None:
     network = TinyNetwork()
     x_T = latents().requires_grad_()
-    x_0 = sample(conditioned(network), x_T, network.schedule.times(TIMES), step=step, gradient=gradient)
+    x_0 = sample(conditioned(network), x_T, network.schedule.times(TIMES), solver=solver, gradient=gradient)
     assert network.calls == forward * TIMES
     x_0.sum().backward()
     assert network.calls == total * TIMES
@@ -155,8 +155,8 @@ def test_kept_graphs_are_not_rebuilt() -> None:
     assert network.calls == TIMES + (TIMES - 3)
 
 
-@pytest.mark.parametrize(("step", "gradient"), [(DDIM(), Checkpoint()), (EDICT(), Reversible())], ids=str)
-def test_one_input_only_backward_pass_for_each_graph(step: Step, gradient: Gradient) -> None:
+@pytest.mark.parametrize(("solver", "gradient"), [(DDIM(), Checkpoint()), (EDICT(), Reversible())], ids=str)
+def test_one_input_only_backward_pass_for_each_graph(solver: Solver, gradient: Gradient) -> None:
     """Each rebuilt network call is gone through backwards once, and no frozen weight gets a gradient."""
     network = TinyNetwork()
     passes = 0
@@ -169,8 +169,8 @@ def test_one_input_only_backward_pass_for_each_graph(step: Step, gradient: Gradi
     x_T = latents().requires_grad_()
     times = network.schedule.times(TIMES)
     with _ConvolutionBackward() as masks:
-        sample(conditioned(network), x_T, times, step=step, gradient=gradient).sum().backward()
-    assert passes == step.calls * TIMES
+        sample(conditioned(network), x_T, times, solver=solver, gradient=gradient).sum().backward()
+    assert passes == solver.calls * TIMES
     assert len(masks.seen) == 2 * passes  # two convolutions in each call
     assert all(mask == [True, False, False] for mask in masks.seen)
 
@@ -232,7 +232,7 @@ def test_reversible_stays_exact_in_a_long_chain_in_float32() -> None:
     def found(way: Gradient) -> Tensor:
         x_T = latents(dtype=torch.float32).requires_grad_()
         denoiser = Conditioned(network, (conditioned(network).conditioning[0].float(),))
-        x_0 = sample(denoiser, x_T, network.schedule.times(150), step=EDICT(), gradient=way)
+        x_0 = sample(denoiser, x_T, network.schedule.times(150), solver=EDICT(), gradient=way)
         return torch.autograd.grad(objective(x_0), x_T)[0]
 
     exact = found(Backprop())
@@ -250,50 +250,50 @@ def test_inputs_are_not_mutated() -> None:
     x_T = latents().requires_grad_()
     before = x_T.detach().clone()
     sample(
-        conditioned(network), x_T, network.schedule.times(TIMES), step=EDICT(), gradient=Reversible()
+        conditioned(network), x_T, network.schedule.times(TIMES), solver=EDICT(), gradient=Reversible()
     ).sum().backward()
     assert torch.equal(x_T, before)
 
 
 WAYS = pytest.mark.parametrize(
-    ("step", "gradient"), [(DDIM(), Checkpoint()), (EDICT(), Checkpoint()), (EDICT(), Reversible())], ids=str
+    ("solver", "gradient"), [(DDIM(), Checkpoint()), (EDICT(), Checkpoint()), (EDICT(), Reversible())], ids=str
 )
 
 
 @WAYS
-def test_one_tensor_conditioned_on_twice_counts_twice_not_four_times(step: Step, gradient: Gradient) -> None:
+def test_one_tensor_conditioned_on_twice_counts_twice_not_four_times(solver: Solver, gradient: Gradient) -> None:
     network = TinyNetwork()
     c = conditioned(network).conditioning[0].requires_grad_()
 
     def found(way: Gradient) -> Tensor:
-        denoiser = ClassifierFree(Conditioned(network, (c,)), (c,), 1.7)
-        x_0 = sample(denoiser, latents(), network.schedule.times(TIMES), step=step, gradient=way)
+        denoiser = ClassifierFreeGuidance(Conditioned(network, (c,)), (c,), 1.7)
+        x_0 = sample(denoiser, latents(), network.schedule.times(TIMES), solver=solver, gradient=way)
         return torch.autograd.grad(objective(x_0), c)[0]
 
     torch.testing.assert_close(found(gradient), found(Backprop()), rtol=1e-8, atol=1e-10)
 
 
 @WAYS
-def test_conditioning_computed_from_conditioning(step: Step, gradient: Gradient) -> None:
+def test_conditioning_computed_from_conditioning(solver: Solver, gradient: Gradient) -> None:
     """Refused where the way through it would be counted twice; exact from a copy, as the message says."""
     network = TinyNetwork()
     c = conditioned(network).conditioning[0].requires_grad_()
 
     def found(positive: Tensor, way: Gradient) -> Tensor:
-        denoiser = ClassifierFree(Conditioned(network, (positive,)), (0.5 * positive,), 1.7)
-        x_0 = sample(denoiser, latents(), network.schedule.times(TIMES), step=step, gradient=way)
+        denoiser = ClassifierFreeGuidance(Conditioned(network, (positive,)), (0.5 * positive,), 1.7)
+        x_0 = sample(denoiser, latents(), network.schedule.times(TIMES), solver=solver, gradient=way)
         return torch.autograd.grad(objective(x_0), c)[0]
 
     with pytest.raises(UserError, match="condition on a copy"):
         found(c, gradient)
-    copied = ClassifierFree(Conditioned(network, (c.clone(),)), (0.5 * c,), 1.7)
-    x_0 = sample(copied, latents(), network.schedule.times(TIMES), step=step, gradient=gradient)
+    copied = ClassifierFreeGuidance(Conditioned(network, (c.clone(),)), (0.5 * c,), 1.7)
+    x_0 = sample(copied, latents(), network.schedule.times(TIMES), solver=solver, gradient=gradient)
     expected = found(c, Backprop())
     torch.testing.assert_close(torch.autograd.grad(objective(x_0), c)[0], expected, rtol=1e-8, atol=1e-10)
 
 
 @WAYS
-def test_autocast_is_entered_again_for_the_backward_pass(step: Step, gradient: Gradient) -> None:
+def test_autocast_is_entered_again_for_the_backward_pass(solver: Solver, gradient: Gradient) -> None:
     network = TinyNetwork(dtype=torch.float32)
     weight = network.weights[0].requires_grad_()
     c = conditioned(network).conditioning[0].float()
@@ -301,7 +301,7 @@ def test_autocast_is_entered_again_for_the_backward_pass(step: Step, gradient: G
     def found(way: Gradient) -> tuple[Tensor, ...]:
         x_T = latents(dtype=torch.float32).requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            x_0 = sample(Conditioned(network, (c,)), x_T, network.schedule.times(TIMES), step=step, gradient=way)
+            x_0 = sample(Conditioned(network, (c,)), x_T, network.schedule.times(TIMES), solver=solver, gradient=way)
         return torch.autograd.grad(objective(x_0), [x_T, weight])
 
     (of_x_T, of_weight), (x_T_expected, weight_expected) = found(gradient), found(Backprop())
@@ -314,7 +314,7 @@ def test_autocast_is_entered_again_for_the_backward_pass(step: Step, gradient: G
 # --- AdjointDPM's, which is approximate ------------------------------------------------------------------------------
 
 
-def errors(solver: Step, gradient: Gradient, steps: int) -> list[float]:
+def errors(solver: Solver, gradient: Gradient, steps: int) -> list[float]:
     """|g - exact| / |exact| of the gradients of x_T, the conditioning and the weights, with an `Adjoint`."""
     network = TinyNetwork()
     times = log_snr(network.schedule, steps)
@@ -323,7 +323,7 @@ def errors(solver: Step, gradient: Gradient, steps: int) -> list[float]:
         x_T, c = latents().requires_grad_(), conditioned(network).conditioning[0].requires_grad_()
         for weight in network.weights:
             weight.requires_grad_()
-        x_0 = sample(Conditioned(network, (c,)), x_T, times, step=solver, gradient=way)
+        x_0 = sample(Conditioned(network, (c,)), x_T, times, solver=solver, gradient=way)
         return list(torch.autograd.grad(objective(x_0), [x_T, c, *network.weights]))
 
     pairs = zip(found(gradient), found(Checkpoint()), strict=True)
@@ -331,7 +331,7 @@ def errors(solver: Step, gradient: Gradient, steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize("solver", [*SOLVERS, DDIM(), DPMSolver()], ids=str)
-def test_the_adjoint_is_near_the_gradient_of_x_T_conditioning_and_weights(solver: Step) -> None:  # noqa: N802
+def test_the_adjoint_is_near_the_gradient_of_x_T_conditioning_and_weights(solver: Solver) -> None:  # noqa: N802
     few, many = errors(solver, Adjoint(), 10), errors(solver, Adjoint(), 80)
     assert max(many) < 0.1
     if not isinstance(solver, Adaptive):  # which takes as many steps as it likes
@@ -349,7 +349,7 @@ def test_the_adjoint_may_go_back_with_another_solver() -> None:
 
 
 @pytest.mark.parametrize(("solver", "method"), [(Euler(), "euler"), (Heun(), "heun2")], ids=["euler", "heun"])
-def test_the_adjoint_equals_torchdiffeq(solver: Solver, method: str) -> None:
+def test_the_adjoint_equals_torchdiffeq(solver: ODESolver, method: str) -> None:
     """On the same ODE, times and method, from the last value alone."""
     from torchdiffeq import odeint_adjoint
 
@@ -371,7 +371,7 @@ def test_the_adjoint_equals_torchdiffeq(solver: Solver, method: str) -> None:
     def found(way: str) -> tuple[Tensor, ...]:
         x_T = latents().requires_grad_()
         if way == "ours":
-            x_0 = sample(flow.denoiser, x_T, times, step=solver, gradient=Adjoint())
+            x_0 = sample(flow.denoiser, x_T, times, solver=solver, gradient=Adjoint())
         else:
             y = odeint_adjoint(
                 Slope(), flow.enter(x_T, times[0].item()), clocks[[0, -1]], method=method,
@@ -390,7 +390,7 @@ def test_the_adjoint_of_an_inversion() -> None:
 
     def found(way: Gradient) -> Tensor:
         x_0 = latents().requires_grad_()
-        (x_T,) = invert(conditioned(network), x_0, times, step=Heun(), gradient=way)
+        (x_T,) = invert(conditioned(network), x_0, times, solver=Heun(), gradient=way)
         return torch.autograd.grad(objective(x_T), x_0)[0]
 
     exact = found(Checkpoint())
@@ -401,7 +401,7 @@ def test_the_adjoint_calls_the_network_as_often_as_checkpoint() -> None:
     for gradient in (Adjoint(), Checkpoint()):
         network = TinyNetwork()
         x_T = latents().requires_grad_()
-        x_0 = sample(conditioned(network), x_T, network.schedule.times(TIMES), step=Euler(), gradient=gradient)
+        x_0 = sample(conditioned(network), x_T, network.schedule.times(TIMES), solver=Euler(), gradient=gradient)
         assert network.calls == TIMES
         x_0.sum().backward()
         assert network.calls == 2 * TIMES
@@ -410,7 +410,7 @@ def test_the_adjoint_calls_the_network_as_often_as_checkpoint() -> None:
 def test_the_adjoint_needs_a_single_latent() -> None:
     network = TinyNetwork()
     with pytest.raises(UserError, match=r"Adjoint cannot differentiate EDICT.*use Checkpoint\(\), which is exact"):
-        sample(conditioned(network), latents(), network.schedule.times(3), step=EDICT(), gradient=Adjoint())
+        sample(conditioned(network), latents(), network.schedule.times(3), solver=EDICT(), gradient=Adjoint())
 
 
 def test_the_adjoint_builds_no_graph_without_need() -> None:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from chainrule import UserError, sample
-from chainrule.guide import NoiseAware, NoiseAwareMean
+from chainrule.diffusion.guidance import NoiseAware, NoiseAwareMean
 from chainrule.models.noise_aware import load_noise_aware
 from chainrule.noise import Noise
-from chainrule.step import DDPM
+from chainrule.diffusion.solvers import DDPM
 from conftest import TinyNetwork, conditioned, latents
 
 

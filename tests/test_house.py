@@ -66,7 +66,7 @@ SHARED = {
     # an optimisation may start at the best of several draws
     ("methods", "doodl"): (("methods", "best_of"),),
     # a multistep method starts with Runge-Kutta steps
-    ("step", "adams_bashforth"): (("step", "runge_kutta"),),
+    ("solver", "adams_bashforth"): (("step", "runge_kutta"),),
     # a rating is a head on CLIP's embedding
     ("loss", "aesthetic"): (("loss", "clip"),),
     # two ways of judging, one way of seeing colours; what is rated teaches the rater

@@ -14,14 +14,14 @@ import chainrule
 from chainrule import UserError
 from chainrule.cli import app
 from chainrule.estimate import Optimisation, estimate, fitted, ladder
-from chainrule.loss import Call, Classifier, load_classifier
+from chainrule.losses import Call, Classifier, load_classifier
 from chainrule.memory import LiveBytes, bytes_of, modules, out_of_memory, parse_bytes
 from chainrule.methods import Doodl, Task, doodl
 from chainrule.plan import Plan
 from chainrule.settings import Settings
 from tiny import allocated, family, save_classifier, save_family
 
-pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 
 
 def test_live_bytes_are_those_that_are_made() -> None:
@@ -195,7 +195,7 @@ def test_the_command_says_what_fits() -> None:
     asked = ("estimate", *WISH, "--steps", 2, "--memory", "50MB")
     said = run(*asked, "--method", "plain", "--method", "doodl")
     assert "within 50.0 MB, plain: plain" in said
-    assert "within 50.0 MB, doodl: judged 1 at a time" in said
+    assert "within 50.0 MB, doodl: loss_and_gradient 1 at a time" in said
     result = CliRunner().invoke(app, [str(argument) for argument in (*asked[:-1], "1MB")])
     assert result.exit_code == 2
     assert "too little for doodl: choose a smaller --size" in " ".join(result.output.split())

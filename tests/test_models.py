@@ -23,7 +23,7 @@ from sentencepiece import SentencePieceTrainer
 
 import chainrule
 from chainrule import EDICT, UserError, invert, sample
-from chainrule.denoiser import Conditioned
+from chainrule.diffusion.denoiser import Conditioned
 from chainrule.models import Model
 from tiny import BETAS, SCHEDULERS, family, pipeline, save_family
 
@@ -35,7 +35,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-@pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+@pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 @pytest.mark.parametrize(("network", "latent", "tolerance"), [
     (torch.float64, torch.float64, 1e-9), (torch.float32, torch.float64, 1e-4), (torch.float32, torch.float32, 1e-2),
     (torch.bfloat16, torch.float32, 0.2),
@@ -45,8 +45,8 @@ def test_edict_inversion_returns_the_latents(folder: Path, network, latent, tole
     denoiser, times = model.denoiser("a red circle", guidance_scale=1.0), model.schedule.times(10)
     with torch.no_grad():
         x_0 = model.encode(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(latent))
-        pair = invert(denoiser, x_0, times, step=EDICT())
-        back = chainrule.sample_state(denoiser, pair, times, step=EDICT())[0]
+        pair = invert(denoiser, x_0, times, solver=EDICT())
+        back = chainrule.sample_state(denoiser, pair, times, solver=EDICT())[0]
     assert pair[0].dtype == latent
     assert (back - x_0).norm() < tolerance * x_0.norm()
 

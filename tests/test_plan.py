@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import chainrule
 from chainrule import EDICT, UserError
-from chainrule.loss import Call, Classifier, Cutouts, Loss, load_classifier
+from chainrule.losses import Call, Classifier, Cutouts, Loss, load_classifier
 from chainrule.memory import modules
 from chainrule.methods import Adam, Doodl, Photo, Result, Task, doodl, one_step, plain
-from chainrule.methods.base import Fallback, inverted
+from chainrule.methods.base import Fallback, invert_photos
 from chainrule.methods.doodl import advance, start
 from chainrule.models import Model
 from chainrule.plan import Plan, arrange
@@ -32,7 +32,7 @@ PLANS = (
     Plan(aside=True),
     Plan(seen=1, together=2, rebuilt=True, aside=True),
 )
-pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 MODELS = ("scenes", "Stable Diffusion 1.x", "Stable Diffusion XL", "Stable Diffusion 3", "PixArt-Sigma")
 
 
@@ -158,7 +158,7 @@ class Scarce:
 def test_when_memory_runs_out_the_next_plan_takes_over() -> None:
     quiet = settings().model_copy(update={"crops": 0})
     expected = doodl(task("Stable Diffusion 1.x", Call(Scarce(3))), quiet)
-    with pytest.warns(Fallback, match="memory ran out: once more with a tighter plan .judged 1 at a time"):
+    with pytest.warns(Fallback, match="memory ran out: once more with a tighter plan .loss_and_gradient 1 at a time"):
         found = doodl(task("Stable Diffusion 1.x", Call(Scarce(2))), quiet)
     torch.testing.assert_close(found.history, expected.history, rtol=1e-4, atol=1e-6)
 
@@ -207,7 +207,7 @@ def test_photos_are_inverted_in_parts() -> None:
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     denoiser = model.denoiser("red", guidance_scale=1.0)
     job = Task(model, denoiser, (0, 1, 2), photo=Photo(images, denoiser, (16, 16)))
-    whole, parts = (inverted(each, steps=3, step=EDICT()) for each in (job, job.under(Plan(together=2))))
+    whole, parts = (invert_photos(each, steps=3, solver=EDICT()) for each in (job, job.under(Plan(together=2))))
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 

@@ -47,7 +47,7 @@ def test_commands_can_be_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -
     assert (code, "understood" in output) == (2, True), output
 
 
-@pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+@pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 def test_the_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first block to the last, with tiny networks in the place of large ones, and few steps."""
     load = chainrule.load

@@ -8,7 +8,7 @@ import torch
 import chainrule
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, sample
 from chainrule.estimate import Optimisation
-from chainrule.loss import Classifier, load_classifier
+from chainrule.losses import Classifier, load_classifier
 from chainrule.methods import Doodl, Task, doodl
 from chainrule.models import installed
 from chainrule.plan import Plan
@@ -18,13 +18,13 @@ PROMPT = "a red shape on a white background"
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(("step", "way"), [(DDIM(), Checkpoint()), (EDICT(), Checkpoint()), (EDICT(), Reversible())])
-def test_gradients_agree_on_a_gpu_and_with_the_cpu(step, way) -> None:
+@pytest.mark.parametrize(("solver", "way"), [(DDIM(), Checkpoint()), (EDICT(), Checkpoint()), (EDICT(), Reversible())])
+def test_gradients_agree_on_a_gpu_and_with_the_cpu(solver, way) -> None:
     found = {}
     for device, gradient in (("cuda", way), ("cuda", Backprop()), ("cpu", Backprop())):
         model = chainrule.load(device=device, dtype=torch.float64)
         x_T = model.noise([0, 1]).double().requires_grad_()
-        x_0 = sample(model.denoiser(PROMPT), x_T, model.schedule.times(6), step=step, gradient=gradient)
+        x_0 = sample(model.denoiser(PROMPT), x_T, model.schedule.times(6), solver=solver, gradient=gradient)
         (g,) = torch.autograd.grad(model.decode(x_0).square().sum(), x_T)
         found[device, type(gradient)] = g.cpu()
     expected = found.pop(("cpu", Backprop))

@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Noise, UserError, sample
-from chainrule.denoiser import Conditioned, Denoiser, Prediction, Velocity, Wrapper
-from chainrule.gradient import Gradient
-from chainrule.guide import ClassifierFree, OneStep
-from chainrule.loss import Call
+from chainrule.diffusion.denoiser import Conditioned, Denoiser, Prediction, Velocity, WrappedDenoiser
+from chainrule.diffusion.gradient import Gradient
+from chainrule.diffusion.guidance import ClassifierFreeGuidance, OneStep
+from chainrule.losses import Call
 from conftest import TinyNetwork, conditioned, latents
 
 
-@pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
-@pytest.mark.parametrize("step", [DDIM(), EDICT()], ids=str)
-def test_an_image_does_not_depend_on_its_batch(step) -> None:
+@pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
+@pytest.mark.parametrize("solver", [DDIM(), EDICT()], ids=str)
+def test_an_image_does_not_depend_on_its_batch(solver) -> None:
     network = TinyNetwork()
     times, x_T, text = network.schedule.times(7), latents(3), conditioned(network, 3).conditioning[0]
-    together = sample(Conditioned(network, (text,)), x_T, times, step=step)
-    alone = sample(Conditioned(network, (text[1:2],)), x_T[1:2], times, step=step)
+    together = sample(Conditioned(network, (text,)), x_T, times, solver=solver)
+    alone = sample(Conditioned(network, (text[1:2],)), x_T[1:2], times, solver=solver)
     torch.testing.assert_close(together[1:2], alone)
 
 
@@ -37,7 +37,7 @@ def test_classifier_free_guidance_is_the_formula_in_one_call() -> None:
     positive, negative, x, t = conditioned(network, seed=1), conditioned(network, seed=2), latents(), 501.0
     expected = negative(x, t).eps + 2.5 * (positive(x, t).eps - negative(x, t).eps)
     network.calls = 0
-    guided = ClassifierFree(positive, negative.conditioning, 2.5)(x, t)
+    guided = ClassifierFreeGuidance(positive, negative.conditioning, 2.5)(x, t)
     torch.testing.assert_close(guided.eps, expected)
     alpha, sigma = network.schedule.alpha(t), network.schedule.sigma(t)
     torch.testing.assert_close(alpha * guided.x0 + sigma * guided.eps, x)
@@ -124,7 +124,7 @@ def test_what_stops_being_finite_is_said() -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Spoilt(Wrapper):
+class Spoilt(WrappedDenoiser):
     """At one time, the values or the gradients of `denoiser` are not finite."""
 
     denoiser: Denoiser

@@ -1,4 +1,4 @@
-"""The bundled world: exact, seeded, without words for hidden shapes; and its weights, as installed."""
+"""The bundled world: exact, seeded, without words for fill_in shapes; and its weights, as installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 import chainrule
 from chainrule import bundled, sample
-from chainrule.loss import load_classifier
+from chainrule.losses import load_classifier
 from chainrule.pictures import from_pil
 from chainrule.scenes.base import (
     BACKGROUNDS,

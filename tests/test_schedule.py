@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from chainrule import UserError
-from chainrule.denoiser import Epsilon, Output, Velocity
-from chainrule.schedule import END, FlowMatching, leading, linspace, trailing
+from chainrule.diffusion.denoiser import Epsilon, Parameterization, Velocity
+from chainrule.diffusion.schedule import END, FlowMatching, leading, linspace, trailing
 from conftest import scaled_linear
 
 
@@ -36,16 +36,16 @@ def test_variance_is_preserved_between_timesteps_too() -> None:
     assert schedule.alpha(10.0) > schedule.alpha(10.5) > schedule.alpha(11.0)
 
 
-@pytest.mark.parametrize("output", [Epsilon(), Velocity()], ids=["epsilon", "velocity"])
-def test_output_forms_agree(output: Output) -> None:
+@pytest.mark.parametrize("parameterization", [Epsilon(), Velocity()], ids=["epsilon", "velocity"])
+def test_output_forms_agree(parameterization: Parameterization) -> None:
     """Whatever the network predicts: x_t = alpha x0 + sigma eps, F comes back, and x_s = a x_t + b F is DDIM."""
     schedule, (t, s) = scaled_linear(), (601.0, 401.0)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     x, f = torch.randn(2, 3, 2, 2, 2, dtype=torch.float64).unbind(0)
-    prediction = output.prediction(x, f, alpha, sigma)
+    prediction = parameterization.prediction(x, f, alpha, sigma)
     torch.testing.assert_close(alpha * prediction.x0 + sigma * prediction.eps, x)
-    torch.testing.assert_close(output.raw(prediction, alpha, sigma), f)
-    a, b = output.coefficients(schedule, t, s)
+    torch.testing.assert_close(parameterization.output(prediction, alpha, sigma), f)
+    a, b = parameterization.coefficients(schedule, t, s)
     torch.testing.assert_close(a * x + b * f, schedule.alpha(s) * prediction.x0 + schedule.sigma(s) * prediction.eps)
 
 

@@ -26,13 +26,13 @@ from chainrule import (
     sample,
     sample_state,
 )
-from chainrule.denoiser import Epsilon, Flow, Velocity
+from chainrule.diffusion.denoiser import Epsilon, Flow, Velocity
 from chainrule.noise import Noise
-from chainrule.ode import Original, Rho, Straight
-from chainrule.schedule import FlowMatching, karras, linspace, log_snr, quadratic, resampled, uniform
-from chainrule.step import DDPM, RK3, Step
-from chainrule.step.ddpm import STEPS as DDPM_DRAWS
-from chainrule.step.edict import DriftWarning
+from chainrule.diffusion.ode import Original, Rho, Straight
+from chainrule.diffusion.schedule import FlowMatching, karras, linspace, log_snr, quadratic, add_jumps, uniform
+from chainrule.diffusion.solvers import DDPM, RK3, Solver
+from chainrule.diffusion.solvers.ddpm import STEPS as DDPM_DRAWS
+from chainrule.diffusion.solvers.edict import DriftWarning
 from conftest import Gaussian, TinyNetwork, conditioned, latents, scaled_linear
 
 MULTISTEP = [AdamsBashforth(2), AdamsBashforth(3), AdamsBashforth(4)]
@@ -40,9 +40,9 @@ SOLVERS = [Euler(), Heun(), RK3(), RK4(), *MULTISTEP]
 STEPS = [DDIM(), EDICT(), EDICT(alternate=False), DPMSolver(), *SOLVERS]
 
 
-def gaussian(output=None) -> Gaussian:
+def gaussian(parameterization=None) -> Gaussian:
     mean = torch.randn(2, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    return Gaussian(mean, 0.5, scaled_linear(), output or Epsilon())
+    return Gaussian(mean, 0.5, scaled_linear(), parameterization or Epsilon())
 
 
 def grid(denoiser: Gaussian, count: int) -> torch.Tensor:
@@ -53,10 +53,10 @@ def grid(denoiser: Gaussian, count: int) -> torch.Tensor:
     return fine[torch.searchsorted(-rho.double(), -wanted).clamp(max=len(fine) - 1)]
 
 
-@pytest.mark.parametrize("step", STEPS, ids=str)
-@pytest.mark.parametrize("output", [Epsilon(), Velocity()], ids=["epsilon", "velocity"])
-def test_observed_order_is_the_declared_one(step: Step, output) -> None:
-    assert observed_order(step, gaussian(output)) == pytest.approx(step.order, abs=0.15)
+@pytest.mark.parametrize("solver", STEPS, ids=str)
+@pytest.mark.parametrize("parameterization", [Epsilon(), Velocity()], ids=["epsilon", "velocity"])
+def test_observed_order_is_the_declared_one(solver: Solver, parameterization) -> None:
+    assert observed_order(solver, gaussian(parameterization)) == pytest.approx(solver.order, abs=0.15)
 
 
 @pytest.mark.parametrize("coordinates", [Rho(), Straight()], ids=str)
@@ -71,41 +71,41 @@ def test_the_original_ode_is_solved_too(solver) -> None:
     assert observed_order(solver, gaussian()) == pytest.approx(solver.order, abs=0.15)
 
 
-def observed_order(step: Step, denoiser: Gaussian) -> float:
+def observed_order(solver: Solver, denoiser: Gaussian) -> float:
     """log2 of the ratio of the errors of a chain and one of twice as many steps."""
     x_T, errors = latents(), []
     for count in (128, 256):
         times = grid(denoiser, count)
         exact = denoiser.flow(x_T, times[0].item(), times[-1].item())
-        errors.append((sample(denoiser, x_T, times, step=step) - exact).norm().item())
+        errors.append((sample(denoiser, x_T, times, solver=solver) - exact).norm().item())
     return math.log2(errors[0] / errors[1])
 
 
-@pytest.mark.parametrize("step", STEPS, ids=str)
-def test_many_steps_reach_the_exact_flow(step: Step) -> None:
+@pytest.mark.parametrize("solver", STEPS, ids=str)
+def test_many_steps_reach_the_exact_flow(solver: Solver) -> None:
     denoiser, x_T = gaussian(), latents()
     times = denoiser.schedule.times(500)
     exact = denoiser.flow(x_T, times[0].item(), times[-1].item())
-    assert (sample(denoiser, x_T, times, step=step) - exact).norm() < 0.02 * exact.norm()
+    assert (sample(denoiser, x_T, times, solver=solver) - exact).norm() < 0.02 * exact.norm()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-2)], ids=str)
 @pytest.mark.parametrize("alternate", [True, False])
-@pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+@pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 def test_edict_undoes_itself(network: TinyNetwork, dtype: torch.dtype, tolerance: float, alternate: bool) -> None:
-    step, times = EDICT(alternate=alternate), network.schedule.times(20)
+    solver, times = EDICT(alternate=alternate), network.schedule.times(20)
     network.layers.to(dtype)
     denoiser = conditioned(network)
     denoiser = type(denoiser)(network, tuple(value.to(dtype) for value in denoiser.conditioning))
     x_T = latents(dtype=dtype)
-    pair = sample_state(denoiser, step.init(x_T), times, step=step)
+    pair = sample_state(denoiser, solver.init(x_T), times, solver=solver)
     state = pair
     for t, s in zip(times[:-1].flip(0).tolist(), times[1:].flip(0).tolist(), strict=True):
-        state = step.inverse(denoiser, state, t, s)
+        state = solver.inverse(denoiser, state, t, s)
     assert (state[0] - x_T).norm() < tolerance * x_T.norm()
     x_0 = pair[0]
-    there = invert(denoiser, x_0, times, step=step)
-    assert (sample_state(denoiser, there, times, step=step)[0] - x_0).norm() < tolerance * x_0.norm()
+    there = invert(denoiser, x_0, times, solver=solver)
+    assert (sample_state(denoiser, there, times, solver=solver)[0] - x_0).norm() < tolerance * x_0.norm()
     assert there[0].dtype == dtype
 
 
@@ -138,7 +138,7 @@ def test_parity_with_diffusers(steps: int, kind: str) -> None:
 def test_a_drifting_pair_warns_and_names_the_cure() -> None:
     network = TinyNetwork()
     with pytest.warns(DriftWarning, match=r"take more steps, a lower guidance scale or a lower mix"):
-        sample(conditioned(network), latents(), network.schedule.times(3), step=EDICT(tolerance=0.05))
+        sample(conditioned(network), latents(), network.schedule.times(3), solver=EDICT(tolerance=0.05))
 
 
 @pytest.mark.parametrize("mix", [0.0, -1.0, 1.2])
@@ -150,7 +150,7 @@ def test_impossible_mixing_is_refused(mix: float) -> None:
 @pytest.mark.parametrize("coordinates", [Rho(), Straight()], ids=str)
 def test_euler_is_ddim(network: TinyNetwork, coordinates) -> None:
     denoiser, x_T, times = conditioned(network), latents(), network.schedule.times(9)
-    euler = sample(denoiser, x_T, times, step=Euler(coordinates))
+    euler = sample(denoiser, x_T, times, solver=Euler(coordinates))
     torch.testing.assert_close(euler, sample(denoiser, x_T, times), rtol=1e-10, atol=1e-12)
 
 
@@ -167,7 +167,7 @@ def test_dpm_solver_equals_diffusers(steps: int, kind: str, final: str) -> None:
     network.schedule = scaled_linear(final=1.0 if final == "zero" else None)
     denoiser, x = conditioned(network), latents()
     times = torch.cat([scheduler.timesteps.double(), torch.tensor([-1.0], dtype=torch.float64)])
-    ours = sample(denoiser, x, times, step=DPMSolver())
+    ours = sample(denoiser, x, times, solver=DPMSolver())
     for t in scheduler.timesteps:
         x = scheduler.step(network(x, float(t), denoiser.conditioning), t, x).prev_sample
     torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-5)  # their table is in float32
@@ -180,7 +180,7 @@ def test_heun_of_a_flow_equals_diffusers() -> None:
     network.schedule = FlowMatching(1000, linspace)
     denoiser, x = conditioned(network), latents()
     times = torch.cat([scheduler.timesteps.double().unique().flip(0), torch.tensor([-1.0], dtype=torch.float64)])
-    ours = sample(denoiser, x, times[:-1], step=Heun())
+    ours = sample(denoiser, x, times[:-1], solver=Heun())
     for t in scheduler.timesteps[:-1]:  # their last step, to no noise at all, is Euler's
         x = scheduler.step(network(x, float(t), denoiser.conditioning), t, x).prev_sample
     torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-5)
@@ -188,7 +188,7 @@ def test_heun_of_a_flow_equals_diffusers() -> None:
 
 def test_adams_bashforth_equals_torchdiffeq_after_its_start() -> None:
     """One step of order 4 from four given slopes, evenly spaced: the coefficients of the textbooks."""
-    from chainrule.step.adams_bashforth import _weights
+    from chainrule.diffusion.solvers.adams_bashforth import _weights
 
     assert _weights([0.0, -1.0, -2.0, -3.0]) == pytest.approx([55 / 24, -59 / 24, 37 / 24, -9 / 24])
 
@@ -198,7 +198,7 @@ def test_the_adaptive_solver_keeps_its_tolerance() -> None:
     times = torch.tensor([801.0, 101.0], dtype=torch.float64)
     exact = denoiser.flow(x_T, 801.0, 101.0)
     errors = [
-        (sample(denoiser, x_T, times, step=Adaptive(tolerance, tolerance)) - exact).norm().item()
+        (sample(denoiser, x_T, times, solver=Adaptive(tolerance, tolerance)) - exact).norm().item()
         for tolerance in (1e-4, 1e-6, 1e-9)
     ]
     assert errors[0] < 1e-1
@@ -218,38 +218,38 @@ def test_impossible_orders_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "calls"),
+    ("solver", "calls"),
     [
         (Euler(), 10), (Heun(), 20), (RK3(), 30), (RK4(), 40), (AdamsBashforth(2), 10), (AdamsBashforth(3), 11),
         (AdamsBashforth(4), 14), (DPMSolver(), 10),
     ],
     ids=str,
 )  # fmt: skip
-def test_network_calls_are_those_declared(step: Step, calls: int) -> None:
+def test_network_calls_are_those_declared(solver: Solver, calls: int) -> None:
     network = TinyNetwork()
-    sample(conditioned(network), latents(), network.schedule.times(10), step=step)
+    sample(conditioned(network), latents(), network.schedule.times(10), solver=solver)
     assert network.calls == calls
-    assert 0 <= calls - 10 * step.calls <= 4  # what a multistep method starts with
+    assert 0 <= calls - 10 * solver.calls <= 4  # what a multistep method starts with
 
 
-@pytest.mark.parametrize("step", [*SOLVERS, DPMSolver(), Adaptive()], ids=str)
-def test_a_chain_from_pure_noise(step: Step) -> None:
+@pytest.mark.parametrize("solver", [*SOLVERS, DPMSolver(), Adaptive()], ids=str)
+def test_a_chain_from_pure_noise(solver: Solver) -> None:
     """Flow matching starts where alpha = 0 and ends where sigma = 0."""
     mean = torch.randn(2, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     denoiser = Gaussian(mean, 0.5, FlowMatching(1000, linspace), Flow())
     x_T, times = latents(), uniform(denoiser.schedule, 100)
     exact = denoiser.flow(x_T, 1000.0, -1.0)
-    assert (sample(denoiser, x_T, times, step=step) - exact).norm() < 0.02 * exact.norm()
+    assert (sample(denoiser, x_T, times, solver=solver) - exact).norm() < 0.02 * exact.norm()
 
 
-@pytest.mark.parametrize("step", [*SOLVERS, DPMSolver(), Adaptive()], ids=str)
-def test_one_step_from_pure_noise_and_back(step: Step) -> None:
+@pytest.mark.parametrize("solver", [*SOLVERS, DPMSolver(), Adaptive()], ids=str)
+def test_one_step_from_pure_noise_and_back(solver: Solver) -> None:
     """Neither end divides by zero."""
     mean = torch.randn(2, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     denoiser = Gaussian(mean, 0.5, FlowMatching(1000, linspace), Flow())
-    assert sample(denoiser, latents(), uniform(denoiser.schedule, 1), step=step).isfinite().all()
+    assert sample(denoiser, latents(), uniform(denoiser.schedule, 1), solver=solver).isfinite().all()
     times = uniform(denoiser.schedule, 50)
-    x_T = invert(denoiser, mean + 0.5 * latents(), times, step=step)[0]
+    x_T = invert(denoiser, mean + 0.5 * latents(), times, solver=solver)[0]
     assert x_T.std() == pytest.approx(1.0, abs=0.25)
 
 
@@ -263,8 +263,8 @@ def test_the_adaptive_solver_does_not_ask_beyond_the_end() -> None:
 
     known = gaussian()
     denoiser = Heard(known.mean, known.spread, scaled_linear(final=1.0))
-    x_T, step = latents(), Adaptive(1e-4, 1e-4)
-    x_0 = sample(denoiser, x_T, torch.tensor([801.0, -1.0], dtype=torch.float64), step=step)
+    x_T, solver = latents(), Adaptive(1e-4, 1e-4)
+    x_0 = sample(denoiser, x_T, torch.tensor([801.0, -1.0], dtype=torch.float64), solver=solver)
     assert min(times) >= 0.0
     assert max(times) <= 801.0
     exact = denoiser.flow(x_T, 801.0, -1.0)
@@ -274,32 +274,32 @@ def test_the_adaptive_solver_does_not_ask_beyond_the_end() -> None:
 def test_latents_that_are_not_finite_are_named() -> None:
     denoiser = gaussian()
     with pytest.raises(UserError, match="no longer finite"):
-        sample(denoiser, latents() * float("inf"), denoiser.schedule.times(2), step=Adaptive())
+        sample(denoiser, latents() * float("inf"), denoiser.schedule.times(2), solver=Adaptive())
 
 
 def test_pure_noise_has_no_rho() -> None:
     mean = torch.zeros(2, 2, 4, 4, dtype=torch.float64)
     denoiser = Gaussian(mean, 0.5, FlowMatching(1000, linspace), Flow())
     with pytest.raises(UserError, match=r"x / alpha does not exist: use Straight\(\) instead"):
-        sample(denoiser, latents(), uniform(denoiser.schedule, 4), step=Euler(Rho()))
+        sample(denoiser, latents(), uniform(denoiser.schedule, 4), solver=Euler(Rho()))
 
 
-@pytest.mark.parametrize("step", [*SOLVERS, DPMSolver(), Adaptive()], ids=str)
-def test_inversion_leads_near_the_noise(step: Step) -> None:
+@pytest.mark.parametrize("solver", [*SOLVERS, DPMSolver(), Adaptive()], ids=str)
+def test_inversion_leads_near_the_noise(solver: Solver) -> None:
     denoiser, x_T = gaussian(), latents()
     times = log_snr(denoiser.schedule, 200)
-    (back, *_) = invert(denoiser, sample(denoiser, x_T, times, step=step), times, step=step)
+    (back, *_) = invert(denoiser, sample(denoiser, x_T, times, solver=solver), times, solver=solver)
     assert (back - x_T).norm() < 0.05 * x_T.norm()
 
 
-@pytest.mark.parametrize("step", [*MULTISTEP, DPMSolver(), Heun()], ids=str)
-def test_a_step_of_no_length_changes_nothing(step: Step) -> None:
+@pytest.mark.parametrize("solver", [*MULTISTEP, DPMSolver(), Heun()], ids=str)
+def test_a_step_of_no_length_changes_nothing(solver: Solver) -> None:
     """A chain that visits t = 0 may end with one: without noise below the first timestep, END is t = 0 again."""
     denoiser, x_T = gaussian(), latents()
     times = torch.tensor([801.0, 601.0, 401.0, 201.0, 0.0, -1.0], dtype=torch.float64)
-    x_0 = sample(denoiser, x_T, times, step=step)
-    torch.testing.assert_close(x_0, sample(denoiser, x_T, times[:-1], step=step))
-    (back, *_) = invert(denoiser, x_0, times, step=step)
+    x_0 = sample(denoiser, x_T, times, solver=solver)
+    torch.testing.assert_close(x_0, sample(denoiser, x_T, times[:-1], solver=solver))
+    (back, *_) = invert(denoiser, x_0, times, solver=solver)
     assert back.isfinite().all()
 
 
@@ -342,15 +342,15 @@ def test_ddpm_has_the_posterior_of_diffusers() -> None:
     network = TinyNetwork()
     denoiser, x, noise = conditioned(network), latents(), Noise((3, 4))
     scheduler.set_timesteps(1000)
-    raw = denoiser(x, 400.0).eps
+    output = denoiser(x, 400.0).eps
     z = noise.normal(DDPM_DRAWS, x.shape[1:]).double()
-    mean = scheduler.step(raw, 400, x, generator=torch.Generator().manual_seed(0)).prev_sample
+    mean = scheduler.step(output, 400, x, generator=torch.Generator().manual_seed(0)).prev_sample
     drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
     deviation = scheduler._get_variance(400).sqrt().double()
-    step = DDPM(noise)
-    (ours, count) = step.step(denoiser, step.init(x), 400.0, 399.0)
+    solver = DDPM(noise)
+    (ours, count) = solver.step(denoiser, solver.init(x), 400.0, 399.0)
     torch.testing.assert_close(ours - deviation * z, mean - deviation * drawn, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(step.variance(network.schedule, 400.0, 399.0).sqrt(), deviation, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(solver.variance(network.schedule, 400.0, 399.0).sqrt(), deviation, rtol=1e-5, atol=1e-7)
     assert count == 1
 
 
@@ -364,37 +364,37 @@ def test_longer_steps_are_those_of_ddim_with_eta(eta: float) -> None:
     denoiser, x, noise = conditioned(network), latents(), Noise((3, 4))
     z = noise.normal(DDPM_DRAWS, x.shape[1:]).double()
     theirs = scheduler.step(denoiser(x, 500.0).eps, 500, x, eta=eta, variance_noise=z).prev_sample
-    step = DDPM(noise, eta)
-    torch.testing.assert_close(step.step(denoiser, step.init(x), 500.0, 400.0)[0], theirs, rtol=1e-5, atol=1e-5)
+    solver = DDPM(noise, eta)
+    torch.testing.assert_close(solver.step(denoiser, solver.init(x), 500.0, 400.0)[0], theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_without_its_noise_ddpm_is_ddim() -> None:
     network = TinyNetwork()
     denoiser, times = conditioned(network), network.schedule.times(7)
     torch.testing.assert_close(
-        sample(denoiser, latents(), times, step=DDPM(Noise((0, 1)), 0.0)), sample(denoiser, latents(), times)
+        sample(denoiser, latents(), times, solver=DDPM(Noise((0, 1)), 0.0)), sample(denoiser, latents(), times)
     )
 
 
-@pytest.mark.parametrize("output", [Epsilon(), Flow()], ids=["variance preserving", "flow matching"])
-def test_ddpm_keeps_the_right_spread_in_few_steps_and_over_jumps(output) -> None:
+@pytest.mark.parametrize("parameterization", [Epsilon(), Flow()], ids=["variance preserving", "flow matching"])
+def test_ddpm_keeps_the_right_spread_in_few_steps_and_over_jumps(parameterization) -> None:
     """Of Gaussian data, whose x0 is not certain, the smaller variance is right in the limit of many steps."""
-    schedule = FlowMatching(1000, linspace) if isinstance(output, Flow) else scaled_linear(linspace)
-    denoiser = Gaussian(torch.zeros(1, 1, 1, 1, dtype=torch.float64), 0.5, schedule, output)
+    schedule = FlowMatching(1000, linspace) if isinstance(parameterization, Flow) else scaled_linear(linspace)
+    denoiser = Gaussian(torch.zeros(1, 1, 1, 1, dtype=torch.float64), 0.5, schedule, parameterization)
     noise = Noise(tuple(range(60)))
     x_T = noise.normal(0, (1, 8, 8)).double()
     times = uniform(schedule, 400)
     times[0] = schedule.last - 1
-    for grid in (times, resampled(times, 100, 3)):
-        made = sample(denoiser, x_T, grid, step=DDPM(noise))
+    for grid in (times, add_jumps(times, 100, 3)):
+        made = sample(denoiser, x_T, grid, solver=DDPM(noise))
         assert made.std().item() == pytest.approx(0.5, rel=0.03)
 
 
 def test_going_up_adds_the_noise_of_training() -> None:
     noise, schedule = Noise(tuple(range(200))), scaled_linear()
     x = torch.full((200, 1, 16, 16), 2.0, dtype=torch.float64)
-    step = DDPM(noise)
-    (up, _) = step.step(gaussian(), step.init(schedule.alpha(100.0) * x), 100.0, 600.0)
+    solver = DDPM(noise)
+    (up, _) = solver.step(gaussian(), solver.init(schedule.alpha(100.0) * x), 100.0, 600.0)
     assert up.mean().item() == pytest.approx(2 * schedule.alpha(600.0).item(), rel=0.01)
     wanted = schedule.sigma(600.0) ** 2 - (schedule.alpha(600.0) / schedule.alpha(100.0) * schedule.sigma(100.0)) ** 2
     assert up.var().item() == pytest.approx(wanted.item(), rel=0.02)
@@ -402,32 +402,32 @@ def test_going_up_adds_the_noise_of_training() -> None:
 
 def test_the_noise_between_steps_belongs_to_the_image() -> None:
     network = TinyNetwork()
-    times, step = resampled(network.schedule.times(6), 2, 2), DDPM(Noise((7, 8)))
+    times, solver = add_jumps(network.schedule.times(6), 2, 2), DDPM(Noise((7, 8)))
     denoiser = conditioned(network)
-    both = sample(denoiser, latents(), times, step=step)
-    torch.testing.assert_close(sample(denoiser.of([1]), latents()[1:], times, step=step.of([1])), both[1:])
-    assert torch.equal(sample(denoiser, latents(), times, step=step), both)
+    both = sample(denoiser, latents(), times, solver=solver)
+    torch.testing.assert_close(sample(denoiser.select([1]), latents()[1:], times, solver=solver.select([1])), both[1:])
+    assert torch.equal(sample(denoiser, latents(), times, solver=solver), both)
 
 
 def test_gradients_pass_through_noise_and_jumps() -> None:
     network = TinyNetwork()
-    times, step = resampled(network.schedule.times(4), 2, 2), DDPM(Noise((7, 8)))
+    times, solver = add_jumps(network.schedule.times(4), 2, 2), DDPM(Noise((7, 8)))
     x = latents().requires_grad_()
     found = [
-        torch.autograd.grad(sample(conditioned(network), x, times, step=step, gradient=way).square().sum(), x)[0]
+        torch.autograd.grad(sample(conditioned(network), x, times, solver=solver, gradient=way).square().sum(), x)[0]
         for way in (Backprop(), Checkpoint())
     ]
     torch.testing.assert_close(*found)
-    assert torch.autograd.gradcheck(lambda value: sample(conditioned(network), value, times, step=step), x)
+    assert torch.autograd.gradcheck(lambda value: sample(conditioned(network), value, times, solver=solver), x)
 
 
 def test_only_noise_can_rise_and_it_cannot_be_undone() -> None:
     network = TinyNetwork()
     times = network.schedule.times(4)
     with pytest.raises(UserError, match="only DDPM can rise"):
-        sample(conditioned(network), latents(), resampled(times, 2, 2))
+        sample(conditioned(network), latents(), add_jumps(times, 2, 2))
     with pytest.raises(UserError, match="cannot be undone: invert with EDICT"):
-        invert(conditioned(network), latents(), times, step=DDPM(Noise((0, 1))))
+        invert(conditioned(network), latents(), times, solver=DDPM(Noise((0, 1))))
     with pytest.raises(UserError, match="from 0 to 1, not"):
         DDPM(Noise((0,)), 1.5)
 
@@ -435,13 +435,13 @@ def test_only_noise_can_rise_and_it_cannot_be_undone() -> None:
 @pytest.mark.parametrize(("length", "repeats"), [(0, 2), (2, 0)])
 def test_jumps_of_nothing_are_refused(length: int, repeats: int) -> None:
     with pytest.raises(UserError, match="1 or more"):
-        resampled(scaled_linear().times(5), length, repeats)
+        add_jumps(scaled_linear().times(5), length, repeats)
 
 
 def test_jumps_visit_what_repaint_does() -> None:
     times = torch.tensor([*range(9, -1, -1), -1.0], dtype=torch.float64)
-    visited = resampled(times, 3, 2).tolist()
+    visited = add_jumps(times, 3, 2).tolist()
     down = [b for a, b in itertools.pairwise(visited) if b < a]
     assert len(down) == 10 + 3 * 3  # three times back by three steps
     assert [(a, b) for a, b in itertools.pairwise(visited) if b > a] == [(6, 9), (3, 6), (0, 3)]
-    assert resampled(times, 3, 1).tolist() == times.tolist()
+    assert add_jumps(times, 3, 1).tolist() == times.tolist()

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tiny
-from chainrule.loss import load_clip, load_rater
+from chainrule.losses import load_clip, load_rater
 from chainrule.pictures import from_pil
 from chainrule.scenes.base import Scene, Thing, render, sample_scene
 from chainrule.scenes.rating import rating

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chainrule.errors import UserError
-from chainrule.gradient.base import OnStep
-from chainrule.guide import semantic as by
-from chainrule.guide.base import Energy
-from chainrule.loss import load_clip
+from chainrule.diffusion.gradient.base import OnStep
+from chainrule.diffusion.guidance import semantic as by
+from chainrule.diffusion.guidance.base import Energy
+from chainrule.losses import load_clip
 from chainrule.methods import (
     Result,
     Task,
@@ -34,7 +34,7 @@ from chainrule.methods import (
 from chainrule.methods.base import encoded
 from chainrule.pictures import load_picture, resized
 from chainrule.settings import GRIDS, SOLVERS, ClassifierWish, FeaturesWish, ImageWish, Method, Settings, TextWish
-from chainrule.step import DDIM
+from chainrule.diffusion.solvers import DDIM
 
 if TYPE_CHECKING:
     from chainrule.models.noise_aware import NoiseAwareEncoder
@@ -44,12 +44,12 @@ def draw(settings: Settings, method: Method, task: Task, on_step: OnStep | None 
     """What a method that does not iterate makes of `task` (the settings', or some of its images)."""
     chain: dict[str, Any] = {"steps": settings.steps, "on_step": on_step}
     redone = chain if settings.strength is None else chain | {"strength": settings.strength}
-    solver: dict[str, Any] = {"step": settings.doodl.step} if settings.edits else {}
+    solver: dict[str, Any] = {"solver": settings.doodl.solver} if settings.edits else {}
     asked = settings.editing.named
     match method:
         case "plain":
             grid = settings.grid and GRIDS[settings.grid]
-            return plain(task, step=SOLVERS[settings.solver], grid=grid, **chain)
+            return plain(task, solver=SOLVERS[settings.solver], grid=grid, **chain)
         case "best-of":
             return best_of(task, settings.best_of, **chain)
         case "noise-aware":
@@ -65,7 +65,7 @@ def draw(settings: Settings, method: Method, task: Task, on_step: OnStep | None 
         case "edict":
             return edict(task, **redone, **solver)
         case "ddim":
-            return edict(task, step=DDIM(), **redone)
+            return edict(task, solver=DDIM(), **redone)
         case "sdedit":
             return sdedit(task, **redone, **asked("repeats", "eta"))
         case "ilvr":

@@ -16,20 +16,20 @@ from typing import NamedTuple
 
 import torch
 
-from chainrule.constraint import imposed
+from chainrule.diffusion.constraints import constrain
 from chainrule.draw import draw
 from chainrule.errors import UserError
-from chainrule.gradient.base import Chain
-from chainrule.memory import bytes_of, in_words, measured, modules, out_of_memory
+from chainrule.diffusion.gradient.base import Chain
+from chainrule.memory import bytes_of, format_bytes, measured, modules, out_of_memory
 from chainrule.methods import Doodl, Task
-from chainrule.methods.base import judged
+from chainrule.methods.base import loss_and_gradient
 from chainrule.methods.doodl import seen_in
 from chainrule.plan import Plan
 from chainrule.settings import Method, Settings
 
 
 class Phases(NamedTuple):
-    """Peak bytes above the weights: while a chain walks, while its images are judged, while its gradient comes back."""
+    """Peak bytes above the weights: while a chain walks, while its images are loss_and_gradient, while its gradient comes back."""
 
     walk: int
     judge: int
@@ -44,10 +44,10 @@ class Phases(NamedTuple):
 class Estimate:
     """What a method takes under a plan, in bytes: `peak` is all of it at its most.
 
-    `weights` are those on the device, `step` the activations of one step, `kept` the graphs of the kept steps,
+    `weights` are those on the device, `solver` the activations of one step, `kept` the graphs of the kept steps,
     `latents` those of all steps and of the optimisation, `judging` images and losses with their activations; `passes`
     is what an iteration costs, in network passes for all images. Of a method that does not iterate, only `weights`,
-    `step` (all the rest) and `peak` are told apart.
+    `solver` (all the rest) and `peak` are told apart.
     """
 
     method: Method
@@ -118,7 +118,7 @@ class Optimisation:
             kept=keep * (self.two.judge - self.one.judge + state),
             latents=(settings.steps - keep) * state + own,
             judging=self.none.judge - short,
-            passes=settings.step.calls * ((3 + self.task.plan.rebuilt) * settings.steps - keep) * self.images,
+            passes=settings.solver.calls * ((3 + self.task.plan.rebuilt) * settings.steps - keep) * self.images,
             peak=weights + max(phases) + own,
         )
 
@@ -133,7 +133,7 @@ class Optimisation:
     @property
     def state(self) -> int:
         """The bytes of the solver's state."""
-        return sum(x.nbytes for x in self.settings.step.init(self.task.x_T))
+        return sum(x.nbytes for x in self.settings.solver.init(self.task.x_T))
 
 
 OWN = 5
@@ -143,14 +143,14 @@ goes on with some images before others."""
 
 def _phases(task: Task, settings: Doodl, steps: int, keep: int) -> Phases:
     times = tuple(task.model.schedule.times(settings.steps).tolist())[: steps + 1]
-    step, latents = imposed(settings.step, task.constraints), settings.step.init(task.x_T)
+    step, latents = constrain(settings.solver, task.constraints), settings.solver.init(task.x_T)
     with torch.enable_grad(), measured(task.model.device) as memory:
         x_T = torch.stack(latents).requires_grad_()
         chain = Chain(task.denoiser, times, step)
         last = step.latents(settings.gradient(keep).integrate(chain, step.begin(x_T.unbind())))
         walk = memory.peak
         memory.restart()
-        found = judged(task, partial(seen_in, settings, 0), last)
+        found = loss_and_gradient(task, partial(seen_in, settings, 0), last)
         judge = memory.peak
         memory.restart()
         torch.autograd.grad(last, x_T, found.gradients)
@@ -198,9 +198,9 @@ def fitted(settings: Settings, task: Task) -> Task:
             if plan.half:
                 warnings.warn("the weights are in bfloat16, to fit: the gradient is off by some percent", stacklevel=2)
             return task.under(_roomiest(settings, task, limit)) if plan == Plan() else task
-    missing = f"needs {in_words(least)}, {in_words(least - limit)} more than" if least else "does not fit"
+    missing = f"needs {format_bytes(least)}, {format_bytes(least - limit)} more than" if least else "does not fit"
     raise UserError(
-        f"even with {task.plan} the run {missing} the {in_words(limit)} of memory: choose a smaller --size, a smaller "
+        f"even with {task.plan} the run {missing} the {format_bytes(limit)} of memory: choose a smaller --size, a smaller "
         "loss network, or more --memory"
     )
 

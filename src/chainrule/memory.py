@@ -31,10 +31,10 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2]])
 
 
-def in_words(count: float) -> str:
+def format_bytes(count: float) -> str:
     """A number of bytes for people.
 
-    >>> in_words(31_500_000), in_words(8.2e9)
+    >>> format_bytes(31_500_000), format_bytes(8.2e9)
     ('31.5 MB', '8.2 GB')
     """
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

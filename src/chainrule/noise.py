@@ -33,7 +33,7 @@ class Noise:
         if any(not 0 <= seed < 2**31 for seed in self.seeds):
             raise UserError(f"seeds are whole numbers from 0 to 2147483647, not {list(self.seeds)}")
 
-    def of(self, rows: Sequence[int]) -> Noise:
+    def select(self, rows: Sequence[int]) -> Noise:
         """The random numbers of some of the images."""
         return Noise(tuple(self.seeds[row] for row in rows))
 

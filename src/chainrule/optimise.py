@@ -1,6 +1,6 @@
 """Optimisers as functions of tensors, and the one loop that trains with them.
 
-Nothing is hidden in an optimiser: what it remembers is a tensor that is given and returned, so that a run that was
+Nothing is fill_in in an optimiser: what it remembers is a tensor that is given and returned, so that a run that was
 stopped goes on from a file as if it never had been.
 """
 

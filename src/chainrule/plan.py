@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from chainrule.loss.base import Loss
+from chainrule.losses.base import Loss
 from chainrule.memory import modules
 from chainrule.models.base import Model
 
@@ -21,7 +21,7 @@ class Plan(BaseModel):
     """Memory for time, or time for memory.
 
     `keep` is of how many steps the graphs are kept instead of rebuilt (`Checkpoint`), `seen` how many images are
-    decoded and judged at once, `together` how many are computed at once at all (None: all of them); `rebuilt` rebuilds
+    decoded and loss_and_gradient at once, `together` how many are computed at once at all (None: all of them); `rebuilt` rebuilds
     the graphs inside the network and the autoencoder too, block by block; `aside` leaves on the CPU what is not at
     work (the text encoder, and the autoencoder and the losses while the chain runs); `half` holds the network's weights
     in bfloat16, beside latents in float32, which is **not** the same gradient.
@@ -48,7 +48,7 @@ class Plan(BaseModel):
 
     @property
     def sight(self) -> int | None:
-        """How many images are decoded and judged at once (None: all of them)."""
+        """How many images are decoded and loss_and_gradient at once (None: all of them)."""
         return min((size for size in (self.seen, self.together) if size is not None), default=None)
 
     def tighter(self, batch: int, device: torch.device) -> Iterator[Plan]:

@@ -28,7 +28,7 @@ from torch import Tensor
 import chainrule
 from chainrule.draw import draw
 from chainrule.errors import UserError
-from chainrule.gradient.base import OnStep
+from chainrule.diffusion.gradient.base import OnStep
 from chainrule.methods import DoodlState, Result, Task
 from chainrule.methods.base import decoded, within_memory
 from chainrule.methods.doodl import result, run, start

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, get_args
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from chainrule.constraint.low_pass import low_pass
-from chainrule.control.bottleneck import deepest
-from chainrule.denoiser import Denoiser
+from chainrule.diffusion.constraints.low_pass import low_pass
+from chainrule.diffusion.control.bottleneck import deepest
+from chainrule.diffusion.denoiser import Denoiser
 from chainrule.errors import UserError
-from chainrule.loss import (
+from chainrule.losses import (
     Aesthetic,
     Brightness,
     Classifier,
@@ -33,15 +33,15 @@ from chainrule.loss import (
     load_rater,
     load_vgg,
 )
-from chainrule.loss.base import added
-from chainrule.loss.classifier import binary_cross_entropy, cross_entropy
-from chainrule.loss.perceptual import Features
+from chainrule.losses.base import added
+from chainrule.losses.classifier import binary_cross_entropy, cross_entropy
+from chainrule.losses.perceptual import Features
 from chainrule.methods import ADJOINT_DPM, Attention, Doodl, Photo, Task, masked, plain, side_by_side
 from chainrule.methods.diffedit import difference
 from chainrule.models import BUNDLED, Model, load
 from chainrule.pictures import coloured, fitted, load_mask, load_picture, resized
-from chainrule.schedule import Grid, karras, log_snr, quadratic, uniform
-from chainrule.step import DDIM, RK4, AdamsBashforth, Adaptive, DPMSolver, Heun, Step
+from chainrule.diffusion.schedule import Grid, karras, log_snr, quadratic, uniform
+from chainrule.diffusion.solvers import DDIM, RK4, AdamsBashforth, Adaptive, DPMSolver, Heun, Solver
 
 Method = Literal[
     "plain",
@@ -62,7 +62,7 @@ Method = Literal[
     "prompt-to-prompt",
     "asyrp",
 ]
-SOLVERS: dict[str, Step] = {
+SOLVERS: dict[str, Solver] = {
     "ddim": DDIM(),
     "heun": Heun(),
     "rk4": RK4(),
@@ -264,7 +264,7 @@ class Settings(_Frozen):
     """All that decides what a run makes.
 
     `size` is the images' (height, width) in pixels (None: the model's); `solver` and `grid` (None: the checkpoint's
-    times) are those of plain images from noise. With a `photo`, the images are made of it, inverted under `source`
+    times) are those of plain images from noise. With a `photo`, the images are made of it, invert_photos under `source`
     (what it shows; empty: no prompt); with a `source` alone, of the model's own pictures of that. `strength` is how
     much of the chain is redone (None: as the method's paper does), `photo_scale` the classifier-free guidance where
     none is named, and DOODL's solver is everyone's. `mask` says where a picture may change: a file (white), `text=...`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from chainrule.loss.base import Call
+from chainrule.losses.base import Call
 from chainrule.methods import ADJOINT_DPM, Task, adjoint_dpm, plain
 from chainrule.optimise import Adam
 from conftest import tiny_model

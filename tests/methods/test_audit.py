@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from chainrule import UserError
-from chainrule.loss.classifier import ImageClassifier
-from chainrule.methods import Audit, Suspect, audit
+from chainrule.losses.classifier import ImageClassifier
+from chainrule.methods import Audit, AuditTask, audit
 from chainrule.methods.audit import AuditState, start
 from chainrule.vision import Preprocess
 from conftest import tiny_model
@@ -34,11 +34,11 @@ def blind(names: tuple[str, str] = ("dark", "light")) -> ImageClassifier:
     return ImageClassifier(lambda pixels: torch.tensor([1.0, 0.0]).expand(len(pixels), 2), names, AS_IT_IS)
 
 
-def suspect(classifier: ImageClassifier | None = None, judge: ImageClassifier | None = None) -> Suspect:
-    return Suspect(tiny_model(), ("one", "two words"), (0, 1, 2), classifier or brightness(0.5), judge or blind())
+def suspect(classifier: ImageClassifier | None = None, judge: ImageClassifier | None = None) -> AuditTask:
+    return AuditTask(tiny_model(), ("one", "two words"), (0, 1, 2), classifier or brightness(0.5), judge or blind())
 
 
-def ran(case: Suspect, settings: Audit = SETTINGS) -> list[AuditState]:
+def ran(case: AuditTask, settings: Audit = SETTINGS) -> list[AuditState]:
     return list(audit(case, settings, start(case, settings)))
 
 

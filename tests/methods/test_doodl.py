@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from chainrule import EDICT, Backprop, UserError, sample, sample_state
-from chainrule.loss import Call, Cutouts, Loss
+from chainrule.losses import Call, Cutouts, Loss
 from chainrule.methods import Adam, Doodl, Momentum, Task, best_of, doodl, one_step, plain
 from chainrule.methods.doodl import CROPS, PERTURBATION, advance, run, start
 from chainrule.methods.presets import preset
 from chainrule.plan import Plan
 from conftest import tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 
 
 def target() -> Loss:
@@ -35,7 +35,7 @@ def test_two_iterations_are_algorithm_1() -> None:
     radius, velocity = x_T.flatten(1).norm(dim=1), torch.zeros_like(x_T)
     for i in range(2):
         x = x_T.clone().requires_grad_()
-        pair = sample_state(job.denoiser, (x, x), job.model.schedule.times(4), step=EDICT(0.93), gradient=Backprop())
+        pair = sample_state(job.denoiser, (x, x), job.model.schedule.times(4), solver=EDICT(0.93), gradient=Backprop())
         crops = Cutouts(target(), 3).replayed(job.noise, CROPS + i)
         loss = 0.5 * (crops(job.model.decode(pair[0])) + crops(job.model.decode(pair[1])))
         torch.testing.assert_close(states[i].history[i], loss.detach())
@@ -44,7 +44,7 @@ def test_two_iterations_are_algorithm_1() -> None:
         x_T = x_T + velocity + 1e-2 * job.noise.normal(PERTURBATION + i, x_T.shape[1:])
         x_T = x_T * (radius / x_T.flatten(1).norm(dim=1))[:, None, None, None]
         torch.testing.assert_close(states[i].x_T, torch.stack([x_T, x_T]))
-    assert len(states) == 3  # the noise after the last update is judged too
+    assert len(states) == 3  # the noise after the last update is loss_and_gradient too
     assert states[2].x_T is states[1].x_T
 
 

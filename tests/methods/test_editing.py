@@ -11,13 +11,13 @@ from torch import Tensor
 
 import chainrule
 from chainrule import DDIM, EDICT, Checkpoint, UserError
-from chainrule.constraint import Inpaint, LowPass, Noised, Visited, imposed
-from chainrule.constraint.inpaint import hidden, on_latents
-from chainrule.constraint.low_pass import low_pass
-from chainrule.control import Bottleneck, Shift, Towards
-from chainrule.gradient import Backprop
-from chainrule.gradient.base import Chain
-from chainrule.loss import Call
+from chainrule.diffusion.constraints import Inpaint, LowPass, Noised, Visited, constrain
+from chainrule.diffusion.constraints.inpaint import fill_in, mask_for_latents
+from chainrule.diffusion.constraints.low_pass import low_pass
+from chainrule.diffusion.control import Bottleneck, Shift, Towards
+from chainrule.diffusion.gradient import Backprop
+from chainrule.diffusion.gradient.base import Chain
+from chainrule.losses import Call
 from chainrule.methods import (
     Adam,
     Attention,
@@ -44,10 +44,10 @@ from chainrule.methods.diffedit import difference
 from chainrule.models import Model
 from chainrule.noise import Noise
 from chainrule.plan import Plan
-from chainrule.sample import sample_state, visited
+from chainrule.diffusion.sampling import sample_state, visited
 from tiny import family
 
-pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 
 UNETS = ("scenes", "Stable Diffusion 1.x", "Stable Diffusion XL")
 ALL = (*UNETS, "Stable Diffusion 3")
@@ -79,13 +79,13 @@ def known(asked: Task) -> Tensor:
     """The latents of what is to be kept."""
     photo = asked.edited()
     assert photo.mask is not None
-    return asked.model.encode(hidden(photo.images, photo.mask))
+    return asked.model.encode(fill_in(photo.images, photo.mask))
 
 
 def outside(asked: Task, latents: Tensor) -> Tensor:
     mask = asked.edited().mask
     assert mask is not None
-    return latents * (1 - on_latents(mask, latents))
+    return latents * (1 - mask_for_latents(mask, latents))
 
 
 # --- what defines each ------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def both_chains(asked: Task, attention: Attention | None = None) -> tuple[Tensor
     (constraint,) = pair.constraints
     solver = constraint.on(DDIM())
     with torch.no_grad():
-        (last,) = sample_state(pair.denoiser, solver.init(asked.x_T), asked.model.schedule.times(STEPS), step=solver)
+        (last,) = sample_state(pair.denoiser, solver.init(asked.x_T), asked.model.schedule.times(STEPS), solver=solver)
     source, target = last.chunk(2)
     return source, target
 
@@ -192,10 +192,10 @@ def test_without_shares_the_target_is_its_own_and_with_them_it_is_not(name: str)
 def test_photos_under_prompt_to_prompt_begin_at_their_exact_inversion(name: str) -> None:
     asked = unmasked(task(name, SHOWN))
     z = asked.model.encode(asked.edited().images)
-    step = EDICT(mix=0.97)
-    again = prompt_to_prompt(asked, SHOWN, SHOWN, steps=STEPS, step=step)
+    solver = EDICT(mix=0.97)
+    again = prompt_to_prompt(asked, SHOWN, SHOWN, steps=STEPS, solver=solver)
     torch.testing.assert_close(again.latents, z, rtol=1e-3, atol=1e-3)
-    edited = prompt_to_prompt(unmasked(task(name)), SHOWN, WANTED, steps=STEPS, step=step)
+    edited = prompt_to_prompt(unmasked(task(name)), SHOWN, WANTED, steps=STEPS, solver=solver)
     assert (edited.latents - z).abs().max() > 1e-3
     tokens = asked.model.text.tokens(WANTED)
     assert edited.attention is not None
@@ -206,7 +206,7 @@ def test_photos_under_prompt_to_prompt_begin_at_their_exact_inversion(name: str)
 @pytest.mark.parametrize("name", UNETS)
 def test_a_zero_shift_of_the_bottleneck_changes_nothing(name: str) -> None:
     asked = unmasked(task(name))
-    plainly = edict(replace(asked, denoiser=asked.edited().denoiser), strength=1.0, steps=STEPS, step=DDIM())
+    plainly = edict(replace(asked, denoiser=asked.edited().denoiser), strength=1.0, steps=STEPS, solver=DDIM())
     still = asyrp(asked, direction=Shift(torch.zeros(1, 1, 1, 1).expand(1, *bottleneck_shape(asked))), steps=STEPS)
     assert torch.equal(still.latents, plainly.latents)
     same = asyrp(replace(asked, denoiser=asked.edited().denoiser), steps=STEPS)
@@ -216,7 +216,7 @@ def test_a_zero_shift_of_the_bottleneck_changes_nothing(name: str) -> None:
 
 
 def bottleneck_shape(asked: Task) -> tuple[int, ...]:
-    from chainrule.control.bottleneck import bottleneck
+    from chainrule.diffusion.control.bottleneck import bottleneck
 
     with torch.no_grad():
         return tuple(bottleneck(asked.denoiser, asked.x_T, 1.0).shape[1:])
@@ -299,7 +299,7 @@ def test_each_photo_may_have_its_own_prompts() -> None:
     whole = prompt_to_prompt(asked, shown, wanted, attention=attention, steps=STEPS)
     for i in range(2):
         own = Attention(blend=(("circle", "square")[i],))
-        one = prompt_to_prompt(asked.of([i]), shown[i], wanted[i], steps=STEPS, attention=own)
+        one = prompt_to_prompt(asked.select([i]), shown[i], wanted[i], steps=STEPS, attention=own)
         torch.testing.assert_close(whole.latents[i : i + 1], one.latents, rtol=1e-3, atol=1e-4)
     apart = prompt_to_prompt(replace(asked, plan=Plan(together=1)), shown, wanted, attention=attention, steps=STEPS)
     torch.testing.assert_close(apart.latents, whole.latents, rtol=1e-3, atol=1e-4)
@@ -345,15 +345,15 @@ def test_a_loss_moves_the_noise_of_a_pair_of_chains() -> None:
 # --- and are differentiable -------------------------------------------------------------------------------------
 
 
-def gradients(asked: Task, step, x_T: Tensor, *, of: Tensor | None = None) -> list[Tensor]:
+def gradients(asked: Task, solver, x_T: Tensor, *, of: Tensor | None = None) -> list[Tensor]:
     """The gradient of the same chain, kept whole and rebuilt."""
     found = []
     for gradient in (Backprop(), Checkpoint()):
         leaf = x_T.clone().requires_grad_()
         state = sample_state(
-            asked.denoiser, step.init(leaf), asked.model.schedule.times(STEPS), step=step, gradient=gradient
+            asked.denoiser, solver.init(leaf), asked.model.schedule.times(STEPS), solver=solver, gradient=gradient
         )
-        loss = asked.model.decode(step.final(state)).square().sum()
+        loss = asked.model.decode(solver.final(state)).square().sum()
         found.append(torch.autograd.grad(loss, leaf if of is None else of)[0])
     return found
 
@@ -374,7 +374,7 @@ CHAINS = {
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_rebuilt_gradients_equal_the_kept_ones(chain, solver) -> None:
     asked = chain(task("Stable Diffusion 1.x"))
-    kept, rebuilt = gradients(asked, imposed(solver, asked.constraints), asked.x_T)
+    kept, rebuilt = gradients(asked, constrain(solver, asked.constraints), asked.x_T)
     assert kept.abs().max() > 0
     torch.testing.assert_close(rebuilt, kept, rtol=1e-3, atol=1e-4 * kept.abs().max().item())
 
@@ -420,8 +420,8 @@ def test_both_forms_of_noise_aware_guidance_follow_the_energy(name: str, eta: fl
 
 
 def test_the_bundled_encoder_guides_by_text_picture_and_layout() -> None:
-    from chainrule.guide import semantic as by
-    from chainrule.loss import load_clip
+    from chainrule.diffusion.guidance import semantic as by
+    from chainrule.losses import load_clip
     from chainrule.models.noise_aware import load_noise_aware_encoder
     from chainrule.pictures import from_pil
     from chainrule.scenes.base import Scene, Thing, render
@@ -447,7 +447,7 @@ def test_the_bundled_encoder_guides_by_text_picture_and_layout() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_energies_of_an_image_stay_with_it(eta: float) -> None:
-    from chainrule.guide import semantic as by
+    from chainrule.diffusion.guidance import semantic as by
     from chainrule.models.noise_aware import NoiseAwareEncoder
 
     torch.manual_seed(0)
@@ -464,7 +464,7 @@ def test_energies_of_an_image_stay_with_it(eta: float) -> None:
 
 
 def test_the_energies_are_the_formulas() -> None:
-    from chainrule.guide import semantic as by
+    from chainrule.diffusion.guidance import semantic as by
     from chainrule.models.noise_aware import NoiseAwareEncoder
 
     torch.manual_seed(0)
@@ -507,28 +507,28 @@ def test_the_low_pass_filter_is_a_projection() -> None:
 def test_a_mask_of_latents_is_free_wherever_a_pixel_is() -> None:
     mask = torch.zeros(1, 1, 8, 8)
     mask[0, 0, 3, 4] = 1.0
-    assert on_latents(mask, torch.zeros(1, 4, 4, 4)).nonzero().tolist() == [[0, 0, 1, 2]]
+    assert mask_for_latents(mask, torch.zeros(1, 4, 4, 4)).nonzero().tolist() == [[0, 0, 1, 2]]
 
 
 def test_what_is_to_go_is_hidden_by_what_is_around() -> None:
     images = torch.rand(2, 3, 8, 8)
     mask = torch.zeros(2, 1, 8, 8)
     mask[:, :, 2:6, 2:6] = 1.0
-    found = hidden(images, mask)
+    found = fill_in(images, mask)
     assert torch.equal(found * (1 - mask), images * (1 - mask))
     other = torch.where(mask > 0, torch.rand_like(images), images)
-    assert torch.equal(hidden(other, mask), found)
+    assert torch.equal(fill_in(other, mask), found)
     flat = torch.full((1, 3, 8, 8), 0.3)
-    torch.testing.assert_close(hidden(torch.where(mask[:1] > 0, 1.0, flat), mask[:1]), flat)
-    assert torch.equal(hidden(images, torch.ones_like(mask)), images)
+    torch.testing.assert_close(fill_in(torch.where(mask[:1] > 0, 1.0, flat), mask[:1]), flat)
+    assert torch.equal(fill_in(images, torch.ones_like(mask)), images)
 
 
 def test_the_hiding_of_one_mask_is_not_anothers() -> None:
     images = torch.rand(2, 3, 8, 8)
     mask = torch.ones(2, 1, 8, 8)
     mask[0, :, 4:] = 0.0
-    found = hidden(images, mask)
-    assert torch.equal(found[:1], hidden(images[:1], mask[:1]))
+    found = fill_in(images, mask)
+    assert torch.equal(found[:1], fill_in(images[:1], mask[:1]))
     assert torch.equal(found[1], images[1])
     assert not torch.equal(found[0], images[0])
 
@@ -540,15 +540,15 @@ def test_what_is_known_has_the_noise_of_its_time_anew_at_each_step() -> None:
     for s, k in ((501.0, 0), (501.0, 1), (1.0, 7)):
         wanted = schedule.alpha(s) * z + schedule.sigma(s) * noise.normal(100 + k, z.shape[1:])
         torch.testing.assert_close(known.at(s, k), wanted)
-        torch.testing.assert_close(known.of([1]).at(s, k), wanted[1:])
+        torch.testing.assert_close(known.select([1]).at(s, k), wanted[1:])
     assert torch.equal(known.at(-1.0, 9), z)
 
 
-def walked(asked: Task, step) -> list[tuple[float, Tensor]]:
+def walked(asked: Task, solver) -> list[tuple[float, Tensor]]:
     """The latents after each step of a chain from the seeds' noise, with their times."""
     times = asked.model.schedule.times(STEPS).tolist()
-    states = Chain(asked.denoiser, tuple(times), imposed(step, asked.constraints)).walk(
-        imposed(step, asked.constraints).init(asked.x_T)
+    states = Chain(asked.denoiser, tuple(times), constrain(solver, asked.constraints)).walk(
+        constrain(solver, asked.constraints).init(asked.x_T)
     )
     return [(t, state[0]) for t, state in zip(times, states, strict=True)]
 
@@ -571,7 +571,7 @@ def test_diffedit_keeps_the_latents_that_its_encoding_came_through() -> None:
     assert len({value.sum().item() for value in trail.values()}) == STEPS + 1
     back = DDIM().inverse(asked.edited().denoiser, (z,), times[-2].item(), -1.0)[0]
     assert torch.equal(trail[times[-2].item()], back)
-    kept = replace(asked, constraints=(Inpaint(on_latents(asked.edited().mask, z), Visited(trail)),))
+    kept = replace(asked, constraints=(Inpaint(mask_for_latents(asked.edited().mask, z), Visited(trail)),))
     for t, x in walked(kept, DDIM())[1:]:
         assert torch.equal(outside(asked, x), outside(asked, trail[t]))
 

@@ -1,4 +1,4 @@
-"""Photos: inverted, brought back, edited by words and by losses."""
+"""Photos: invert_photos, brought back, edited by words and by losses."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from chainrule import EDICT, UserError
-from chainrule.loss import Call, Loss
+from chainrule.losses import Call, Loss
 from chainrule.methods import Adam, Doodl, Photo, Task, doodl, edict, one_step_edit, reconstruction
 from chainrule.methods.doodl import advance, start
 from chainrule.methods.edict import round_trip
 from conftest import tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore::chainrule.step.edict.DriftWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 
 MODEL = tiny_model()
 PHOTO = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(5)) * 0.6 + 0.2
@@ -38,21 +38,21 @@ def relative(a: Tensor, b: Tensor) -> float:
 def test_under_one_prompt_a_photo_returns_exactly(strength: float) -> None:
     z = MODEL.encode(PHOTO)
     for method in (edict, reconstruction):
-        assert relative(method(task(), strength=strength, steps=10, step=STEP).latents, z) < 1e-5
+        assert relative(method(task(), strength=strength, steps=10, solver=STEP).latents, z) < 1e-5
 
 
 def test_under_another_prompt_it_changes_the_more_the_more_is_redone() -> None:
     z = MODEL.encode(PHOTO)
     other = task("quite something else")
-    little, much = (relative(edict(other, strength=s, steps=10, step=STEP).latents, z) for s in (0.2, 1.0))
+    little, much = (relative(edict(other, strength=s, steps=10, solver=STEP).latents, z) for s in (0.2, 1.0))
     assert 1e-3 < little < much
     torch.testing.assert_close(
-        reconstruction(other, steps=10, step=STEP).latents, reconstruction(task(), steps=10, step=STEP).latents
+        reconstruction(other, steps=10, solver=STEP).latents, reconstruction(task(), steps=10, solver=STEP).latents
     )
 
 
 def test_the_round_trip_measures_what_it_says() -> None:
-    single, double = (round_trip(task(), steps=10, step=STEP, dtype=d) for d in (torch.float32, torch.float64))
+    single, double = (round_trip(task(), steps=10, solver=STEP, dtype=d) for d in (torch.float32, torch.float64))
     assert 1e-12 < single.error < 1e-5
     assert double.error < 1e-12
     assert single.apart == pytest.approx(double.apart, rel=1e-3) == pytest.approx(relative(*double.state[::-1]))
@@ -62,7 +62,7 @@ def test_the_round_trip_measures_what_it_says() -> None:
 def test_one_step_guidance_edits_half_the_chain() -> None:
     job = task(loss=bright())
     z = MODEL.encode(PHOTO)
-    still, pushed = (one_step_edit(job, scale=scale, steps=10, step=STEP) for scale in (0.0, 30.0))
+    still, pushed = (one_step_edit(job, scale=scale, steps=10, solver=STEP) for scale in (0.0, 30.0))
     assert relative(still.latents, z) < 1e-5
     assert (pushed.losses < still.losses).all()
 

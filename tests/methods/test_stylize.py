@@ -9,8 +9,8 @@ import torch
 
 import chainrule
 from chainrule import Checkpoint, UserError, sample
-from chainrule.loss import load_backbone
-from chainrule.methods import Studio, Stylization, stylize
+from chainrule.losses import load_backbone
+from chainrule.methods import StyleTask, Stylization, stylize
 from chainrule.methods.stylize import adapted, draw, iterations, start
 from chainrule.optimise import Adam
 from tiny import family
@@ -18,10 +18,10 @@ from tiny import family
 QUICK = Stylization(rank=2, epochs=2, batch=3, steps=2, optimiser=Adam(rate=0.01))
 
 
-def studio(model: chainrule.Model) -> Studio:
+def studio(model: chainrule.Model) -> StyleTask:
     features = load_backbone()
     picture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    return Studio(model, ("a red square", "a blue circle"), (0, 1), picture, features, features)
+    return StyleTask(model, ("a red square", "a blue circle"), (0, 1), picture, features, features)
 
 
 @pytest.mark.parametrize("name", ["Stable Diffusion 1.x", "Stable Diffusion XL", "Stable Diffusion 3", "Flux.1 dev"])

@@ -29,7 +29,7 @@ def audit(
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
-    output: base.Output = None,
+    output: base.Parameterization = None,
 ) -> None:
     """Find out how a classifier fails: images that it misreads after a small change of their noise."""
     with base.plain_errors():

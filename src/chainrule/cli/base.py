@@ -58,7 +58,7 @@ Memory = Annotated[
     str | None,
     typer.Option(help="The most that the run may take, as in 8GB: the fastest way within it is found (`estimate`)."),
 ]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run folder; a new one in runs/ if not named.")]
+Parameterization = Annotated[Path | None, typer.Option("-o", "--output", help="The run folder; a new one in runs/ if not named.")]
 Photo = Annotated[Path, typer.Argument(help="A picture of any size.")]
 
 KINDS = {

@@ -26,7 +26,7 @@ def edit(
     ] = None,
     loss: base.Losses = None,
     source: Annotated[
-        str, typer.Option("--from", help="What the picture shows; nothing: it is inverted without.")
+        str, typer.Option("--from", help="What the picture shows; nothing: it is invert_photos without.")
     ] = "",
     target: Annotated[
         str | None,
@@ -99,7 +99,7 @@ def edit(
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
     memory: base.Memory = None,
-    output: base.Output = None,
+    output: base.Parameterization = None,
 ) -> None:
     """Edit a picture: from one description to another, inside a mask, or towards a loss."""
     with base.plain_errors():

@@ -28,7 +28,7 @@ def effect(
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
-    output: base.Output = None,
+    output: base.Parameterization = None,
 ) -> None:
     """Learn an effect from one before/after pair: a new word, to be said in other prompts."""
     with base.plain_errors():

@@ -11,7 +11,7 @@ from rich.table import Table
 from chainrule.cli import base
 from chainrule.errors import UserError
 from chainrule.estimate import ladder
-from chainrule.memory import in_words
+from chainrule.memory import format_bytes
 
 
 def estimate(
@@ -62,17 +62,17 @@ def estimate(
         for found in rows:
             fits = limit is None or found.peak <= limit
             if fits:
-                chosen.setdefault(found.method, f"{found.method}: {found.plan}, {in_words(found.peak)}")
+                chosen.setdefault(found.method, f"{found.method}: {found.plan}, {format_bytes(found.peak)}")
             parts = (found.weights, found.step, found.kept, found.latents, found.judging, found.peak)
-            cells = [in_words(part) if part else "" for part in parts]
+            cells = [format_bytes(part) if part else "" for part in parts]
             table.add_row(found.method, str(found.plan), *cells, str(found.passes or ""), style=None if fits else "dim")
         Console().print(table)
         typer.echo("A step, kept, latents and judging: activations. Passes: of the network, an iteration, all images.")
         missing = [method for method in settings.methods if method not in chosen]
         if limit is not None:
-            typer.echo("\n".join(f"within {in_words(limit)}, {way}" for way in chosen.values()))
+            typer.echo("\n".join(f"within {format_bytes(limit)}, {way}" for way in chosen.values()))
         if missing:
             raise UserError(
-                f"{in_words(limit or 0)} is too little for {', '.join(missing)}: choose a smaller --size, a smaller "
+                f"{format_bytes(limit or 0)} is too little for {', '.join(missing)}: choose a smaller --size, a smaller "
                 "network for the loss, or more --memory"
             )

@@ -27,7 +27,7 @@ def generate(
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
     memory: base.Memory = None,
-    output: base.Output = None,
+    output: base.Parameterization = None,
 ) -> None:
     """Draw images of a prompt."""
     with base.plain_errors():

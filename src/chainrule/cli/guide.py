@@ -47,7 +47,7 @@ def guide(
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
     memory: base.Memory = None,
-    output: base.Output = None,
+    output: base.Parameterization = None,
 ) -> None:
     """Draw images of a prompt, guided by a loss."""
     with base.plain_errors():

@@ -21,7 +21,7 @@ from chainrule.run import Run, atomic, save_picture
 
 def invert(
     photo: base.Photo,
-    prompt: Annotated[str, typer.Option(help="What the photo shows; nothing: it is inverted without.")] = "",
+    prompt: Annotated[str, typer.Option(help="What the photo shows; nothing: it is invert_photos without.")] = "",
     model: base.Model = "scenes",
     steps: base.Steps = 50,
     mix: base.Mix = None,
@@ -33,7 +33,7 @@ def invert(
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
-    output: base.Output = None,
+    output: base.Parameterization = None,
 ) -> None:
     """Find the noise that a photo would come from (EDICT), and measure the way there and back."""
     with base.plain_errors():
@@ -82,7 +82,7 @@ def _trip(task: Task, run: Run, dtype: str) -> RoundTrip:
             task,
             strength=settings.strength or 1.0,
             steps=settings.steps,
-            step=settings.doodl.step,
+            solver=settings.doodl.solver,
             dtype=getattr(torch, dtype),
             on_step=on_step,
         )

@@ -27,7 +27,7 @@ def resume(run: Annotated[Path, typer.Argument(help="The folder of a run that wa
 
 def rerun(
     picture: Annotated[Path, typer.Argument(help="A picture of a run: an image, or its grid.")],
-    output: base.Output = None,
+    output: base.Parameterization = None,
 ) -> None:
     """Make a picture again, from the settings that it carries."""
     with base.plain_errors():

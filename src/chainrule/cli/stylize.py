@@ -35,7 +35,7 @@ def stylize(
     variant: base.Variant = None,
     dtype: base.Dtype = "float32",
     device: base.Device = "cpu",
-    output: base.Output = None,
+    output: base.Parameterization = None,
 ) -> None:
     """Learn the style of one picture: a LoRA that draws in it."""
     with base.plain_errors():

@@ -20,8 +20,8 @@ from torch import Tensor
 from chainrule import bundled
 from chainrule.errors import UserError
 from chainrule.jobs.base import Job, Moment, Work, save_grid
-from chainrule.loss import load_classifier
-from chainrule.methods.audit import Audit, AuditState, Suspect, audit, images, start
+from chainrule.losses import load_classifier
+from chainrule.methods.audit import Audit, AuditState, AuditTask, audit, images, start
 from chainrule.metrics import wilson
 from chainrule.models import BUNDLED
 from chainrule.pictures import chart, grid
@@ -54,13 +54,13 @@ class AuditJob(Job):
         model.text(self.prompts)  # one that is too long is refused now
         classifier = load_classifier(self.classifier, self.device)
         judge = load_classifier(self.judge or bundled.JUDGE, self.device)
-        return _Work(self, Suspect(model, self.prompts, self.seeds, classifier, judge))
+        return _Work(self, AuditTask(model, self.prompts, self.seeds, classifier, judge))
 
 
 @dataclass
 class _Work(Work):
     job: AuditJob
-    suspect: Suspect
+    suspect: AuditTask
 
     @property
     def device(self) -> str:  # type: ignore[override]
@@ -83,7 +83,7 @@ class _Work(Work):
     def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> Path:
         state, settings = AuditState(**tensors), self.job.audit
         labels = self.suspect.classifier.labels
-        # what the last iteration of a search left behind is judged by the one after it
+        # what the last iteration of a search left behind is loss_and_gradient by the one after it
         radii = settings.radii[: max(0, (int(state.done) - 1) // settings.iterations)]
         audited = state.label >= 0
         groups = {labels[c]: state.label == c for c in state.label[audited].unique().tolist()} | {"all": audited}

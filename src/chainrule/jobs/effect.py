@@ -21,8 +21,8 @@ from chainrule.methods.effect import VECTORS, Effect, Pair, effect, start
 from chainrule.optimise import Training
 from chainrule.pictures import grid
 from chainrule.run import atomic
-from chainrule.sample import sample
-from chainrule.step.dpm_solver import DPMSolver
+from chainrule.diffusion.sampling import sample
+from chainrule.diffusion.solvers.dpm_solver import DPMSolver
 
 
 class EffectJob(Job):
@@ -96,4 +96,4 @@ class _Work(Work):
         settings = self.job.effect
         denoiser = self.pair.denoiser(vectors, prompt, settings.guidance_scale)
         times = self.pair.model.schedule.times(settings.steps)
-        return self.pair.model.decode(sample(denoiser, x_T, times, step=DPMSolver()))
+        return self.pair.model.decode(sample(denoiser, x_T, times, solver=DPMSolver()))

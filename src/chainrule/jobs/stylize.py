@@ -17,9 +17,9 @@ from torch import Tensor
 from chainrule import bundled
 from chainrule.errors import UserError
 from chainrule.jobs.base import Job, Moment, Work, save_grid, shortened
-from chainrule.loss import load_backbone, load_vgg
-from chainrule.loss.perceptual import Features
-from chainrule.methods.stylize import Studio, Stylization, adapted, draw, iterations, lora, silence, start, stylize
+from chainrule.losses import load_backbone, load_vgg
+from chainrule.losses.perceptual import Features
+from chainrule.methods.stylize import StyleTask, Stylization, adapted, draw, iterations, lora, silence, start, stylize
 from chainrule.models import BUNDLED
 from chainrule.optimise import Training
 from chainrule.pictures import grid, load_picture
@@ -50,7 +50,7 @@ class StylizeJob(Job):
         model = self.load()
         model.schedule.times(self.stylization.steps)
         style, content = self._eyes(bundled.CLIP), self._eyes(bundled.CLASSIFIER)
-        studio = Studio(model, self.prompts, self.seeds, load_picture(self.picture).to(model.device), style, content)
+        studio = StyleTask(model, self.prompts, self.seeds, load_picture(self.picture).to(model.device), style, content)
         shown = [(prompt, self.seeds[0]) for prompt in self.prompts[:3]]
         shown += [(prompt, seed) for prompt in (self.prompts[0], *self.others) for seed in self.other_seeds]
         model.text([*self.prompts, *self.others])  # one that is too long is refused now
@@ -67,7 +67,7 @@ class StylizeJob(Job):
 @dataclass
 class _Work(Work):
     job: StylizeJob
-    studio: Studio
+    studio: StyleTask
     shown: list[tuple[str, int]]
 
     @property

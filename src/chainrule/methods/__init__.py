@@ -2,7 +2,7 @@
 
 from chainrule.methods.adjoint_dpm import ADJOINT_DPM, adjoint_dpm
 from chainrule.methods.asyrp import asyrp
-from chainrule.methods.audit import Audit, Suspect, audit
+from chainrule.methods.audit import Audit, AuditTask, audit
 from chainrule.methods.base import Photo, Result, Task, masked
 from chainrule.methods.best_of import best, best_of, draws
 from chainrule.methods.blended import blended
@@ -18,7 +18,7 @@ from chainrule.methods.prompt_to_prompt import Attention, prompt_to_prompt, side
 from chainrule.methods.repaint import repaint
 from chainrule.methods.sdedit import sdedit
 from chainrule.methods.semantic import semantic
-from chainrule.methods.stylize import Studio, Stylization, stylize
+from chainrule.methods.stylize import StyleTask, Stylization, stylize
 from chainrule.optimise import Adam, Momentum
 
 __all__ = [

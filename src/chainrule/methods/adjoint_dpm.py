@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chainrule.gradient.base import OnStep
+from chainrule.diffusion.gradient.base import OnStep
 from chainrule.methods.base import Result, Task
 from chainrule.methods.doodl import Doodl, DoodlState, doodl
 from chainrule.optimise import Adam

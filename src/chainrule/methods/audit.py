@@ -20,13 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-from chainrule.denoiser import Denoiser
+from chainrule.diffusion.denoiser import Denoiser
 from chainrule.errors import UserError
-from chainrule.gradient.checkpoint import Checkpoint
-from chainrule.loss.classifier import ImageClassifier
+from chainrule.diffusion.gradient.checkpoint import Checkpoint
+from chainrule.losses.classifier import ImageClassifier
 from chainrule.models.base import Model
 from chainrule.optimise import Adam
-from chainrule.sample import sample
+from chainrule.diffusion.sampling import sample
 
 
 class Audit(BaseModel):
@@ -50,7 +50,7 @@ class Audit(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class Suspect:
+class AuditTask:
     """The `classifier` to be audited on what the model makes of `prompts` and seeds, and the `judge` of what is there.
 
     The two must call a class by the same name to mean the same.
@@ -74,7 +74,7 @@ class Suspect:
         prompts = [self.prompts[i // len(self.seeds)] for i in chosen.tolist()]
         return self.model.denoiser(prompts, guidance_scale=guidance_scale)
 
-    def judged(self, images: Tensor) -> Tensor:
+    def loss_and_gradient(self, images: Tensor) -> Tensor:
         """What the judge sees (B,), as the classifier's number of that class; -1 where it knows none of that name."""
         of = {label: i for i, label in enumerate(self.classifier.labels)}
         numbers = torch.tensor([of.get(label, -1) for label in self.judge.labels], device=images.device)
@@ -101,27 +101,27 @@ class AuditState(NamedTuple):
 
 
 @torch.no_grad()
-def start(suspect: Suspect, settings: Audit) -> AuditState:
+def start(suspect: AuditTask, settings: Audit) -> AuditState:
     """The state before the search: what classifier and judge make of the images."""
     every = torch.arange(len(suspect.prompts) * len(suspect.seeds))
     x_T = suspect.model.noise(suspect.seeds).repeat(len(suspect.prompts), 1, 1, 1)
     images = torch.cat([made(suspect, settings, x_T[part], part) for part in every.split(settings.batch)])
     first, second = suspect.classifier(images).topk(2, dim=1).indices.T
-    label = torch.where(suspect.judged(images) == first, first, -1)
+    label = torch.where(suspect.loss_and_gradient(images) == first, first, -1)
     level = torch.full_like(label, len(settings.radii))
     return AuditState(
         x_T, torch.stack([0 * x_T] * 2), x_T, label, second, first, level, torch.zeros((), dtype=torch.long)
     )
 
 
-def audit(suspect: Suspect, settings: Audit, state: AuditState) -> Iterator[AuditState]:
+def audit(suspect: AuditTask, settings: Audit, state: AuditState) -> Iterator[AuditState]:
     """The states after each iteration, to the end of the last search."""
     for _ in range(int(state.done), len(settings.radii) * settings.iterations + 1):
         state = _advance(suspect, settings, state)
         yield state
 
 
-def _advance(suspect: Suspect, settings: Audit, state: AuditState) -> AuditState:
+def _advance(suspect: AuditTask, settings: Audit, state: AuditState) -> AuditState:
     """Make the images, see who is misled, and move the noise of those that are not."""
     search, k = divmod(int(state.done), settings.iterations)
     radii = settings.radii
@@ -137,7 +137,7 @@ def _advance(suspect: Suspect, settings: Audit, state: AuditState) -> AuditState
     with torch.no_grad():
         label = state.label[running]
         misled = (seen != label) & (by_judge == label)
-        found_in = search - 1 if k == 0 else search  # what the last search left behind is judged in the next one
+        found_in = search - 1 if k == 0 else search  # what the last search left behind is loss_and_gradient in the next one
         level = state.level.clone()
         level[running[misled]] = max(found_in, 0)
         now, still = state.seen.clone(), running[~misled]
@@ -153,7 +153,7 @@ def _advance(suspect: Suspect, settings: Audit, state: AuditState) -> AuditState
 
 
 def _judged(
-    suspect: Suspect, settings: Audit, state: AuditState, chosen: Tensor, finished: bool
+    suspect: AuditTask, settings: Audit, state: AuditState, chosen: Tensor, finished: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What classifier and judge see in the images numbered `chosen`, and the gradient of their noise (0 at the end)."""
     with torch.set_grad_enabled(not finished):
@@ -162,10 +162,10 @@ def _judged(
         logits = suspect.classifier(images)
         loss = functional.cross_entropy(logits, state.second[chosen], reduction="sum")
         gradient = torch.zeros_like(x_T) if finished else torch.autograd.grad(loss, x_T)[0]
-    return logits.detach().argmax(dim=1), suspect.judged(images.detach()), gradient
+    return logits.detach().argmax(dim=1), suspect.loss_and_gradient(images.detach()), gradient
 
 
-def made(suspect: Suspect, settings: Audit, x_T: Tensor, chosen: Tensor) -> Tensor:
+def made(suspect: AuditTask, settings: Audit, x_T: Tensor, chosen: Tensor) -> Tensor:
     """The images numbered `chosen`, from the noise `x_T` (one for each)."""
     denoiser = suspect.denoiser(chosen, settings.guidance_scale)
     times = suspect.model.schedule.times(settings.steps)
@@ -173,7 +173,7 @@ def made(suspect: Suspect, settings: Audit, x_T: Tensor, chosen: Tensor) -> Tens
 
 
 @torch.no_grad()
-def images(suspect: Suspect, settings: Audit, state: AuditState, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def images(suspect: AuditTask, settings: Audit, state: AuditState, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """The images numbered `chosen` before the audit and at its end."""
     before, after = (made(suspect, settings, x[chosen], chosen) for x in (state.start, state.x_T))
     return before, after

@@ -11,20 +11,20 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from chainrule.constraint import Constraint, Inpaint, Noised, imposed
-from chainrule.constraint.inpaint import KNOWN, hidden, on_latents
-from chainrule.denoiser import Denoiser
+from chainrule.diffusion.constraints import Constraint, Inpaint, Noised, constrain
+from chainrule.diffusion.constraints.inpaint import KNOWN, fill_in, mask_for_latents
+from chainrule.diffusion.denoiser import Denoiser
 from chainrule.errors import UserError
-from chainrule.gradient.base import OnStep
-from chainrule.loss.base import Loss
+from chainrule.diffusion.gradient.base import OnStep
+from chainrule.losses.base import Loss
 from chainrule.memory import out_of_memory
 from chainrule.models.base import Model
 from chainrule.noise import Noise
 from chainrule.plan import Plan, arrange
-from chainrule.sample import invert, sample_state
-from chainrule.schedule import Grid, tail
-from chainrule.step.base import State, Step
-from chainrule.step.ddim import DDIM
+from chainrule.diffusion.sampling import invert, sample_state
+from chainrule.diffusion.schedule import Grid, tail
+from chainrule.diffusion.solvers.base import State, Solver
+from chainrule.diffusion.solvers.ddim import DDIM
 
 T = TypeVar("T")
 PLAIN = Plan()
@@ -34,7 +34,7 @@ PLAIN = Plan()
 class Photo:
     """Pictures to be edited: `images` (B, 3, H, W) in [0, 1] of sides that the model can make (`Codec.multiple`).
 
-    `denoiser` is what they are inverted under: told what they show, or nothing (no prompt, no guidance). `size` is the
+    `denoiser` is what they are invert_photos under: told what they show, or nothing (no prompt, no guidance). `size` is the
     (height, width) of the original, whose proportions a result should have. `mask` (B, 1, H, W) in [0, 1] is 1 where
     they may change (None: everywhere), and `exact` puts the photo's own pixels back elsewhere at the end. `x_T`
     (B, C, h, w) is the noise of pictures that the model itself has made by DDIM under `denoiser`.
@@ -52,10 +52,10 @@ class Photo:
         if self.mask is not None and self.mask.shape != wanted:
             raise UserError(f"the mask is {tuple(self.mask.shape)} and must be {wanted}, like the photos it is for")
 
-    def of(self, rows: Sequence[int]) -> Photo:
+    def select(self, rows: Sequence[int]) -> Photo:
         """Some of the photos."""
         mask, x_T = (None if value is None else value[list(rows)] for value in (self.mask, self.x_T))
-        return replace(self, images=self.images[list(rows)], denoiser=self.denoiser.of(rows), mask=mask, x_T=x_T)
+        return replace(self, images=self.images[list(rows)], denoiser=self.denoiser.select(rows), mask=mask, x_T=x_T)
 
     def kept(self, images: Tensor) -> Tensor:
         """`images` (B, 3, H, W), with the photos' own pixels outside the mask if that was asked for."""
@@ -101,18 +101,18 @@ class Task:
         height, width = (side // codec.factor for side in self.photo.images.shape[-2:])
         return self.noise.normal(0, (codec.latent_shape[0], height, width)).to(self.model.device)
 
-    def of(self, rows: Sequence[int]) -> Task:
+    def select(self, rows: Sequence[int]) -> Task:
         """The same for some of the images."""
-        seeds, photo = tuple(self.seeds[row] for row in rows), self.photo and self.photo.of(rows)
-        constraints = tuple(constraint.of(rows) for constraint in self.constraints)
-        return replace(self, denoiser=self.denoiser.of(rows), seeds=seeds, photo=photo, constraints=constraints)
+        seeds, photo = tuple(self.seeds[row] for row in rows), self.photo and self.photo.select(rows)
+        constraints = tuple(constraint.select(rows) for constraint in self.constraints)
+        return replace(self, denoiser=self.denoiser.select(rows), seeds=seeds, photo=photo, constraints=constraints)
 
     def parts(self, size: int | None = None) -> list[tuple[list[int], Task]]:
         """The images in groups of `size` (None: all in one): the numbers of each group's images, and its task."""
         rows = list(range(len(self.seeds)))
         if size is None or size >= len(rows):
             return [(rows, self)]
-        return [(group, self.of(group)) for start in rows[::size] if (group := rows[start : start + size])]
+        return [(group, self.select(group)) for start in rows[::size] if (group := rows[start : start + size])]
 
     def decode(self, latents: Tensor) -> Tensor:
         """The images of `latents`; the photos' own pixels where they are to be kept exactly."""
@@ -164,7 +164,7 @@ class Judged(NamedTuple):
     images: Tensor
 
 
-def judged(task: Task, loss: Callable[[Task], Loss], latents: Sequence[Tensor]) -> Judged:
+def loss_and_gradient(task: Task, loss: Callable[[Task], Loss], latents: Sequence[Tensor]) -> Judged:
     """The chain rule's first factor, dL/dx_0, by itself: the graph of images and loss is gone before the chain's comes.
 
     `loss` makes the loss of a task's images, `latents` are P batches of them (EDICT's pair). As many images are seen at
@@ -242,7 +242,7 @@ def generate(
     start: Tensor | State,
     steps: int,
     *,
-    step: Step = _DDIM,
+    solver: Solver = _DDIM,
     strength: float = 1.0,
     grid: Grid | None = None,
     on_step: OnStep | None = None,
@@ -252,25 +252,25 @@ def generate(
     `start` is noise (B, C, h, w), or the solver's latents at the beginning of the last `strength` of the chain, whose
     times are those of `grid` (None: the checkpoint's own). The task's constraints hold.
     """
-    begun = step.latents(step.init(start)) if isinstance(start, Tensor) else start
+    begun = solver.latents(solver.init(start)) if isinstance(start, Tensor) else start
     schedule = task.model.schedule
     times = tail(grid(schedule, steps) if grid else schedule.times(steps), strength)
     latents = []
     for rows, part, told in _parts(task, denoiser):
-        solver = imposed(step.of(rows), part.constraints)
+        solver = constrain(solver.select(rows), part.constraints)
         state = solver.begin(tuple(x[rows] for x in begun))
-        latents.append(solver.final(sample_state(told, state, times, step=solver, on_step=on_step)))
+        latents.append(solver.final(sample_state(told, state, times, solver=solver, on_step=on_step)))
     images = decoded(task, torch.cat(latents))
     return Result(images, torch.cat(latents), begun[0], None if task.loss is None else scored(task, images))
 
 
 @torch.no_grad()
-def inverted(task: Task, *, steps: int, step: Step, strength: float = 1.0, on_step: OnStep | None = None) -> State:
+def invert_photos(task: Task, *, steps: int, solver: Solver, strength: float = 1.0, on_step: OnStep | None = None) -> State:
     """The solver's state from which the last `strength` of the chain leads to the task's photos."""
     photo = task.edited()
     times = tail(task.model.schedule.times(steps), strength)
     states = [
-        invert(part, task.model.encode(photo.images[rows]), times, step=step, on_step=on_step)
+        invert(part, task.model.encode(photo.images[rows]), times, solver=solver, on_step=on_step)
         for rows, _, part in _parts(task, photo.denoiser)
     ]
     return tuple(torch.cat(latents) for latents in zip(*states, strict=True))
@@ -319,7 +319,7 @@ def by_parts(task: Task, work: Callable[[Task], Result]) -> Result:
 def _parts(task: Task, denoiser: Denoiser) -> list[tuple[list[int], Task, Denoiser]]:
     """The numbers of the images that the task's plan computes together, their task, and `denoiser` for them."""
     parts = task.parts(task.plan.together)
-    return [(rows, part, denoiser if len(parts) == 1 else denoiser.of(rows)) for rows, part in parts]
+    return [(rows, part, denoiser if len(parts) == 1 else denoiser.select(rows)) for rows, part in parts]
 
 
 def masked(task: Task) -> Task:
@@ -332,9 +332,9 @@ def masked(task: Task) -> Task:
         return task
     if photo.mask is None:
         raise UserError("this method fills a part of the picture: say which with a mask (--mask FILE, white = change)")
-    z = encoded(task, hidden(photo.images, photo.mask))
+    z = encoded(task, fill_in(photo.images, photo.mask))
     known = Noised(task.model.schedule, z, task.noise, KNOWN)
-    return replace(task, constraints=(*task.constraints, Inpaint(on_latents(photo.mask, z), known)))
+    return replace(task, constraints=(*task.constraints, Inpaint(mask_for_latents(photo.mask, z), known)))
 
 
 def chosen(index: Tensor, candidates: Sequence[Tensor]) -> Tensor:

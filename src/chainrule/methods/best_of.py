@@ -11,8 +11,8 @@ from functools import reduce
 
 import torch
 
-from chainrule.gradient.base import OnStep
-from chainrule.loss.base import Loss
+from chainrule.diffusion.gradient.base import OnStep
+from chainrule.losses.base import Loss
 from chainrule.methods.base import Result, Task, chosen, generate
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from chainrule.gradient.base import OnStep
-from chainrule.guide.one_step import OneStep
-from chainrule.loss.cutouts import cropped
+from chainrule.diffusion.gradient.base import OnStep
+from chainrule.diffusion.guidance.one_step import OneStep
+from chainrule.losses.cutouts import cropped
 from chainrule.methods.base import Result, Task, by_parts, encoded, generate, masked, noised
-from chainrule.step.ddpm import DDPM
+from chainrule.diffusion.solvers.ddpm import DDPM
 
 
 def blended(
@@ -40,8 +40,8 @@ def blended(
             loss = cropped(part.loss, crops, cut_power=0.3) if crops else part.loss
             denoiser = OneStep(denoiser, _Seen(part), loss, scale)
         start = noised(part, encoded(part), steps, strength)
-        step = DDPM(part.noise, eta)
-        return generate(inside, denoiser, start, steps, step=step, strength=strength, on_step=on_step)
+        solver = DDPM(part.noise, eta)
+        return generate(inside, denoiser, start, steps, solver=solver, strength=strength, on_step=on_step)
 
     return by_parts(task, work)
 

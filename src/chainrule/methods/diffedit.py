@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from chainrule.constraint import Inpaint, Visited
-from chainrule.constraint.inpaint import on_latents
-from chainrule.gradient.base import OnStep
+from chainrule.diffusion.constraints import Inpaint, Visited
+from chainrule.diffusion.constraints.inpaint import mask_for_latents
+from chainrule.diffusion.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, by_parts, encoded, generate
-from chainrule.sample import visited
-from chainrule.schedule import tail
-from chainrule.step.ddim import DDIM
+from chainrule.diffusion.sampling import visited
+from chainrule.diffusion.schedule import tail
+from chainrule.diffusion.solvers.ddim import DDIM
 
 NOISES = 1 << 27
 """The first draw of the noise under which the prompts are compared."""
@@ -46,9 +46,9 @@ def diffedit(
         photo, z = part.edited(), encoded(part)
         mask = difference(part, z, noises=noises, threshold=threshold) if photo.mask is None else photo.mask
         times = tail(part.model.schedule.times(steps), strength)
-        trail = visited(photo.denoiser, z, times, step=DDIM(), on_step=on_step)
+        trail = visited(photo.denoiser, z, times, solver=DDIM(), on_step=on_step)
         wide = functional.interpolate(mask, photo.images.shape[-2:])
-        kept = Inpaint(on_latents(mask, z), Visited(trail))
+        kept = Inpaint(mask_for_latents(mask, z), Visited(trail))
         others = tuple(each for each in part.constraints if not isinstance(each, Inpaint))
         part = replace(part, photo=replace(photo, mask=wide), constraints=(*others, kept))
         return generate(part, part.denoiser, trail[times[0].item()], steps, strength=strength, on_step=on_step)

@@ -38,20 +38,20 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from chainrule.constraint import imposed
+from chainrule.diffusion.constraints import constrain
 from chainrule.errors import UserError
-from chainrule.gradient.adjoint import Adjoint
-from chainrule.gradient.base import Gradient, OnStep
-from chainrule.gradient.checkpoint import Checkpoint
-from chainrule.loss.base import Loss
-from chainrule.loss.cutouts import cropped
-from chainrule.methods.base import Result, Task, decoded, generate, inverted, judged, scored, within_memory
+from chainrule.diffusion.gradient.adjoint import Adjoint
+from chainrule.diffusion.gradient.base import Gradient, OnStep
+from chainrule.diffusion.gradient.checkpoint import Checkpoint
+from chainrule.losses.base import Loss
+from chainrule.losses.cutouts import cropped
+from chainrule.methods.base import Result, Task, decoded, generate, invert_photos, loss_and_gradient, scored, within_memory
 from chainrule.methods.best_of import best_of
 from chainrule.optimise import Adam, Momentum
-from chainrule.sample import sample_state
-from chainrule.step.base import State, Step
-from chainrule.step.ddim import DDIM
-from chainrule.step.edict import EDICT
+from chainrule.diffusion.sampling import sample_state
+from chainrule.diffusion.solvers.base import State, Solver
+from chainrule.diffusion.solvers.ddim import DDIM
+from chainrule.diffusion.solvers.edict import EDICT
 
 PERTURBATION, CROPS = 1 << 20, 1 << 21
 """The first draw of each kind of randomness; iteration k uses draw k after it."""
@@ -63,7 +63,7 @@ class Doodl(BaseModel):
     `start_of` is how many draws of the noise are tried to find a start (1: the seed's own, as in the paper),
     `iterations` is m, `steps` is T, `mix` is EDICT's p (None: DDIM instead of EDICT), `perturbation` the standard
     deviation of the noise added after each update, `average` moves EDICT's two latents as one, `renormalise` keeps
-    their norm that of the first draw (for photos, the paper's code does not), `crops` is how many cutouts are judged
+    their norm that of the first draw (for photos, the paper's code does not), `crops` is how many cutouts are loss_and_gradient
     (0: the whole image, which losses of places always see), `target` a loss at which an image is good enough and
     left alone, `final_steps` the steps in which the best noise is drawn once more at the end (None: it is not; for DDIM
     from noise only, whose chains of any length follow one path); `adjoint` takes AdjointDPM's approximate gradient.
@@ -86,7 +86,7 @@ class Doodl(BaseModel):
     adjoint: bool = False
 
     @property
-    def step(self) -> Step:
+    def solver(self) -> Solver:
         """The solver that these settings name."""
         return DDIM() if self.mix is None else EDICT(mix=self.mix, alternate=self.alternate)
 
@@ -122,7 +122,7 @@ class DoodlState(NamedTuple):
         """The optimised loss of each image at each iteration so far, (k, B)."""
         return self.terms.sum(dim=1)
 
-    def of(self, rows: Sequence[int]) -> DoodlState:
+    def select(self, rows: Sequence[int]) -> DoodlState:
         """The same for some of the images."""
         index = torch.tensor(rows, device=self.x_T.device)
         return DoodlState(*(part.index_select(d, index) for part, d in zip(self, _BATCH, strict=True)))
@@ -149,11 +149,11 @@ def start(task: Task, settings: Doodl, x_T: Tensor | State | None = None, on_ste
     if settings.final_steps is not None and (settings.mix is not None or task.photo is not None):
         raise UserError("only DDIM from noise can draw with other steps at the end: leave final_steps away")
     if x_T is None and task.photo is not None:
-        x_T = inverted(task, steps=settings.steps, step=settings.step, on_step=on_step)
+        x_T = invert_photos(task, steps=settings.steps, solver=settings.solver, on_step=on_step)
     if x_T is None:
         several = settings.start_of > 1
         x_T = best_of(task, settings.start_of, steps=settings.steps, on_step=on_step).x_T if several else task.x_T
-    pair = torch.stack(settings.step.init(x_T) if isinstance(x_T, Tensor) else x_T).detach()
+    pair = torch.stack(settings.solver.init(x_T) if isinstance(x_T, Tensor) else x_T).detach()
     batch, names = pair.shape[1], task.wanted().names
     worst = torch.full((batch,), torch.inf, device=pair.device)
     terms = worst.new_zeros(0, len(names), batch)
@@ -169,21 +169,21 @@ def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | No
     before = state
     for first in range(0, len(todo), size):
         rows = todo[first : first + size]
-        state = state.updated(rows, _advance(task.of(rows), settings, before.of(rows), on_step))
+        state = state.updated(rows, _advance(task.select(rows), settings, before.select(rows), on_step))
     return state
 
 
 def _advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None) -> DoodlState:
     """Generate, judge, remember the best, and move the noise."""
-    k, step, noise = state.iteration, imposed(settings.step, task.constraints), task.noise
+    k, solver, noise = state.iteration, constrain(settings.solver, task.constraints), task.noise
     done = k >= settings.iterations
 
     with torch.set_grad_enabled(not done):
         x_T = state.x_T.detach().requires_grad_(not done)
         times, gradient = task.model.schedule.times(settings.steps), settings.gradient(task.plan.keep)
-        begun = step.begin(x_T.unbind())
-        last = step.latents(sample_state(task.denoiser, begun, times, step=step, gradient=gradient, on_step=on_step))
-        terms, of_last, images = judged(task, partial(seen_in, settings, k), last)
+        begun = solver.begin(x_T.unbind())
+        last = solver.latents(sample_state(task.denoiser, begun, times, solver=solver, gradient=gradient, on_step=on_step))
+        terms, of_last, images = loss_and_gradient(task, partial(seen_in, settings, k), last)
     for name, values in zip(task.wanted().names, terms, strict=True):
         _check(f"the loss {name}", values, k, task.seeds)
 
@@ -214,14 +214,14 @@ def _advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | N
 
 
 def seen_in(settings: Doodl, k: int, task: Task) -> Loss:
-    """The loss that iteration `k` optimises: of the crops of that iteration, if crops are judged."""
+    """The loss that iteration `k` optimises: of the crops of that iteration, if crops are loss_and_gradient."""
     whole = task.wanted()
     loss = cropped(whole, settings.crops, settings.cut_power) if settings.crops else whole
     return loss.replayed(task.noise, CROPS + k)
 
 
 def finished(settings: Doodl, state: DoodlState) -> bool:
-    """Whether all iterations are done (the last update's noise is judged too), or every image is good enough."""
+    """Whether all iterations are done (the last update's noise is loss_and_gradient too), or every image is good enough."""
     return state.iteration > settings.iterations or bool(_good(settings, state.best_losses).all())
 
 

@@ -15,34 +15,34 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from chainrule.gradient.base import OnStep
-from chainrule.methods.base import Result, Task, generate, inverted
-from chainrule.sample import invert, sample_state
-from chainrule.schedule import tail
-from chainrule.step.base import State, Step
-from chainrule.step.edict import EDICT
+from chainrule.diffusion.gradient.base import OnStep
+from chainrule.methods.base import Result, Task, generate, invert_photos
+from chainrule.diffusion.sampling import invert, sample_state
+from chainrule.diffusion.schedule import tail
+from chainrule.diffusion.solvers.base import State, Solver
+from chainrule.diffusion.solvers.edict import EDICT
 
 _EDICT = EDICT()
 
 
 def edict(
-    task: Task, *, strength: float = 0.8, steps: int = 50, step: Step = _EDICT, on_step: OnStep | None = None
+    task: Task, *, strength: float = 0.8, steps: int = 50, solver: Solver = _EDICT, on_step: OnStep | None = None
 ) -> Result:
     """The task's photos, as its prompt says. The paper: `strength` 0.8 and a guidance scale of 3 both ways.
 
     More `strength` changes more. Raises UserError if the task has no photos.
     """
-    state = inverted(task, steps=steps, step=step, strength=strength, on_step=on_step)
-    return generate(task, task.denoiser, state, steps, step=step, strength=strength, on_step=on_step)
+    state = invert_photos(task, steps=steps, solver=solver, strength=strength, on_step=on_step)
+    return generate(task, task.denoiser, state, steps, solver=solver, strength=strength, on_step=on_step)
 
 
 def reconstruction(
-    task: Task, *, strength: float = 1.0, steps: int = 50, step: Step = _EDICT, on_step: OnStep | None = None
+    task: Task, *, strength: float = 1.0, steps: int = 50, solver: Solver = _EDICT, on_step: OnStep | None = None
 ) -> Result:
     """The task's photos there and back under one denoiser: what inversion and the autoencoder leave of them."""
     task = replace(task, constraints=())
-    state = inverted(task, steps=steps, step=step, strength=strength, on_step=on_step)
-    return generate(task, task.edited().denoiser, state, steps, step=step, strength=strength, on_step=on_step)
+    state = invert_photos(task, steps=steps, solver=solver, strength=strength, on_step=on_step)
+    return generate(task, task.edited().denoiser, state, steps, solver=solver, strength=strength, on_step=on_step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def round_trip(
     *,
     strength: float = 1.0,
     steps: int = 50,
-    step: Step = _EDICT,
+    solver: Solver = _EDICT,
     dtype: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> RoundTrip:
@@ -75,7 +75,7 @@ def round_trip(
     photo, model = task.edited(), task.model
     times = tail(model.schedule.times(steps), strength)
     z = model.encode(photo.images).to(dtype)
-    state = invert(photo.denoiser, z, times, step=step, on_step=on_step)
-    back = step.final(sample_state(photo.denoiser, state, times, step=step, on_step=on_step))
+    state = invert(photo.denoiser, z, times, solver=solver, on_step=on_step)
+    back = solver.final(sample_state(photo.denoiser, state, times, solver=solver, on_step=on_step))
     error, apart = (((a - b).norm() / b.norm()).item() for a, b in ((back, z), (state[-1], state[0])))
     return RoundTrip(state, model.decode(back.float()), error, apart, state[0].std().item())

@@ -1,6 +1,6 @@
 """Text-embedding inversion: AdjointDPM (Pan et al. 2024), appendix A. One before/after pair becomes a word.
 
-The noise x_T that leads to the picture before, told what it shows, is found by inversion (DPM-Solver++'s own, which is
+The noise x_T that leads to the picture before, told what it shows, is found by inversion (DPM-ODESolver++'s own, which is
 approximate) and kept. What is optimised is a new word # in the
 text encoder's own space, so that the same noise, told "prompt #", leads to the picture after:
 
@@ -19,12 +19,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from chainrule.denoiser import Conditioning, Denoiser
-from chainrule.gradient.checkpoint import Checkpoint
+from chainrule.diffusion.denoiser import Conditioning, Denoiser
+from chainrule.diffusion.gradient.checkpoint import Checkpoint
 from chainrule.models.base import Model
 from chainrule.optimise import Adam, Training, train
-from chainrule.sample import invert, sample
-from chainrule.step.dpm_solver import DPMSolver
+from chainrule.diffusion.sampling import invert, sample
+from chainrule.diffusion.solvers.dpm_solver import DPMSolver
 
 VECTORS = "vectors"
 
@@ -60,10 +60,10 @@ class Pair:
 
     @torch.no_grad()
     def x_T(self, settings: Effect) -> Tensor:  # noqa: N802 - the field's name
-        """The noise (1, C, h, w) that leads to the picture before: inverted, by the solver that will lead to after."""
+        """The noise (1, C, h, w) that leads to the picture before: invert_photos, by the solver that will lead to after."""
         denoiser = self.model.denoiser(self.prompt, guidance_scale=settings.guidance_scale)
         times = self.model.schedule.times(settings.steps)
-        return invert(denoiser, self.model.encode(self.before), times, step=DPMSolver())[0]
+        return invert(denoiser, self.model.encode(self.before), times, solver=DPMSolver())[0]
 
 
 def start(pair: Pair, settings: Effect) -> Training:
@@ -82,7 +82,7 @@ def effect(pair: Pair, settings: Effect | None = None, state: Training | None = 
 
     def objective(k: int) -> Tensor:
         denoiser = pair.denoiser(vectors, f"{pair.prompt} {pair.word}", settings.guidance_scale)
-        x_0 = sample(denoiser, x_T, times, step=DPMSolver(), gradient=Checkpoint())
+        x_0 = sample(denoiser, x_T, times, solver=DPMSolver(), gradient=Checkpoint())
         return (pair.model.decode(x_0) - pair.after).square().sum()[None]
 
     return train({VECTORS: vectors}, objective, settings.optimiser, settings.iterations, state)

@@ -4,7 +4,7 @@
 
 The picture is drawn from noise by DDPM, under the prompt, and takes its low frequencies from the photo: shapes and
 colours in the large. A greater factor N leaves more freedom, and so does an earlier stop; with `stop` 1 the result's
-low frequencies are exactly the photo's (`chainrule.constraint.LowPass`).
+low frequencies are exactly the photo's (`chainrule.diffusion.constraints.LowPass`).
 Limits: what is large cannot change, colours of large things least of all; N counts latent pixels, so that on Stable
 Diffusion 2 is already 16 pixels of the picture.
 """
@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chainrule.constraint import LowPass, Noised
-from chainrule.constraint.low_pass import LOW
+from chainrule.diffusion.constraints import LowPass, Noised
+from chainrule.diffusion.constraints.low_pass import LOW
 from chainrule.errors import UserError
-from chainrule.gradient.base import OnStep
+from chainrule.diffusion.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, encoded, generate
-from chainrule.step.ddpm import DDPM
+from chainrule.diffusion.solvers.ddpm import DDPM
 
 
 def ilvr(
@@ -38,4 +38,4 @@ def ilvr(
     first, last = (times[round(share * steps)].item() for share in (start, stop))
     photos = Noised(task.model.schedule, encoded(task), task.noise, LOW)
     kept = replace(task, constraints=(LowPass(photos, factor, first, last), *task.constraints))
-    return generate(kept, task.denoiser, task.x_T, steps, step=DDPM(task.noise, eta), on_step=on_step)
+    return generate(kept, task.denoiser, task.x_T, steps, solver=DDPM(task.noise, eta), on_step=on_step)

@@ -11,13 +11,13 @@ shapes. The gradient is right on average over what may still come, not for the p
 
 from __future__ import annotations
 
-from chainrule.denoiser import Denoiser
-from chainrule.gradient.base import OnStep
-from chainrule.guide.base import Energy
-from chainrule.guide.noise_aware import NoiseAware, NoiseAwareMean
+from chainrule.diffusion.denoiser import Denoiser
+from chainrule.diffusion.gradient.base import OnStep
+from chainrule.diffusion.guidance.base import Energy
+from chainrule.diffusion.guidance.noise_aware import NoiseAware, NoiseAwareMean
 from chainrule.methods.base import Result, Task, encoded, generate, noised
-from chainrule.step.base import Step
-from chainrule.step.ddpm import DDPM
+from chainrule.diffusion.solvers.base import Solver
+from chainrule.diffusion.solvers.ddpm import DDPM
 
 
 def noise_aware(
@@ -33,9 +33,9 @@ def noise_aware(
     """The images of the task's seeds, or its photos redone, each step pushed by `energy` of the noisy latent."""
     start = task.x_T if task.photo is None else noised(task, encoded(task), steps, strength)
     denoiser: Denoiser = task.denoiser
-    step: Step = DDPM(task.noise, eta)
+    solver: Solver = DDPM(task.noise, eta)
     if eta < 1.0:
         denoiser = NoiseAware(denoiser, energy, scale)
     else:
-        step = NoiseAwareMean(DDPM(task.noise, eta), energy, scale)
-    return generate(task, denoiser, start, steps, step=step, strength=strength, on_step=on_step)
+        solver = NoiseAwareMean(DDPM(task.noise, eta), energy, scale)
+    return generate(task, denoiser, start, steps, solver=solver, strength=strength, on_step=on_step)

@@ -6,17 +6,17 @@ Limits: it draws what the model knows by the words it knows; it is the baseline 
 
 from __future__ import annotations
 
-from chainrule.gradient.base import OnStep
+from chainrule.diffusion.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, generate
-from chainrule.schedule import Grid
-from chainrule.step.base import Step
-from chainrule.step.ddim import DDIM
+from chainrule.diffusion.schedule import Grid
+from chainrule.diffusion.solvers.base import Solver
+from chainrule.diffusion.solvers.ddim import DDIM
 
 _DDIM = DDIM()
 
 
 def plain(
-    task: Task, *, steps: int = 50, step: Step = _DDIM, grid: Grid | None = None, on_step: OnStep | None = None
+    task: Task, *, steps: int = 50, solver: Solver = _DDIM, grid: Grid | None = None, on_step: OnStep | None = None
 ) -> Result:
     """The images of the task's seeds."""
-    return generate(task, task.denoiser, task.x_T, steps, step=step, grid=grid, on_step=on_step)
+    return generate(task, task.denoiser, task.x_T, steps, solver=solver, grid=grid, on_step=on_step)

@@ -68,7 +68,7 @@ def preset(name: str, kind: str = "classifier", *, photo: bool = False) -> Prese
     """The settings `name` for a loss of a `kind` (`Wish.kind`), and for editing a photo.
 
     "faithful" is the paper's for Stable Diffusion. "tuned" is for the bundled world (`TUNED`): towards classes the rate
-    and the crops hardly matter, the number of draws among which the start is chosen does. Photos are inverted with a
+    and the crops hardly matter, the number of draws among which the start is chosen does. Photos are invert_photos with a
     mix of 0.99, because with 0.93 the two latents come apart; their rate was chosen towards ratings
     (`benchmarks/beauty.py --tune`), the little guidance of edits by words by `inversion.py --tune`. "quick" is for
     little work (`QUICK`), from noise; it was chosen towards classes, and for other losses has Adam, whose rate does not

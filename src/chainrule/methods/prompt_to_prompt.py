@@ -4,7 +4,7 @@
 
 Two chains from one noise; the target borrows where the source looked: its cross-attention for a share `cross` of the
 steps (words that are swapped, words that are new, words that are weighted), its self-attention for a share `own`, and,
-if words are named for a local blend, its latents where neither looks at these. A photo is inverted exactly by EDICT
+if words are named for a local blend, its latents where neither looks at these. A photo is invert_photos exactly by EDICT
 instead of the null-text optimisation.
 Limits: needs cross-attention (U-Nets, PixArt; not SD3, Flux); shapes change only as far as the shares let them.
 """
@@ -17,16 +17,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from chainrule.control import Alignment, AttentionEdit, Beside, Blend, Pairing, align
-from chainrule.control.attention import layers
+from chainrule.diffusion.control import Alignment, AttentionEdit, PairedDenoiser, Blend, Pairing, align
+from chainrule.diffusion.control.attention import layers
 from chainrule.errors import UserError
-from chainrule.gradient.base import OnStep
-from chainrule.methods.base import Result, Task, by_parts, generate, inverted
+from chainrule.diffusion.gradient.base import OnStep
+from chainrule.methods.base import Result, Task, by_parts, generate, invert_photos
 from chainrule.models.base import Model, Text
-from chainrule.schedule import during
-from chainrule.step.base import Step
-from chainrule.step.ddim import DDIM
-from chainrule.step.edict import EDICT
+from chainrule.diffusion.schedule import during
+from chainrule.diffusion.solvers.base import Solver
+from chainrule.diffusion.solvers.ddim import DDIM
+from chainrule.diffusion.solvers.edict import EDICT
 
 _DDIM, _EDICT = DDIM(), EDICT()
 
@@ -62,7 +62,7 @@ def side_by_side(
     """
     _ = layers(task.denoiser)
     edit, blend = _edit(task.model, source, target, attention or Attention(), steps)
-    denoiser = Beside(task.edited().denoiser, task.denoiser, edit)
+    denoiser = PairedDenoiser(task.edited().denoiser, task.denoiser, edit)
     return replace(task, denoiser=denoiser, constraints=(Pairing(edit, blend), *task.constraints))
 
 
@@ -74,21 +74,21 @@ def prompt_to_prompt(
     *,
     attention: Attention | None = None,
     steps: int = 50,
-    step: Step = _EDICT,
+    solver: Solver = _EDICT,
     on_step: OnStep | None = None,
 ) -> Result:
     """The task's photos, shown by `source`, as `target` says (the prompts of the photos' denoiser and the task's).
 
-    Photos are inverted by `step`; pictures that the model made itself start at their own noise, by DDIM. The result
+    Photos are invert_photos by `solver`; pictures that the model made itself start at their own noise, by DDIM. The result
     holds the target's attention, the mean over the chain. Raises UserError if the network has no cross-attention.
     """
     pair = side_by_side(task, source, target, attention, steps=steps)
 
     def work(part: Task) -> Result:
         x_T = part.edited().x_T
-        start = inverted(part, steps=steps, step=step, on_step=on_step) if x_T is None else x_T
-        result = generate(part, part.denoiser, start, steps, step=step if x_T is None else _DDIM, on_step=on_step)
-        seen = part.denoiser.edit.maps.mean() if isinstance(part.denoiser, Beside) else None
+        start = invert_photos(part, steps=steps, solver=solver, on_step=on_step) if x_T is None else x_T
+        result = generate(part, part.denoiser, start, steps, solver=solver if x_T is None else _DDIM, on_step=on_step)
+        seen = part.denoiser.edit.maps.mean() if isinstance(part.denoiser, PairedDenoiser) else None
         return result if seen is None else replace(result, attention=seen.chunk(2)[1])
 
     return by_parts(pair, work)

@@ -11,10 +11,10 @@ that pixels stay to its precision (exactly, if the photo is asked to be kept `ex
 
 from __future__ import annotations
 
-from chainrule.gradient.base import OnStep
+from chainrule.diffusion.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, generate, masked
-from chainrule.schedule import resampled
-from chainrule.step.ddpm import DDPM
+from chainrule.diffusion.schedule import add_jumps
+from chainrule.diffusion.solvers.ddpm import DDPM
 
 
 def repaint(
@@ -32,7 +32,7 @@ def repaint(
         task.denoiser,
         task.x_T,
         steps,
-        step=DDPM(task.noise, eta),
-        grid=lambda schedule, steps: resampled(schedule.times(steps), jump, repeats),
+        solver=DDPM(task.noise, eta),
+        grid=lambda schedule, steps: add_jumps(schedule.times(steps), jump, repeats),
         on_step=on_step,
     )

@@ -2,7 +2,7 @@
 
     x_t = alpha_t z + sigma_t eps,    then the last `strength` of the chain under the prompt        algorithm 1
 
-A picture, or a painting in coarse strokes, is hidden under noise as far as `strength` goes and drawn again: strokes
+A picture, or a painting in coarse strokes, is fill_in under noise as far as `strength` goes and drawn again: strokes
 become things, and things become what the prompt says. Repeated, it goes further from the same strength (appendix C).
 With a mask the rest is kept (algorithm 2).
 Limits: little strength changes little, much strength forgets the picture; there is no strength that does neither.
@@ -10,9 +10,9 @@ Limits: little strength changes little, much strength forgets the picture; there
 
 from __future__ import annotations
 
-from chainrule.gradient.base import OnStep
+from chainrule.diffusion.gradient.base import OnStep
 from chainrule.methods.base import Result, Task, generate, noised, untouched
-from chainrule.step.ddpm import DDPM, STEPS
+from chainrule.diffusion.solvers.ddpm import DDPM, STEPS
 
 AGAIN = 1 << 26
 """The first draw of the noise of repeats."""
@@ -37,6 +37,6 @@ def sdedit(
         return result
     for k in range(repeats):
         start = noised(task, result.latents, steps, strength, AGAIN + k if k else 0)
-        step = DDPM(task.noise, eta, STEPS + k * steps)
-        result = generate(task, task.denoiser, start, steps, step=step, strength=strength, on_step=on_step)
+        solver = DDPM(task.noise, eta, STEPS + k * steps)
+        result = generate(task, task.denoiser, start, steps, solver=solver, strength=strength, on_step=on_step)
     return result

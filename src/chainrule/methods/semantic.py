@@ -3,7 +3,7 @@
     eps' = eps + scale sigma d (sum of weighted energies)(x_t, t) / d x_t        eq. 5, 10
 
 A text, a picture's content, its layout or its style guide the chain together, each through an image encoder that sees
-noisy latents (`chainrule.guide.semantic`); otherwise as with a noise-aware classifier.
+noisy latents (`chainrule.diffusion.guidance.semantic`); otherwise as with a noise-aware classifier.
 Limits: somebody must have trained the encoder on the model's noise; the bundled one is a small one for the bundled
 model (`python -m chainrule.scenes.train semantic`). In the paper the generator itself is told nothing; here it may be
 told a prompt too.
@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chainrule.gradient.base import OnStep
-from chainrule.guide.base import Energy
-from chainrule.guide.semantic import Mixed
+from chainrule.diffusion.gradient.base import OnStep
+from chainrule.diffusion.guidance.base import Energy
+from chainrule.diffusion.guidance.semantic import Mixed
 from chainrule.methods.base import Result, Task
 from chainrule.methods.noise_aware import noise_aware
 

@@ -20,12 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from chainrule.errors import UserError
-from chainrule.gradient.checkpoint import Checkpoint
-from chainrule.loss.perceptual import Features, Perceptual, Style
+from chainrule.diffusion.gradient.checkpoint import Checkpoint
+from chainrule.losses.perceptual import Features, Perceptual, Style
 from chainrule.models.base import Model
 from chainrule.noise import generator
 from chainrule.optimise import Adam, Training, train
-from chainrule.sample import sample
+from chainrule.diffusion.sampling import sample
 
 ADAPTER = "style"
 SEED, ORDER = 0, 1 << 22
@@ -50,7 +50,7 @@ class Stylization(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class Studio:
+class StyleTask:
     """What is drawn (each of the `prompts` with each of the `seeds`) in the style of `picture` (3, h, w).
 
     `style` sees the style and `content` the content of an image; in the paper, both are one VGG.
@@ -69,7 +69,7 @@ class Studio:
         return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
 
 
-def iterations(studio: Studio, settings: Stylization) -> int:
+def iterations(studio: StyleTask, settings: Stylization) -> int:
     """How many batches all epochs have."""
     return settings.epochs * -(-len(studio.samples) // settings.batch)
 
@@ -127,12 +127,12 @@ def lora(model: Model) -> dict[str, Tensor]:
     return get_peft_model_state_dict(model.network.module, adapter_name=ADAPTER)  # type: ignore[no-any-return, attr-defined]
 
 
-def start(studio: Studio, settings: Stylization) -> Training:
+def start(studio: StyleTask, settings: Stylization) -> Training:
     """The state before the first batch: with it, the network draws what it drew."""
     return Training.of(adapted(studio.model, settings.rank), 2)
 
 
-def stylize(studio: Studio, settings: Stylization | None = None, state: Training | None = None) -> Iterator[Training]:
+def stylize(studio: StyleTask, settings: Stylization | None = None, state: Training | None = None) -> Iterator[Training]:
     """The states after each batch. The model is tuned in place, `lora(model)` is what it learnt."""
     settings = settings or Stylization()
     model, samples = studio.model, studio.samples

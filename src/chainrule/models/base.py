@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chainrule.denoiser import Conditioned, Conditioning, Denoiser, Network
+from chainrule.diffusion.denoiser import Conditioned, Conditioning, Denoiser, Network
 from chainrule.errors import UserError
-from chainrule.guide.classifier_free import ClassifierFree
+from chainrule.diffusion.guidance.classifier_free import ClassifierFreeGuidance
 from chainrule.noise import Noise
-from chainrule.schedule import Schedule
+from chainrule.diffusion.schedule import Schedule
 
 
 class Codec(ABC):
@@ -90,7 +90,7 @@ class Guidance(ABC):
         """
 
 
-class TwoCalls(Guidance):
+class ClassifierFreeGuide(Guidance):
     """Classifier-free guidance, which asks the network twice; up to a scale of 1, once, as in diffusers."""
 
     negative = True
@@ -99,11 +99,11 @@ class TwoCalls(Guidance):
         self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
     ) -> Denoiser:
         conditioned = Conditioned(network, prompt)
-        return conditioned if scale <= 1.0 else ClassifierFree(conditioned, negative(), scale)
+        return conditioned if scale <= 1.0 else ClassifierFreeGuidance(conditioned, negative(), scale)
 
 
 @dataclass(frozen=True)
-class Embedded(Guidance):
+class DistilledGuidance(Guidance):
     """The scale is an input of a network that was distilled to be guided: `embed` makes a tensor (1, ...) of it."""
 
     embed: Callable[[float], Tensor]
@@ -116,7 +116,7 @@ class Embedded(Guidance):
 
 
 @dataclass(frozen=True)
-class Unguided(Guidance):
+class NoGuidance(Guidance):
     """There is none, for a `reason`."""
 
     reason: str
@@ -130,7 +130,7 @@ class Unguided(Guidance):
         return Conditioned(network, prompt)
 
 
-TWO_CALLS = TwoCalls()
+CLASSIFIER_FREE = ClassifierFreeGuide()
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ class Model:
     text: Text
     guidance_scale: float
     device: torch.device
-    guidance: Guidance = TWO_CALLS
+    guidance: Guidance = CLASSIFIER_FREE
 
     @property
     def schedule(self) -> Schedule:
@@ -192,6 +192,6 @@ class Model:
         return tuple(prompt)  # type: ignore[arg-type]
 
 
-def clamp_through(images: Tensor) -> Tensor:
+def clamp_with_gradient(images: Tensor) -> Tensor:
     """`images` clamped to [0, 1], with the gradient of no clamp: a picture that is too bright can still be darkened."""
     return images + (images.clamp(0.0, 1.0) - images).detach()

@@ -59,7 +59,7 @@ class NoiseAwareEncoder(NoiseAware):
 
 
 def load_noise_aware_encoder(device: str | torch.device = "cpu") -> NoiseAwareEncoder:
-    """The bundled encoder of noisy latents, in the space of the bundled CLIP (`chainrule.loss.load_clip`), frozen."""
+    """The bundled encoder of noisy latents, in the space of the bundled CLIP (`chainrule.losses.load_clip`), frozen."""
     network = NoiseAwareEncoder.from_pretrained(bundled.NOISE_AWARE_ENCODER, dtype=torch.float32)
     return network.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]
 

@@ -72,7 +72,7 @@ class Thing:
 
     @property
     def word(self) -> str:
-        """What a caption may call it: hidden shapes have no word of their own."""
+        """What a caption may call it: fill_in shapes have no word of their own."""
         return self.shape if self.shape in NAMED_SHAPES else "shape"
 
 

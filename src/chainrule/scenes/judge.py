@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from chainrule import bundled
-from chainrule.loss.classifier import ImageClassifier, load_classifier
+from chainrule.losses.classifier import ImageClassifier, load_classifier
 from chainrule.scenes.base import BACKGROUNDS, COLOURS, SHAPES, Scene
 
 MIN_CHROMA = 0.2

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chainrule.denoiser import Conditioning, Epsilon, Flow, Network, Output, Velocity
+from chainrule.diffusion.denoiser import Conditioning, Epsilon, Flow, Network, Parameterization, Velocity
 from chainrule.errors import UserError
-from chainrule.models.base import TWO_CALLS, Codec, Embedded, Guidance, clamp_through
-from chainrule.schedule import FlowMatching, Schedule, Spacing, VariancePreserving, leading, linspace, trailing
+from chainrule.models.base import CLASSIFIER_FREE, Codec, DistilledGuidance, Guidance, clamp_with_gradient
+from chainrule.diffusion.schedule import FlowMatching, Schedule, Spacing, VariancePreserving, leading, linspace, trailing
 
-OUTPUTS: dict[str, Output] = {"epsilon": Epsilon(), "v_prediction": Velocity()}
+OUTPUTS: dict[str, Parameterization] = {"epsilon": Epsilon(), "v_prediction": Velocity()}
 
 
 class GradientScaling:
@@ -79,7 +79,7 @@ class Backbone(Network):
 
     module: Any
     schedule: Schedule
-    output: Output
+    parameterization: Parameterization
 
     def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         dtype = self._telling.dtype
@@ -117,7 +117,7 @@ class Autoencoder(Codec):
         scale, shift = self._affine(latents)
         scaling = GradientScaling(on=self.vae.dtype == torch.float16)
         z = scaling.leave(latents * scale + shift).to(self.vae.dtype)
-        return clamp_through(scaling.enter(self.vae.decode(z).sample.to(latents.dtype)) / 2 + 0.5)
+        return clamp_with_gradient(scaling.enter(self.vae.decode(z).sample.to(latents.dtype)) / 2 + 0.5)
 
     def encode(self, images: Tensor) -> Tensor:
         encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
@@ -253,7 +253,7 @@ def _own_times(scheduler: Any, **options: Any) -> Spacing:
     return times
 
 
-def predicted(scheduler: Any) -> Output:
+def predicted(scheduler: Any) -> Parameterization:
     """What the network predicts, by its scheduler."""
     config = scheduler.config
     kind = config.get("prediction_type", "epsilon")
@@ -278,8 +278,8 @@ def guidance(pipeline: Any) -> Guidance:
     """That of a U-Net told by text: classifier-free, unless it has an input for the scale (consistency models)."""
     width = pipeline.unet.config.time_cond_proj_dim
     if width is None:
-        return TWO_CALLS
-    return Embedded(lambda scale: pipeline.get_guidance_scale_embedding(torch.tensor([scale - 1.0]), width))
+        return CLASSIFIER_FREE
+    return DistilledGuidance(lambda scale: pipeline.get_guidance_scale_embedding(torch.tensor([scale - 1.0]), width))
 
 
 FLOW = Flow()

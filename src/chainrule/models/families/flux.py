@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainrule.denoiser import Conditioning
-from chainrule.models.base import Embedded, Model, Text, Unguided
+from chainrule.diffusion.denoiser import Conditioning
+from chainrule.models.base import DistilledGuidance, Model, Text, NoGuidance
 from chainrule.models.families.base import FLOW, Backbone, autoencoder, check_length, flow_matching
 
 PATCH = 2
@@ -35,7 +35,7 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
         text=_Encoders(pipeline),
         guidance_scale=3.5 if guided else 1.0,
         device=transformer.device,
-        guidance=Embedded(lambda scale: torch.tensor([scale])) if guided else Unguided("it was distilled to need none"),
+        guidance=DistilledGuidance(lambda scale: torch.tensor([scale])) if guided else NoGuidance("it was distilled to need none"),
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainrule.denoiser import Conditioning
+from chainrule.diffusion.denoiser import Conditioning
 from chainrule.errors import UserError
-from chainrule.models.base import Codec, Model, Text, Unguided, clamp_through
+from chainrule.models.base import Codec, Model, Text, NoGuidance, clamp_with_gradient
 from chainrule.models.families.base import Backbone, class_number, predicted, sides, variance_preserving
 
 
@@ -33,7 +33,7 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
         text=_Classes(classes, unet.device),
         guidance_scale=1.0,
         device=unet.device,
-        guidance=Unguided("it was trained with its classes only" if classes else "it is told nothing"),
+        guidance=NoGuidance("it was trained with its classes only" if classes else "it is told nothing"),
     )
 
 
@@ -55,7 +55,7 @@ class _Pixels(Codec):
     factor: int = 1
 
     def decode(self, latents: Tensor) -> Tensor:
-        return clamp_through(latents / 2 + 0.5)
+        return clamp_with_gradient(latents / 2 + 0.5)
 
     def encode(self, images: Tensor) -> Tensor:
         return images * 2 - 1

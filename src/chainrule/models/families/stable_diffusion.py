@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from chainrule.denoiser import Conditioning
+from chainrule.diffusion.denoiser import Conditioning
 from chainrule.models.base import Model, Text
 from chainrule.models.families.base import (
     Backbone,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from chainrule.denoiser import Conditioning
+from chainrule.diffusion.denoiser import Conditioning
 from chainrule.errors import UserError
 from chainrule.models.base import Model, Text
 from chainrule.models.families.base import FLOW, Backbone, autoencoder, check_length, flow_matching

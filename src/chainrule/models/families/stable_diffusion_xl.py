@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainrule.denoiser import Conditioning
+from chainrule.diffusion.denoiser import Conditioning
 from chainrule.models.base import Model, Text
 from chainrule.models.families.base import (
     Backbone,

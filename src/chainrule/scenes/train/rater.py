@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from chainrule.loss.clip import load_clip
+from chainrule.losses.clip import load_clip
 from chainrule.scenes.rating import rating
 from chainrule.scenes.train.base import Settings, reconstructions
 

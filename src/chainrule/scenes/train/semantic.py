@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from chainrule import bundled
-from chainrule.loss.clip import load_clip
+from chainrule.losses.clip import load_clip
 from chainrule.models.noise_aware import NoiseAwareEncoder
 from chainrule.scenes.train.base import Settings, autocast, fit, latents, pictures, save_half
 from chainrule.scenes.train.unet import scheduler

@@ -1,0 +1,36 @@
+"""The way into a network: the module behind a denoiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from chainrule.diffusion.denoiser import Conditioned, Denoiser, WrappedDenoiser
+from chainrule.errors import UserError
+
+
+def conditioned(denoiser: Denoiser) -> Conditioned:
+    """The network with its conditioning inside a denoiser; raises UserError if there is something else."""
+    while isinstance(denoiser, WrappedDenoiser):
+        denoiser = denoiser.denoiser
+    if not isinstance(denoiser, Conditioned):
+        raise UserError(
+            f"a {type(denoiser).__name__} has no network inside that could be reached: use `model.denoiser`"
+        )
+    return denoiser
+
+
+def module(denoiser: Denoiser) -> Any:
+    """The diffusers network that a denoiser asks.
+
+    Raises UserError if its blocks are to be rebuilt on the way back, when nothing would reach into them any more.
+    """
+    found = getattr(conditioned(denoiser).network, "module", None)
+    if found is None:
+        raise UserError("this network is no module of diffusers, whose inside could be reached")
+    if torch.is_grad_enabled() and getattr(found, "is_gradient_checkpointing", False):
+        raise UserError(
+            "what reaches inside the network cannot be rebuilt with its blocks: use a plan without `rebuilt`"
+        )
+    return found

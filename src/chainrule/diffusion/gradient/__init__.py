@@ -1,0 +1,9 @@
+"""How a chain is differentiated. All but `Adjoint` give the same gradient, up to rounding."""
+
+from chainrule.diffusion.gradient.adjoint import Adjoint
+from chainrule.diffusion.gradient.backprop import Backprop
+from chainrule.diffusion.gradient.base import Chain, Gradient
+from chainrule.diffusion.gradient.checkpoint import Checkpoint
+from chainrule.diffusion.gradient.reversible import Reversible
+
+__all__ = ["Adjoint", "Backprop", "Chain", "Checkpoint", "Gradient", "Reversible"]

@@ -1,0 +1,44 @@
+"""Classifier-free guidance: Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, eq. 6.
+
+    eps = eps(x, negative) + w (eps(x, c) - eps(x, negative))
+
+in the convention of diffusers: w = 1 is no guidance. The negative prompt is the empty one unless the user names what
+the image should not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chainrule.diffusion.denoiser import Conditioned, Conditioning, Prediction, WrappedDenoiser, repeat, some
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierFreeGuidance(WrappedDenoiser):
+    """One network call of twice the batch for each prediction."""
+
+    denoiser: Conditioned
+    negative: Conditioning
+    guidance_scale: float
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (*self.denoiser.inputs, *(value for value in self.negative if value.requires_grad))
+
+    def select(self, rows: Sequence[int]) -> ClassifierFreeGuidance:
+        return ClassifierFreeGuidance(self.denoiser.select(rows), some(self.negative, rows), self.guidance_scale)
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        both = self._pair(len(x))(torch.cat([x, x]), t)
+        negative, positive = (Prediction(*parts) for parts in zip(*(part.chunk(2) for part in both), strict=True))
+        return negative.combine(positive, lambda n, p: n + self.guidance_scale * (p - n))
+
+    def _pair(self, batch: int) -> Conditioned:
+        negative, positive = repeat(self.negative, batch), repeat(self.denoiser.conditioning, batch)
+        return Conditioned(
+            self.denoiser.network, tuple(torch.cat([n, p]) for n, p in zip(negative, positive, strict=True))
+        )

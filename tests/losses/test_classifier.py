@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from chainrule import Noise, UserError
+from chainrule.losses import Call, Classifier, Cutouts, Loss, load_classifier
+from chainrule.losses.classifier import ImageClassifier, cross_entropy
+from chainrule.vision import Preprocess
+from tiny import LABELS, save_classifier
+
+
+def images(batch: int = 3, side: int = 16) -> Tensor:
+    return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def classifier() -> ImageClassifier:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
+    return ImageClassifier(network, LABELS, Preprocess((8, 8)))
+
+
+def brightness() -> Loss:
+    return Call(lambda x: x.mean(dim=(1, 2, 3)))
+
+
+def test_classifier_losses_are_the_formulas() -> None:
+    net, x = classifier(), images()
+    small = functional.interpolate(x, (8, 8), mode="bilinear", antialias=True, align_corners=False)
+    logits = net.network(small * 2 - 1)
+    torch.testing.assert_close(net(x), logits)
+    one_hot = torch.tensor([[0.0, 1.0, 0.0]] * 3)
+    expected = functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="none").mean(dim=1)
+    torch.testing.assert_close(Classifier(net, "heart")(x), expected)
+    expected = functional.cross_entropy(logits, torch.tensor([1, 1, 1]), reduction="none")
+    torch.testing.assert_close(Classifier(net, 1, cross_entropy)(x), expected)
+
+
+def test_images_of_any_precision_are_judged() -> None:
+    loss, x = Classifier(classifier(), "heart"), images().double().requires_grad_()
+    assert loss(x).dtype == torch.float64
+    assert torch.autograd.grad(loss(x).sum(), x)[0].abs().sum() > 0
+
+
+def test_a_class_that_does_not_exist_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no class 'hearth'; it has, for example, heart"):
+        Classifier(classifier(), "hearth")
+    with pytest.raises(UserError, match="no class 3: this classifier has 3"):
+        Classifier(classifier(), "3")
+
+
+def test_losses_add_and_scale() -> None:
+    a, b, x = brightness(), Call(lambda v: v.amax(dim=(1, 2, 3))), images()
+    torch.testing.assert_close((0.5 * a + b * 2.0)(x), 0.5 * a(x) + 2 * b(x))
+
+
+def test_a_loss_of_the_wrong_shape_is_refused() -> None:
+    with pytest.raises(UserError, match="one number for each of the 3 images"):
+        Call(lambda x: x.mean())(images())
+
+
+def test_cutouts_are_replayable_and_belong_to_their_image() -> None:
+    x, noise = images(), Noise((1, 2, 3))
+    loss = Cutouts(Call(lambda v: v.std(dim=(1, 2, 3))), count=5)
+    values = loss.replayed(noise, 7)(x)
+    assert torch.equal(values, loss.replayed(noise, 7)(x))
+    assert not torch.equal(values, loss.replayed(noise, 8)(x))
+    assert not torch.equal(values, loss.replayed(noise, 9)(x))
+    torch.testing.assert_close(loss.replayed(Noise((2,)), 7)(x[1:2]), values[1:2])
+
+
+def test_cutouts_have_the_papers_sizes() -> None:
+    """side = s + u^0.3 (1 - s) of the image's, with s = 224 / 512; inside the image."""
+    rows = Noise((0,)).uniform(0, (4000, 3))[0]
+    boxes = torch.tensor(Cutouts(brightness())._boxes(rows.tolist(), 512, 640), dtype=torch.float64)
+    top, left, side = boxes.unbind(1)
+    assert side.min() >= 224
+    assert side.max() <= 512
+    assert ((top >= 0) & (top + side <= 512) & (left >= 0) & (left + side <= 640)).all()
+    expected = 224 + 288 / 1.3  # the mean of u^0.3 is 1 / 1.3
+    assert side.mean().item() == pytest.approx(expected, rel=0.02)
+    assert (left + side > 512).any()  # every place is reached
+
+
+def test_cutouts_of_a_constant_image_are_that_constant_and_the_gradient_is_its() -> None:
+    x = torch.full((2, 3, 16, 16), 0.25, requires_grad=True)
+    loss = Cutouts(brightness(), count=4)
+    torch.testing.assert_close(loss(x), torch.tensor([0.25, 0.25]))
+    (gradient,) = torch.autograd.grad(loss(x).sum(), x)
+    torch.testing.assert_close(gradient.sum(dim=(1, 2, 3)), torch.ones(2))
+
+
+def test_zero_crops_are_refused() -> None:
+    with pytest.raises(UserError, match="choose 1 or more"):
+        Cutouts(brightness(), count=0)
+
+
+def test_any_transformers_classifier_loads(tmp_path: Path) -> None:
+    network = save_classifier(tmp_path)
+    loaded, x = load_classifier(tmp_path), images(side=8)
+    mean, std = torch.tensor([0.1, 0.2, 0.3])[:, None, None], torch.tensor([0.4, 0.5, 0.6])[:, None, None]
+    torch.testing.assert_close(loaded(x), network((x - mean) / std).logits)
+    assert loaded.labels == LABELS
+    assert not any(p.requires_grad for p in loaded.network.network.parameters())
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "not-a-name"])
+def test_a_missing_classifier_is_said(name: str) -> None:
+    with pytest.raises(UserError, match=r"no image classifier at|cannot be loaded as an image classifier"):
+        load_classifier(name)
