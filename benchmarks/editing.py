@@ -29,7 +29,7 @@ from chainrule import EDICT, bundled
 from chainrule.diffusion.control import Towards
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.guidance import semantic as by
-from chainrule.diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from chainrule.diffusion.guidance.classifier_free import ClassifierFree
 from chainrule.losses import Call, Perceptual, load_backbone, load_clip
 from chainrule.losses.classifier import ImageClassifier
 from chainrule.losses.clip import spherical_distance
@@ -177,7 +177,7 @@ def at(task: Task, guidance_scale: float) -> Task:
     """The task with another guidance scale, both ways."""
 
     def guided(denoiser: Denoiser) -> Denoiser:
-        if not isinstance(denoiser, ClassifierFreeGuidance):
+        if not isinstance(denoiser, ClassifierFree):
             raise TypeError("only classifier-free guidance has a scale")
         return replace(denoiser, guidance_scale=guidance_scale)
 

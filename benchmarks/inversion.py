@@ -24,7 +24,7 @@ import chainrule
 from base import machine, publish, table
 from chainrule import EDICT, bundled
 from chainrule.diffusion.denoiser import Denoiser
-from chainrule.diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from chainrule.diffusion.guidance.classifier_free import ClassifierFree
 from chainrule.losses.classifier import ImageClassifier
 from chainrule.methods import Photo, Result, Task, edict, plain
 from chainrule.methods.edict import round_trip
@@ -105,7 +105,7 @@ def by_words(task: Task, guidance_scale: float, strength: float, steps: int, sol
 
 
 def _at(denoiser: Denoiser, guidance_scale: float) -> Denoiser:
-    if not isinstance(denoiser, ClassifierFreeGuidance):
+    if not isinstance(denoiser, ClassifierFree):
         raise TypeError("only classifier-free guidance has a scale")
     return replace(denoiser, guidance_scale=guidance_scale)
 

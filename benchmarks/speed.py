@@ -111,9 +111,9 @@ def unfrozen(model: Model) -> Iterator[None]:
 
 def unbatched(denoiser: Denoiser) -> Denoiser:
     from chainrule.diffusion.denoiser import Conditioned
-    from chainrule.diffusion.guidance import ClassifierFreeGuidance
+    from chainrule.diffusion.guidance import ClassifierFree
 
-    if not isinstance(denoiser, ClassifierFreeGuidance):
+    if not isinstance(denoiser, ClassifierFree):
         raise TypeError("only classifier-free guidance asks for a pair")
     return Unbatched(denoiser.denoiser, Conditioned(denoiser.denoiser.network, denoiser.negative))
 

@@ -26,7 +26,7 @@ from chainrule import (
 )
 from chainrule.diffusion.denoiser import Conditioned
 from chainrule.diffusion.gradient import Gradient
-from chainrule.diffusion.guidance import ClassifierFreeGuidance
+from chainrule.diffusion.guidance import ClassifierFree
 from chainrule.diffusion.schedule import log_snr
 from chainrule.diffusion.solvers import ODESolver, Solver
 from conftest import TinyNetwork, conditioned, latents
@@ -55,7 +55,7 @@ def gradients(network: TinyNetwork, solver: Solver, gradient: Gradient) -> list[
     negative = conditioned(network, seed=7).conditioning[0].requires_grad_()
     for weight in network.weights:
         weight.requires_grad_()
-    denoiser = ClassifierFreeGuidance(Conditioned(network, (c,)), (negative,), 1.7)
+    denoiser = ClassifierFree(Conditioned(network, (c,)), (negative,), 1.7)
     x_0 = sample(denoiser, x_T, network.schedule.times(TIMES), solver=solver, gradient=gradient)
     return list(torch.autograd.grad(objective(x_0), [x_T, c, negative, *network.weights]))
 
@@ -266,7 +266,7 @@ def test_one_tensor_conditioned_on_twice_counts_twice_not_four_times(solver: Sol
     c = conditioned(network).conditioning[0].requires_grad_()
 
     def found(way: Gradient) -> Tensor:
-        denoiser = ClassifierFreeGuidance(Conditioned(network, (c,)), (c,), 1.7)
+        denoiser = ClassifierFree(Conditioned(network, (c,)), (c,), 1.7)
         x_0 = sample(denoiser, latents(), network.schedule.times(TIMES), solver=solver, gradient=way)
         return torch.autograd.grad(objective(x_0), c)[0]
 
@@ -280,13 +280,13 @@ def test_conditioning_computed_from_conditioning(solver: Solver, gradient: Gradi
     c = conditioned(network).conditioning[0].requires_grad_()
 
     def found(positive: Tensor, way: Gradient) -> Tensor:
-        denoiser = ClassifierFreeGuidance(Conditioned(network, (positive,)), (0.5 * positive,), 1.7)
+        denoiser = ClassifierFree(Conditioned(network, (positive,)), (0.5 * positive,), 1.7)
         x_0 = sample(denoiser, latents(), network.schedule.times(TIMES), solver=solver, gradient=way)
         return torch.autograd.grad(objective(x_0), c)[0]
 
     with pytest.raises(UserError, match="condition on a copy"):
         found(c, gradient)
-    copied = ClassifierFreeGuidance(Conditioned(network, (c.clone(),)), (0.5 * c,), 1.7)
+    copied = ClassifierFree(Conditioned(network, (c.clone(),)), (0.5 * c,), 1.7)
     x_0 = sample(copied, latents(), network.schedule.times(TIMES), solver=solver, gradient=gradient)
     expected = found(c, Backprop())
     torch.testing.assert_close(torch.autograd.grad(objective(x_0), c)[0], expected, rtol=1e-8, atol=1e-10)

@@ -9,7 +9,7 @@ from torch import Tensor
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Noise, UserError, sample
 from chainrule.diffusion.denoiser import Conditioned, Denoiser, Prediction, Velocity, WrappedDenoiser
 from chainrule.diffusion.gradient import Gradient
-from chainrule.diffusion.guidance import ClassifierFreeGuidance, OneStep
+from chainrule.diffusion.guidance import ClassifierFree, OneStep
 from chainrule.losses import Call
 from conftest import TinyNetwork, conditioned, latents
 
@@ -37,7 +37,7 @@ def test_classifier_free_guidance_is_the_formula_in_one_call() -> None:
     positive, negative, x, t = conditioned(network, seed=1), conditioned(network, seed=2), latents(), 501.0
     expected = negative(x, t).eps + 2.5 * (positive(x, t).eps - negative(x, t).eps)
     network.calls = 0
-    guided = ClassifierFreeGuidance(positive, negative.conditioning, 2.5)(x, t)
+    guided = ClassifierFree(positive, negative.conditioning, 2.5)(x, t)
     torch.testing.assert_close(guided.eps, expected)
     alpha, sigma = network.schedule.alpha(t), network.schedule.sigma(t)
     torch.testing.assert_close(alpha * guided.x0 + sigma * guided.eps, x)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chainrule.diffusion.denoiser import Conditioned, Conditioning, Denoiser, Network
 from chainrule.errors import UserError
-from chainrule.diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from chainrule.diffusion.guidance.classifier_free import ClassifierFree
 from chainrule.noise import Noise
 from chainrule.diffusion.schedule import Schedule
 
@@ -90,7 +90,7 @@ class Guidance(ABC):
         """
 
 
-class ClassifierFreeGuide(Guidance):
+class ClassifierFreeGuidance(Guidance):
     """Classifier-free guidance, which asks the network twice; up to a scale of 1, once, as in diffusers."""
 
     negative = True
@@ -99,7 +99,7 @@ class ClassifierFreeGuide(Guidance):
         self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
     ) -> Denoiser:
         conditioned = Conditioned(network, prompt)
-        return conditioned if scale <= 1.0 else ClassifierFreeGuidance(conditioned, negative(), scale)
+        return conditioned if scale <= 1.0 else ClassifierFree(conditioned, negative(), scale)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class NoGuidance(Guidance):
         return Conditioned(network, prompt)
 
 
-CLASSIFIER_FREE = ClassifierFreeGuide()
+CLASSIFIER_FREE = ClassifierFreeGuidance()
 
 
 @dataclass(frozen=True, eq=False)

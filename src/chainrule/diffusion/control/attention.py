@@ -27,7 +27,7 @@ from chainrule.diffusion.constraints.base import Constraint
 from chainrule.diffusion.control.base import module
 from chainrule.diffusion.denoiser import Conditioned, Conditioning, Denoiser, Prediction, repeat, some
 from chainrule.errors import UserError
-from chainrule.diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from chainrule.diffusion.guidance.classifier_free import ClassifierFree
 from chainrule.diffusion.solvers.base import WrappedSolver, State, Solver
 
 LARGEST, SEEN = 32**2, 16**2
@@ -143,10 +143,10 @@ def _joined(source: Denoiser, target: Denoiser, batch: int) -> Denoiser:
     def cat(first: Conditioning, second: Conditioning) -> Conditioning:
         return tuple(torch.cat(pair) for pair in zip(repeat(first, batch), repeat(second, batch), strict=True))
 
-    scales = [each.guidance_scale for each in (source, target) if isinstance(each, ClassifierFreeGuidance)]
-    if isinstance(source, ClassifierFreeGuidance) and isinstance(target, ClassifierFreeGuidance) and scales[0] == scales[1]:
+    scales = [each.guidance_scale for each in (source, target) if isinstance(each, ClassifierFree)]
+    if isinstance(source, ClassifierFree) and isinstance(target, ClassifierFree) and scales[0] == scales[1]:
         negative = cat(source.negative, target.negative)
-        return ClassifierFreeGuidance(_joined(source.denoiser, target.denoiser, batch), negative, target.guidance_scale)  # type: ignore[arg-type]
+        return ClassifierFree(_joined(source.denoiser, target.denoiser, batch), negative, target.guidance_scale)  # type: ignore[arg-type]
     if isinstance(source, Conditioned) and isinstance(target, Conditioned):
         return Conditioned(target.network, cat(source.conditioning, target.conditioning))
     raise UserError(

@@ -1,6 +1,6 @@
 """Guidance: denoisers that wrap a denoiser."""
 
-from chainrule.diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from chainrule.diffusion.guidance.classifier_free import ClassifierFree
 from chainrule.diffusion.guidance.noise_aware import NoiseAware, NoiseAwareMean
 from chainrule.diffusion.guidance.one_step import OneStep
 

@@ -18,7 +18,7 @@ from chainrule.diffusion.denoiser import Conditioned, Conditioning, Prediction, 
 
 
 @dataclass(frozen=True, eq=False)
-class ClassifierFreeGuidance(WrappedDenoiser):
+class ClassifierFree(WrappedDenoiser):
     """One network call of twice the batch for each prediction."""
 
     denoiser: Conditioned
@@ -29,8 +29,8 @@ class ClassifierFreeGuidance(WrappedDenoiser):
     def inputs(self) -> tuple[Tensor, ...]:
         return (*self.denoiser.inputs, *(value for value in self.negative if value.requires_grad))
 
-    def select(self, rows: Sequence[int]) -> ClassifierFreeGuidance:
-        return ClassifierFreeGuidance(self.denoiser.select(rows), some(self.negative, rows), self.guidance_scale)
+    def select(self, rows: Sequence[int]) -> ClassifierFree:
+        return ClassifierFree(self.denoiser.select(rows), some(self.negative, rows), self.guidance_scale)
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         both = self._pair(len(x))(torch.cat([x, x]), t)

@@ -1,0 +1,103 @@
+"""What can be written down and named: frozen settings, the files that they name, and registries.
+
+A registry holds what a name stands for: the kinds that chainrule brings, and those that other
+packages bring through an entry point of the same group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from chainrule.errors import UserError
+
+T = TypeVar("T")
+
+
+class Spec(BaseModel):
+    """Settings that are checked, never change, and can be written as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _File:
+    """Marks a path whose file belongs to the run, which copies it into its folder."""
+
+
+FILE = _File()
+File = Annotated[Path, FILE]
+"""A file that a run reads: it is copied into the run's folder, so that the folder can be moved."""
+
+
+@dataclass(frozen=True)
+class Registry(Generic[T]):
+    """What each name stands for.
+
+    Args:
+        group: The entry points' group, as in `chainrule.methods`.
+        what: What one of them is, in words, for messages.
+        own: Those that chainrule brings, by name.
+    """
+
+    group: str
+    what: str
+    own: Mapping[str, T] = field(default_factory=dict)
+
+    @cached_property
+    def known(self) -> dict[str, T]:
+        """Every one by its name, those of other packages last; a name of ours cannot be taken."""
+        found = dict(self.own)
+        for entry in entry_points(group=self.group):
+            if entry.name in found:
+                raise UserError(
+                    f"{entry.value} calls its {self.what} {entry.name!r}, which there is already",
+                    "rename it in that package's entry points",
+                )
+            found[entry.name] = entry.load()
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.known)
+
+    def __getitem__(self, name: str) -> T:
+        """What `name` stands for. Raises UserError, with the nearest names, if there is none."""
+        if name in self.known:
+            return self.known[name]
+        near = get_close_matches(name, self.known, n=3)
+        names = ", ".join(near or sorted(self.known))
+        raise UserError(f"there is no {self.what} {name!r}", f"choose among {names}")
+
+    def parse(self, value: Any, handler: Callable[[Any], Any]) -> Any:
+        """A pydantic validator of one that is chosen by the `kind` in a mapping."""
+        if not isinstance(value, Mapping):
+            return handler(value)
+        kind: Any = self[str(value.get("kind"))]
+        return kind.model_validate(value)
+
+
+def map_files(value: Any, change: Callable[[Path], Path]) -> Any:
+    """`value`, a Spec, with each path in a field of type `File` replaced by `change` of it.
+
+    Specs within it, alone or in a tuple, are changed as well.
+    """
+    if isinstance(value, tuple):
+        return tuple(map_files(each, change) for each in value)
+    if not isinstance(value, Spec):
+        return value
+    changed: dict[str, Any] = {}
+    for name, info in type(value).model_fields.items():
+        old = getattr(value, name)
+        if FILE in info.metadata or "FILE" in repr(info.annotation) or "_File" in repr(info.annotation):
+            new: Any = tuple(map(change, old)) if isinstance(old, tuple) else old and change(old)
+        else:
+            new = map_files(old, change)
+        if new is not old:
+            changed[name] = new
+    return value.model_copy(update=changed) if changed else value
