@@ -7,33 +7,58 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from chainrule.diffusion.denoiser import Conditioned, Conditioning, Denoiser, Epsilon, Network, Parameterization, Prediction, Velocity
+from chainrule.diffusion.denoiser import (
+    Conditioned,
+    Conditioning,
+    Denoiser,
+    Epsilon,
+    Network,
+    Parameterization,
+    Prediction,
+    Velocity,
+)
+from chainrule.diffusion.schedule import Schedule, VariancePreserving
+from chainrule.diffusion.time_grids import leading
 from chainrule.models import Codec, Model, Text
-from chainrule.diffusion.schedule import Schedule, VariancePreserving, leading
 
 STABLE_DIFFUSION = leading(1)
 
 
 def scaled_linear(spacing=STABLE_DIFFUSION, final: float | None = None) -> VariancePreserving:
     """Stable Diffusion's schedule."""
-    alpha_bar = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+    alpha_bar = (
+        1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    ).cumprod(0)
     return VariancePreserving(alpha_bar, alpha_bar[0].item() if final is None else final, spacing)
 
 
-@dataclass(frozen=True, eq=False)
 class Gaussian(Denoiser):
     """The exact denoiser of data distributed as N(mean, spread^2 I)."""
 
-    mean: Tensor
-    spread: float
-    schedule: Schedule
-    parameterization: Parameterization = Epsilon()  # noqa: RUF009 - has no state
+    networks = ()
+
+    def __init__(
+        self,
+        mean: Tensor,
+        spread: float,
+        schedule: Schedule,
+        parameterization: Parameterization | None = None,
+    ) -> None:
+        self.mean, self.spread = mean, spread
+        self._schedule, self._parameterization = schedule, parameterization or Epsilon()
+
+    @property
+    def schedule(self) -> Schedule:
+        return self._schedule
+
+    @property
+    def parameterization(self) -> Parameterization:
+        return self._parameterization
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -50,19 +75,27 @@ class Gaussian(Denoiser):
         """Where the probability-flow ODE takes `x` from t to s."""
 
         def std(time: float) -> Tensor:
-            return (self.schedule.alpha(time) ** 2 * self.spread**2 + self.schedule.sigma(time) ** 2).sqrt()
+            return (
+                self.schedule.alpha(time) ** 2 * self.spread**2 + self.schedule.sigma(time) ** 2
+            ).sqrt()
 
-        return self.schedule.alpha(s) * self.mean + std(s) / std(t) * (x - self.schedule.alpha(t) * self.mean)
+        return self.schedule.alpha(s) * self.mean + std(s) / std(t) * (
+            x - self.schedule.alpha(t) * self.mean
+        )
 
 
 class TinyNetwork(Network):
     """A few smooth layers in float64 that count their calls; `kind` is what they predict."""
 
-    def __init__(self, parameterization: Parameterization | None = None, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self, parameterization: Parameterization | None = None, dtype: torch.dtype = torch.float64
+    ) -> None:
         torch.manual_seed(0)
         self.schedule = scaled_linear()
         self.parameterization = parameterization or Epsilon()
-        self.layers = nn.ModuleList([nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 2, 3, padding=1), nn.Linear(3, 6)])
+        self.layers = nn.ModuleList(
+            [nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 2, 3, padding=1), nn.Linear(3, 6)]
+        )
         self.layers.to(dtype).requires_grad_(False)
         self.calls = 0
 
@@ -76,6 +109,10 @@ class TinyNetwork(Network):
     @property
     def weights(self) -> tuple[Tensor, ...]:
         return tuple(self.layers.parameters())
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.layers,)
 
 
 @pytest.fixture(params=[Epsilon(), Velocity()], ids=["epsilon", "velocity"])
@@ -111,7 +148,11 @@ class TinyText(Text):
     """A prompt's conditioning is drawn from its length."""
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        return (torch.stack([torch.randn(3, generator=torch.Generator().manual_seed(len(p))) for p in prompts]),)
+        return (
+            torch.stack(
+                [torch.randn(3, generator=torch.Generator().manual_seed(len(p))) for p in prompts]
+            ),
+        )
 
 
 def tiny_model() -> Model:

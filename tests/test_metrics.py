@@ -11,8 +11,13 @@ from chainrule.metrics import bootstrap, frechet_distance, wilson
 def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
-    a = (a - a.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(a.T))).T  # exactly mean 0, covariance I
-    scale, shift = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), torch.tensor([1.0, 0.0, -2.0])
+    a = (a - a.mean(0)) @ torch.linalg.inv(
+        torch.linalg.cholesky(torch.cov(a.T))
+    ).T  # exactly mean 0, covariance I
+    scale, shift = (
+        torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64),
+        torch.tensor([1.0, 0.0, -2.0]),
+    )
     assert frechet_distance(a, a) == pytest.approx(0.0, abs=1e-6)
     expected = 5.0 + ((scale - 1) ** 2).sum().item()
     assert frechet_distance(a * scale + shift, a) == pytest.approx(expected, rel=1e-6)

@@ -1,4 +1,4 @@
-"""Tiny checkpoints in the formats of real ones: random weights, made in a moment, saved as people's folders are."""
+"""Tiny checkpoints in the formats of real ones: random weights, made in a moment."""
 
 from __future__ import annotations
 
@@ -55,30 +55,52 @@ from transformers import (
 from chainrule import bundled
 
 LABELS = ("star", "heart", "moon")
-PREPROCESSOR = '{"size": {"height": 8, "width": 8}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}'
+PREPROCESSOR = json.dumps(
+    {
+        "size": {"height": 8, "width": 8},
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.4, 0.5, 0.6],
+    }
+)
 
 
 def pipeline(scheduler) -> StableDiffusionPipeline:
     torch.manual_seed(0)
     return StableDiffusionPipeline(
-        vae=vae(), **_clip(), unet=_unet(), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae(),
+        **_clip(),
+        unet=_unet(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def vae(channels: int = 4, **changes) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=channels, sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **changes,
-    )  # fmt: skip
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=channels,
+        sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        **changes,
+    )
 
 
 def _clip(suffix: str = "", kind: type = CLIPTextModel) -> dict:
     tokenizer = CLIPTokenizer.from_pretrained(bundled.PIPELINE / "tokenizer")
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=24, projection_dim=12, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        projection_dim=12,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     return {f"text_encoder{suffix}": kind(config).eval(), f"tokenizer{suffix}": tokenizer}
 
 
@@ -95,71 +117,122 @@ def _t5(suffix: str = "") -> dict:
 
 def _unet(**changes) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        sample_size=8,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         **({"cross_attention_dim": 16} | changes),
-    )  # fmt: skip
+    )
 
 
 def _consistency() -> LatentConsistencyModelPipeline:
     return LatentConsistencyModelPipeline(
-        vae=vae(), **_clip(), unet=_unet(time_cond_proj_dim=8),
-        scheduler=LCMScheduler(**BETAS, set_alpha_to_one=True), safety_checker=None, feature_extractor=None,
+        vae=vae(),
+        **_clip(),
+        unet=_unet(time_cond_proj_dim=8),
+        scheduler=LCMScheduler(**BETAS, set_alpha_to_one=True),
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
-    )  # fmt: skip
+    )
 
 
 def _xl() -> StableDiffusionXLPipeline:
     sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
     return StableDiffusionXLPipeline(
-        vae=vae(force_upcast=True), **_clip(), **_clip("_2", CLIPTextModelWithProjection), add_watermarker=False,
-        unet=_unet(cross_attention_dim=32, projection_class_embeddings_input_dim=12 + 6 * 4, **sizes),
+        vae=vae(force_upcast=True),
+        **_clip(),
+        **_clip("_2", CLIPTextModelWithProjection),
+        add_watermarker=False,
+        unet=_unet(
+            cross_attention_dim=32, projection_class_embeddings_input_dim=12 + 6 * 4, **sizes
+        ),
         scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
-    )  # fmt: skip
+    )
 
 
 def _three(*, with_t5: bool = True) -> StableDiffusion3Pipeline:
     return StableDiffusion3Pipeline(
         vae=vae(16, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
-        **_clip("", CLIPTextModelWithProjection), **_clip("_2", CLIPTextModelWithProjection),
+        **_clip("", CLIPTextModelWithProjection),
+        **_clip("_2", CLIPTextModelWithProjection),
         **(_t5("_3") if with_t5 else {"text_encoder_3": None, "tokenizer_3": None}),
         transformer=SD3Transformer2DModel(
-            sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8,
-            num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=24,
+            sample_size=8,
+            patch_size=2,
+            in_channels=16,
+            out_channels=16,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=16,
+            pooled_projection_dim=24,
             pos_embed_max_size=32,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-    )  # fmt: skip
+    )
 
 
 def _flux(*, guided: bool) -> FluxPipeline:
     dynamic = {"use_dynamic_shifting": guided, "shift": 3.0 if guided else 1.0}
     return FluxPipeline(
-        vae=vae(4, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False), **_clip(), **_t5("_2"),
+        vae=vae(4, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        **_clip(),
+        **_t5("_2"),
         transformer=FluxTransformer2DModel(
-            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
-            joint_attention_dim=32, pooled_projection_dim=16, guidance_embeds=guided, axes_dims_rope=(2, 2, 4),
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=16,
+            guidance_embeds=guided,
+            axes_dims_rope=(2, 2, 4),
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(**dynamic),
-    )  # fmt: skip
+    )
 
 
 def _pixart(kind: type, **changes) -> DiffusionPipeline:
     return kind(
-        **_t5(), vae=vae(),
+        **_t5(),
+        vae=vae(),
         transformer=PixArtTransformer2DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=8, num_layers=1,
-            cross_attention_dim=24, caption_channels=32, sample_size=8, patch_size=2, norm_num_groups=4, **changes,
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4,
+            out_channels=8,
+            num_layers=1,
+            cross_attention_dim=24,
+            caption_channels=32,
+            sample_size=8,
+            patch_size=2,
+            norm_num_groups=4,
+            **changes,
         ),
-        scheduler=DPMSolverMultistepScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02),
-    )  # fmt: skip
+        scheduler=DPMSolverMultistepScheduler(
+            num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02
+        ),
+    )
 
 
 def _dit() -> DiTPipeline:
     transformer = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1, sample_size=8,
-        patch_size=2, num_embeds_ada_norm=1000, norm_num_groups=4,
-    )  # fmt: skip
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+        norm_num_groups=4,
+    )
     return DiTPipeline(transformer, vae(), DDIMScheduler(clip_sample=False), id2label=CLASSES)
 
 
@@ -168,10 +241,15 @@ CLASSES = {0: "tench, Tinca tinca", 1: "goldfish"}
 
 def _pixels(classes: int | None = None) -> DDPMPipeline:
     unet = UNet2DModel(
-        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        sample_size=8,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         num_class_embeds=classes,
-    )  # fmt: skip
+    )
     if classes:
         return DDIMPipeline(unet, DDIMScheduler(clip_sample=False))
     return DDPMPipeline(unet, DDPMScheduler(clip_sample=False))
@@ -181,20 +259,29 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 SCHEDULERS = {
     "sd1": PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False),
     "sd2": DDIMScheduler(
-        **BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+        **BETAS,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
     ),
     "zero": DDIMScheduler(
-        **BETAS, prediction_type="v_prediction", clip_sample=False, rescale_betas_zero_snr=True,
+        **BETAS,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     ),
-}  # fmt: skip
+}
 
 
 FAMILIES = {
     "Stable Diffusion 1.x": lambda: pipeline(SCHEDULERS["sd1"]),
     "Stable Diffusion 2.x (v)": lambda: pipeline(SCHEDULERS["sd2"]),
     "Stable Diffusion 2.x (v, zero SNR)": lambda: pipeline(SCHEDULERS["zero"]),
-    "Stable Diffusion turbo": lambda: pipeline(EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing")),
+    "Stable Diffusion turbo": lambda: pipeline(
+        EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing")
+    ),
     "Latent consistency (LCM)": _consistency,
     "Stable Diffusion XL": _xl,
     "Stable Diffusion 3": _three,
@@ -239,13 +326,26 @@ def save_family(name: str, folder: Path) -> Path:
 def save_clip(folder: Path, kind: str = "clip") -> Path:
     """A CLIP or SigLIP of 12 numbers, with the bundled tokenizer."""
     tokenizer = CLIPTokenizer.from_pretrained(bundled.CLIP)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = {**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 24, "projection_dim": 12, **special}
+    text = {
+        **sizes,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 24,
+        "projection_dim": 12,
+        **special,
+    }
     vision = {**sizes, "image_size": 8, "patch_size": 4, "projection_dim": 12}
     torch.manual_seed(0)
     if kind == "clip":
-        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
+        CLIPModel(
+            CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+        ).save_pretrained(folder)
     else:
         SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -256,7 +356,9 @@ def save_clip(folder: Path, kind: str = "clip") -> Path:
 def save_head(path: Path, width: int = 12) -> Path:
     """An aesthetic head: one linear layer."""
     generator = torch.Generator().manual_seed(0)
-    save_file({"weight": torch.randn(1, width, generator=generator), "bias": torch.full((1,), 5.0)}, path)
+    save_file(
+        {"weight": torch.randn(1, width, generator=generator), "bias": torch.full((1,), 5.0)}, path
+    )
     return path
 
 
@@ -264,9 +366,15 @@ def save_classifier(folder: Path) -> ViTForImageClassification:
     """A classifier of `LABELS`; returns it too."""
     torch.manual_seed(0)
     config = ViTConfig(
-        image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-        id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)},
-    )  # fmt: skip
+        image_size=8,
+        patch_size=4,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: i for i, name in enumerate(LABELS)},
+    )
     network = ViTForImageClassification(config).eval()
     network.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(PREPROCESSOR)

@@ -1,4 +1,4 @@
-"""Where the bundled world's weights are installed."""
+"""Where the weights of the bundled world are installed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "scenes" / "weights"
 
-PIPELINE, CLASSIFIER, JUDGE, CLIP, JUDGE_CLIP = (
-    WEIGHTS / name for name in ("pipeline", "classifier", "judge", "clip", "judge_clip")
-)
-NOISE_AWARE, NOISE_AWARE_ENCODER = (WEIGHTS / f"noise_aware_{name}" for name in ("classifier", "encoder"))
+PIPELINE = WEIGHTS / "pipeline"
+CLASSIFIER = WEIGHTS / "classifier"
+JUDGE = WEIGHTS / "judge"
+CLIP = WEIGHTS / "clip"
+JUDGE_CLIP = WEIGHTS / "judge_clip"
+NOISE_AWARE = WEIGHTS / "noise_aware_classifier"
+NOISE_AWARE_ENCODER = WEIGHTS / "noise_aware_encoder"
 RATER = WEIGHTS / "rater" / "model.safetensors"

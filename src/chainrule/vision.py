@@ -1,7 +1,12 @@
-"""What a recognition network is shown: images resized and normalised as it expects, differentiably."""
+"""What a recognition network is shown: images resized and normalised as it expects.
+
+All of it is differentiable.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +22,12 @@ from chainrule.errors import UserError
 class Preprocess:
     """`images (B, 3, H, W) in [0, 1] -> (B, 3, *size)`, in the network's `dtype`.
 
-    `size` is the (height, width) that the network takes; `mean` and `std` are those of its training; `flipped` networks
-    want blue first.
+    Args:
+        size: The height and width that the network takes, in pixels.
+        mean: The mean of each channel in its training, in [0, 1].
+        std: The standard deviation of each channel in its training.
+        flipped: Whether the network wants blue first.
+        dtype: That of the network's weights.
     """
 
     size: tuple[int, int]
@@ -29,37 +38,76 @@ class Preprocess:
 
     def __call__(self, images: Tensor) -> Tensor:
         if tuple(images.shape[-2:]) != self.size:
-            images = functional.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
+            images = functional.interpolate(
+                images, self.size, mode="bilinear", antialias=True, align_corners=False
+            )
         mean, std = (images.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
         pixels = ((images - mean) / std).to(self.dtype)
         return pixels.flip(1) if self.flipped else pixels
 
 
 def load_pretrained(auto_class: str, name: str | Path, what: str) -> tuple[Any, Preprocess]:
-    """A `transformers` vision network by folder or hub name, frozen, and what it is to be shown.
+    """A `transformers` vision network, frozen, and what it is to be shown.
 
-    `auto_class` is the class that loads it, `what` its kind in words. Raises UserError if there is none of that name.
+    Only a download shows a progress bar, and no code that comes with the weights is run.
+
+    Args:
+        auto_class: The name of the class that loads it, as in "AutoModel".
+        name: A folder, or a name on the hub.
+        what: Its kind in words, for messages: "image classifier".
+
+    Returns:
+        The network, in float32, and the preprocessing that its folder names.
+
+    Raises:
+        UserError: There is none of that name, or it is of another kind.
     """
     import transformers
     from transformers.image_processing_base import ImageProcessingMixin
 
     source = str(Path(name).expanduser())
     if str(name).startswith((".", "/", "~")) and not Path(source).is_dir():
-        raise UserError(f"there is no {what} at {name}: name a folder or a model on the hub")
+        raise UserError(f"there is no {what} at {name}", "name a folder or a model on the hub")
+    loader = getattr(transformers, auto_class)
     try:
-        network = getattr(transformers, auto_class).from_pretrained(source, dtype=torch.float32)
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        with quiet_transformers(bars=not Path(source).is_dir()):  # a download shows how far it is
+            network = loader.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{source!r} cannot be loaded as {_article(what)} ({str(error).splitlines()[0]}): check the name"
+            f"{source!r} cannot be loaded as {_article(what)} ({reason})", "check the name"
         ) from error
     return network.eval().requires_grad_(False), _preprocess(settings)
 
 
-def load_weights(path: str | Path, what: str) -> dict[str, Tensor]:
-    """The state dict in a safetensors file, or in a PyTorch file that holds nothing but tensors.
+@contextmanager
+def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
+    """Within it, transformers does not report what it loads; it draws progress bars if `bars`."""
+    from transformers.utils import logging
 
-    `what` says in words what it should be. Raises UserError if there is no such file, or if it is not one.
+    verbosity = logging.get_verbosity()
+    hide = logging.is_progress_bar_enabled() and not bars
+    logging.set_verbosity_error()
+    if hide:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if hide:
+            logging.enable_progress_bar()
+
+
+def load_weights(path: str | Path, what: str) -> dict[str, Tensor]:
+    """The state dict in a file that holds nothing but tensors.
+
+    Args:
+        path: A safetensors file, or one of PyTorch.
+        what: What it should be, in words, for messages: "a VGG".
+
+    Raises:
+        UserError: There is no such file, or it is not a state dict.
     """
     path = Path(path).expanduser()
     try:
@@ -69,24 +117,17 @@ def load_weights(path: str | Path, what: str) -> dict[str, Tensor]:
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"there is no file {path}: name the weights of {what}") from None
+        raise UserError(f"there is no file {path}", f"name the weights of {what}") from None
     except Exception as error:  # both libraries raise many kinds
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path} cannot be read as the weights of {what} ({str(error).splitlines()[0]}): name a safetensors file, "
-            "or a state dict of tensors only"
+            f"{path} cannot be read as the weights of {what} ({reason})",
+            "name a safetensors file, or a state dict of tensors only",
         ) from error
     found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(f"{path} holds no state dict: name the weights of {what}")
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise UserError(f"{path} holds no state dict", f"name the weights of {what}")
     return found
-
-
-def scaled(picture: Tensor, images: Tensor) -> Tensor:
-    """`picture` (N, C, h, w) at the size, and in the dtype and on the device, of `images`."""
-    picture = picture.to(images)
-    if picture.shape[-2:] == images.shape[-2:]:
-        return picture
-    return functional.interpolate(picture, images.shape[-2:], mode="bilinear", antialias=True, align_corners=False)
 
 
 def _article(what: str) -> str:
@@ -99,7 +140,8 @@ def _preprocess(settings: dict[str, Any]) -> Preprocess:
     flipped = bool(settings.get("do_flip_channel_order", False))
     if not settings.get("do_normalize", mean is not None):
         return Preprocess(_size(settings), (0.0,) * 3, (1.0,) * 3, flipped)
-    return Preprocess(_size(settings), tuple(mean or (0.5,) * 3), tuple(std or (0.5,) * 3), flipped)
+    half = (0.5,) * 3
+    return Preprocess(_size(settings), tuple(mean or half), tuple(std or half), flipped)
 
 
 def _size(settings: dict[str, Any]) -> tuple[int, int]:

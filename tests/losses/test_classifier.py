@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional
 from chainrule import Noise, UserError
 from chainrule.losses import Call, Classifier, Cutouts, Loss, load_classifier
 from chainrule.losses.classifier import ImageClassifier, cross_entropy
+from chainrule.noise import generator
 from chainrule.vision import Preprocess
 from tiny import LABELS, save_classifier
 
@@ -34,7 +36,9 @@ def test_classifier_losses_are_the_formulas() -> None:
     logits = net.network(small * 2 - 1)
     torch.testing.assert_close(net(x), logits)
     one_hot = torch.tensor([[0.0, 1.0, 0.0]] * 3)
-    expected = functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="none").mean(dim=1)
+    expected = functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="none").mean(
+        dim=1
+    )
     torch.testing.assert_close(Classifier(net, "heart")(x), expected)
     expected = functional.cross_entropy(logits, torch.tensor([1, 1, 1]), reduction="none")
     torch.testing.assert_close(Classifier(net, 1, cross_entropy)(x), expected)
@@ -47,7 +51,7 @@ def test_images_of_any_precision_are_judged() -> None:
 
 
 def test_a_class_that_does_not_exist_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"no class 'hearth'; it has, for example, heart"):
+    with pytest.raises(UserError, match=r"no class 'hearth': it has, for example, heart"):
         Classifier(classifier(), "hearth")
     with pytest.raises(UserError, match="no class 3: this classifier has 3"):
         Classifier(classifier(), "3")
@@ -61,16 +65,39 @@ def test_losses_add_and_scale() -> None:
 def test_a_loss_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(UserError, match="one number for each of the 3 images"):
         Call(lambda x: x.mean())(images())
+    with pytest.raises(UserError, match="must return a tensor, not float"):
+        Call(lambda x: x.mean().item())(images())
 
 
 def test_cutouts_are_replayable_and_belong_to_their_image() -> None:
-    x, noise = images(), Noise((1, 2, 3))
+    x, noise = images(), Noise((1, 2, 3)).stream("doodl/crops")
     loss = Cutouts(Call(lambda v: v.std(dim=(1, 2, 3))), count=5)
-    values = loss.replayed(noise, 7)(x)
-    assert torch.equal(values, loss.replayed(noise, 7)(x))
-    assert not torch.equal(values, loss.replayed(noise, 8)(x))
-    assert not torch.equal(values, loss.replayed(noise, 9)(x))
-    torch.testing.assert_close(loss.replayed(Noise((2,)), 7)(x[1:2]), values[1:2])
+    values = loss.replay(noise, 7)(x)
+    assert torch.equal(values, loss.replay(noise, 7)(x))
+    assert not torch.equal(values, loss.replay(noise, 8)(x))
+    torch.testing.assert_close(loss.replay(noise.select([1]), 7)(x[1:2]), values[1:2])
+    torch.testing.assert_close(loss.replay(noise, 7).select([2, 0])(x[[2, 0]]), values[[2, 0]])
+
+
+def test_the_crops_of_published_pictures_stay_what_they_were() -> None:
+    """Draw k of the stream is draw k after 1 << 21 of the seed; what nobody replays is draw 0."""
+    x, loss = images(), Cutouts(Call(lambda v: v.std(dim=(1, 2, 3))), count=5)
+    seeds = (1, 2, 3)
+    published = torch.stack(
+        [torch.rand(5, 3, generator=generator(seed, (1 << 21) + 4)) for seed in seeds]
+    )
+    assert torch.equal(loss.replay(Noise(seeds).stream("doodl/crops"), 4)._draw(3), published)
+    first = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loss._draw(3), first.expand(3, 5, 3))
+    one_for_all = loss.replay(Noise((2,)).stream("doodl/crops"), 4)
+    assert torch.equal(one_for_all._draw(3), published[1].expand(3, 5, 3))
+    torch.testing.assert_close(one_for_all.select([2])(x[2:]), one_for_all(x)[2:])
+
+
+def test_crops_of_other_images_are_refused() -> None:
+    loss = Cutouts(brightness(), count=2).replay(Noise((1, 2)).stream("doodl/crops"), 0)
+    with pytest.raises(UserError, match="those of 2 images, and there are 3: select"):
+        loss(images())
 
 
 def test_cutouts_have_the_papers_sizes() -> None:
@@ -99,16 +126,34 @@ def test_zero_crops_are_refused() -> None:
         Cutouts(brightness(), count=0)
 
 
-def test_any_transformers_classifier_loads(tmp_path: Path) -> None:
+def test_any_transformers_classifier_loads_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     network = save_classifier(tmp_path)
+    capfd.readouterr()
     loaded, x = load_classifier(tmp_path), images(side=8)
-    mean, std = torch.tensor([0.1, 0.2, 0.3])[:, None, None], torch.tensor([0.4, 0.5, 0.6])[:, None, None]
+    assert capfd.readouterr() == ("", "")
+    mean, std = (
+        torch.tensor([0.1, 0.2, 0.3])[:, None, None],
+        torch.tensor([0.4, 0.5, 0.6])[:, None, None],
+    )
     torch.testing.assert_close(loaded(x), network((x - mean) / std).logits)
     assert loaded.labels == LABELS
-    assert not any(p.requires_grad for p in loaded.network.network.parameters())
+    (weights,) = loaded.networks
+    assert not any(p.requires_grad for p in weights.parameters())
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "not-a-name"])
 def test_a_missing_classifier_is_said(name: str) -> None:
-    with pytest.raises(UserError, match=r"no image classifier at|cannot be loaded as an image classifier"):
+    with pytest.raises(
+        UserError, match=r"no image classifier at|cannot be loaded as an image classifier"
+    ):
         load_classifier(name)
+
+
+def test_code_that_comes_with_weights_is_not_run(tmp_path: Path) -> None:
+    config = {"model_type": "stranger", "auto_map": {"AutoConfig": "code.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "code.py").write_text("raise SystemExit('run')")
+    with pytest.raises(UserError, match="cannot be loaded as an image classifier"):
+        load_classifier(tmp_path)

@@ -22,7 +22,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save_clip(tmp_path_factory.mktemp(request.param), request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def clip(folder: Path) -> Clip:
     return load_clip(folder)
 
@@ -45,7 +45,9 @@ def test_losses_are_distances_of_unit_embeddings(clip: Clip) -> None:
     x = images()
     u, v = clip.embed_images(x), clip.embed_texts(["a red shape"])
     torch.testing.assert_close(u.norm(dim=1), torch.ones(3))
-    torch.testing.assert_close(ClipText(clip, "a red shape")(x), 2 * torch.asin((u - v).norm(dim=1) / 2) ** 2)
+    torch.testing.assert_close(
+        ClipText(clip, "a red shape")(x), 2 * torch.asin((u - v).norm(dim=1) / 2) ** 2
+    )
     mean = torch.nn.functional.normalize((u[:1] + u[1:2]) / 2, dim=1)
     expected = 2 * torch.asin((u - mean).norm(dim=1) / 2) ** 2
     torch.testing.assert_close(ClipImage(clip, [x[0], x[1]])(x), expected)
@@ -68,7 +70,8 @@ def test_an_ensemble_is_a_weighted_sum_whose_terms_are_named(clip: Clip) -> None
     both = 0.5 * a + 0.25 * b
     torch.testing.assert_close(both(x), 0.5 * a(x) + 0.25 * b(x))
     torch.testing.assert_close(both.terms(x), torch.stack([0.5 * a(x), 0.25 * b(x)]))
-    assert both.names == (f"0.5 {clip.name} text=a red shape", f"0.25 {clip.name} image")
+    assert both.names == (f"0.5*{clip.name} text=a red shape", f"0.25*{clip.name} image")
+    assert both.networks == (clip.network,)
 
 
 def test_what_cannot_be_read_is_said(clip: Clip, tmp_path: Path) -> None:
@@ -83,13 +86,21 @@ def test_what_cannot_be_read_is_said(clip: Clip, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "shapes", [{"weight": (1, 0)}, {"layers.0.weight": (5, 0), "layers.2.weight": (4, 5), "layers.10.weight": (1, 4)}]
+    "shapes",
+    [
+        {"weight": (1, 0)},
+        {"layers.0.weight": (5, 0), "layers.2.weight": (4, 5), "layers.10.weight": (1, 4)},
+    ],
 )
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_public_heads_load(folder: Path, tmp_path: Path, shapes: dict[str, tuple[int, int]], suffix: str) -> None:
-    width = load_clip(folder).width
+def test_public_heads_load(
+    clip: Clip, folder: Path, tmp_path: Path, shapes: dict[str, tuple[int, int]], suffix: str
+) -> None:
+    width = clip.width
     weights = {key: torch.randn(after, before or width) for key, (after, before) in shapes.items()}
-    weights |= {key.replace("weight", "bias"): torch.randn(shape[0]) for key, shape in shapes.items()}
+    weights |= {
+        key.replace("weight", "bias"): torch.randn(shape[0]) for key, shape in shapes.items()
+    }
     path = tmp_path / f"head{suffix}"
     save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
     rater, x = load_rater(path, folder), images()
@@ -97,6 +108,7 @@ def test_public_heads_load(folder: Path, tmp_path: Path, shapes: dict[str, tuple
     for key in shapes:
         expected = expected @ weights[key].T + weights[key.replace("weight", "bias")]
     torch.testing.assert_close(rater(x), expected[:, 0])
+    assert rater.networks == (rater.clip.network, rater.head)
     torch.testing.assert_close(Aesthetic(rater, 10.0)(x), (expected[:, 0] - 10).abs())
 
 
@@ -105,7 +117,7 @@ def test_a_head_of_another_clip_and_no_head_are_refused(folder: Path, tmp_path: 
     save_file({"weight": torch.randn(1, 768)}, path)
     with pytest.raises(UserError, match="reads embeddings of 768 numbers"):
         load_rater(path, folder)
-    with pytest.raises(UserError, match="are no aesthetic head"):
+    with pytest.raises(UserError, match="are not an aesthetic head"):
         linear_layers({"weight": torch.randn(3, 12)})
     (tmp_path / "text.pth").write_text("not weights")
     with pytest.raises(UserError, match="cannot be read as the weights of an aesthetic head"):

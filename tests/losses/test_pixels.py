@@ -23,8 +23,9 @@ from chainrule.losses import (
     load_backbone,
     load_vgg,
 )
-from chainrule.losses.cutouts import cropped
-from chainrule.losses.perceptual import VGG_CHANNELS, Features, gram
+from chainrule.losses.cutouts import crop
+from chainrule.losses.features import BLOCKS, Features
+from chainrule.losses.style import gram
 
 
 def images(batch: int = 3, side: int = 32) -> Tensor:
@@ -35,14 +36,14 @@ def vgg_weights(depth: int) -> dict[str, Tensor]:
     """Random weights of a VGG, named as torchvision names them, classifier and all."""
     weights, index, before = {"classifier.0.weight": torch.zeros(1, 1)}, 0, 3
     generator = torch.Generator().manual_seed(0)
-    for width in VGG_CHANNELS[depth]:
-        if isinstance(width, str):
-            index += 1
-            continue
-        scale = (2 / (9 * before)) ** 0.5
-        weights[f"features.{index}.weight"] = scale * torch.randn(width, before, 3, 3, generator=generator)
-        weights[f"features.{index}.bias"] = torch.zeros(width)
-        index, before = index + 2, width
+    for width, convolutions in BLOCKS[depth]:
+        for _ in range(convolutions):
+            scale = (2 / (9 * before)) ** 0.5
+            value = scale * torch.randn(width, before, 3, 3, generator=generator)
+            weights[f"features.{index}.weight"] = value
+            weights[f"features.{index}.bias"] = torch.zeros(width)
+            index, before = index + 2, width
+        index += 1
     return weights
 
 
@@ -54,10 +55,17 @@ def features(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         torch.save(vgg_weights(int(request.param[3:])), path / "vgg.pth")
         return load_vgg(path / "vgg.pth")
     if request.param == "resnet":
-        config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+        config = ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
+        )
         ResNetModel(config).save_pretrained(path)
     else:
-        sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+        sizes = {
+            "hidden_size": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 8,
+        }
         ViTModel(ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained(path)
     (path / "preprocessor_config.json").write_text('{"size": {"height": 32, "width": 32}}')
     return load_backbone(path)
@@ -65,7 +73,13 @@ def features(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def losses() -> list[Loss]:
     picture = images(side=16)[0]
-    return [Symmetry(), Target(picture), Target(picture, power=1.0), Brightness(0.7), ColourHistogram(picture)]
+    return [
+        Symmetry(),
+        Target(picture),
+        Target(picture, power=1.0),
+        Brightness(0.7),
+        ColourHistogram(picture),
+    ]
 
 
 @pytest.mark.parametrize("loss", losses(), ids=lambda loss: f"{loss.names[0]}")
@@ -83,10 +97,14 @@ def test_pixel_losses_are_their_formulas() -> None:
     torch.testing.assert_close(Symmetry()(x), ((x - x.flip(3)) ** 2).mean(dim=(1, 2, 3)))
     assert Symmetry()(torch.cat([x, x.flip(3)], dim=3)).abs().max() == 0
     torch.testing.assert_close(Target(picture)(x), ((x - picture) ** 2).mean(dim=(1, 2, 3)))
-    torch.testing.assert_close(Target(x.flip(0))(x), ((x - x.flip(0)) ** 2).mean(dim=(1, 2, 3)))  # one for each
+    torch.testing.assert_close(
+        Target(x.flip(0))(x), ((x - x.flip(0)) ** 2).mean(dim=(1, 2, 3))
+    )  # one for each
     mask = torch.zeros(32, 32)
     mask[:8] = 1
-    torch.testing.assert_close(Target(picture, mask, power=1.0)(x), (x - picture)[:, :, :8].abs().mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(
+        Target(picture, mask, power=1.0)(x), (x - picture)[:, :, :8].abs().mean(dim=(1, 2, 3))
+    )
     grey = torch.full((1, 3, 4, 4), 0.25)
     torch.testing.assert_close(Brightness(0.75)(grey), torch.tensor([0.25]))
 
@@ -99,7 +117,9 @@ def test_a_histogram_does_not_care_for_places() -> None:
 
 
 def test_a_mask_of_the_wrong_size_or_empty_is_refused() -> None:
-    with pytest.raises(UserError, match="the mask is 16x32 and the picture 32x32"):
+    with pytest.raises(
+        UserError, match="the mask is 16x32 and the picture 32x32: they must be the same size"
+    ):
         Target(images()[0], torch.ones(32, 16))
     with pytest.raises(UserError, match="the mask is empty"):
         Target(images()[0], torch.zeros(32, 32))
@@ -130,11 +150,25 @@ def test_a_file_that_is_no_vgg_is_refused(tmp_path: Path) -> None:
 
 def test_what_judges_places_is_not_shown_crops() -> None:
     picture, x = images(side=16)[0], images()
-    placed, anywhere = Symmetry() + 2.0 * Target(picture), Call(lambda x: x.std(dim=(1, 2, 3)), "spread")
-    both = cropped(placed + 0.5 * anywhere, 3, 0.3).replayed(Noise((0, 1, 2)), 5)
-    assert both.names == ("symmetry", "2 picture", "0.5 spread")
+    placed = Symmetry() + 2.0 * Target(picture)
+    anywhere = Call(lambda x: x.std(dim=(1, 2, 3)), "spread")
+    noise = Noise((0, 1, 2)).stream("doodl/crops")
+    both = crop(placed + 0.5 * anywhere, 3, 0.3).replay(noise, 5)
+    assert both.names == ("symmetry", "2*picture", "0.5*spread")
     terms = both.terms(x)
     torch.testing.assert_close(terms[:2], placed.terms(x))
-    crops = Cutouts(anywhere, 3).replayed(Noise((0, 1, 2)), 5)
-    torch.testing.assert_close(terms[2], 0.5 * crops(x))
+    torch.testing.assert_close(terms[2], 0.5 * Cutouts(anywhere, 3).replay(noise, 5)(x))
     assert not torch.allclose(terms[2], 0.5 * anywhere(x))
+
+
+def test_pictures_of_other_images_are_refused() -> None:
+    with pytest.raises(UserError, match="there are 3 pictures for 1 images: give one for all"):
+        Target(images())(images(1))
+
+
+def test_two_losses_of_one_kind_have_two_names() -> None:
+    picture = images()[0]
+    twice = Target(picture) + 0.5 * Target(picture.flip(2))
+    assert twice.names == ("picture", "0.5*picture")
+    again = twice + Target(picture) + Target(picture)
+    assert again.names == ("picture", "0.5*picture", "picture (2)", "picture (3)")

@@ -8,27 +8,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from chainrule.errors import UserError
+from chainrule.diffusion.batch import PerImage
 from chainrule.diffusion.schedule import Schedule
+from chainrule.errors import UserError
 
 
 class Prediction(NamedTuple):
-    """A network's guess of the clean latent and of the noise, each (B, C, h, w): x_t = alpha x0 + sigma eps.
+    """A network's guess of the clean latent and of the noise: x_t = alpha x0 + sigma eps.
 
-    Both are kept: recomputing one from the other loses precision, and some methods break their tie on purpose.
+    Both are kept: recomputing one from the other loses precision, and some methods break their tie
+    on purpose.
+
+    Args:
+        x0: (B, C, h, w).
+        eps: (B, C, h, w).
     """
 
     x0: Tensor
     eps: Tensor
 
     def combine(self, other: Prediction, rule: Callable[[Tensor, Tensor], Tensor]) -> Prediction:
-        """`rule` applied to both parts of this prediction and another."""
+        """`rule` applied to both parts of this prediction and an `other`."""
         return Prediction(rule(self.x0, other.x0), rule(self.eps, other.eps))
 
 
@@ -40,11 +46,24 @@ class Parameterization(ABC):
 
     @abstractmethod
     def prediction(self, x: Tensor, f: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """The raw output `f` at the noisy latent `x`, both (B, C, h, w), as a prediction."""
+        """What the raw output means.
+
+        Args:
+            x: The noisy latents (B, C, h, w).
+            f: The raw output at `x`, likewise.
+            alpha: The share of the picture in `x`, a scalar.
+            sigma: The share of the noise in `x`, a scalar.
+        """
 
     @abstractmethod
     def output(self, prediction: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The raw output that a (possibly guided) prediction stands for, (B, C, h, w)."""
+        """The raw output (B, C, h, w) that a prediction, perhaps a guided one, stands for.
+
+        Args:
+            prediction: What is said of the noisy latents.
+            alpha: The share of the picture in them, a scalar.
+            sigma: The share of the noise in them, a scalar.
+        """
 
     @abstractmethod
     def coefficients(self, schedule: Schedule, t: float, s: float) -> tuple[Tensor, Tensor]:
@@ -66,7 +85,10 @@ class Epsilon(Parameterization):
 
 
 class Velocity(Parameterization):
-    """F = alpha eps - sigma x0, the velocity of a variance-preserving process (Salimans & Ho 2022)."""
+    """F = alpha eps - sigma x0, the velocity of a variance-preserving process.
+
+    Salimans & Ho 2022.
+    """
 
     def prediction(self, x: Tensor, f: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         return Prediction(alpha * x - sigma * f, sigma * x + alpha * f)
@@ -81,7 +103,10 @@ class Velocity(Parameterization):
 
 
 class Flow(Parameterization):
-    """F = eps - x0, the velocity of flow matching, where alpha = 1 - sigma (SD3, Flux; Lipman et al. 2023)."""
+    """F = eps - x0, the velocity of flow matching, where alpha = 1 - sigma (SD3, Flux).
+
+    Lipman et al. 2023.
+    """
 
     def prediction(self, x: Tensor, f: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         return Prediction(x - sigma * f, x + alpha * f)
@@ -94,110 +119,179 @@ class Flow(Parameterization):
 
 
 class Denoiser(ABC):
-    """`(x_t, t) -> Prediction`. Guidance is a Denoiser that wraps a Denoiser.
+    """`(x_t, t) -> Prediction`. Guidance is a Denoiser that wraps a Denoiser."""
 
-    `schedule` says what t means, `output` in which form the chain's network speaks.
-    """
+    @property
+    @abstractmethod
+    def schedule(self) -> Schedule:
+        """What t means."""
 
-    schedule: Schedule
-    parameterization: Parameterization
+    @property
+    @abstractmethod
+    def parameterization(self) -> Parameterization:
+        """The form in which the chain's network speaks."""
 
     @abstractmethod
     def __call__(self, x: Tensor, t: float) -> Prediction:
-        """The prediction for the noisy latents `x` (B, C, h, w) at time `t`, in the dtype of `x`."""
+        """What is said of noisy latents, in their dtype.
+
+        Args:
+            x: The noisy latents (B, C, h, w).
+            t: Their time.
+        """
 
     @property
     @abstractmethod
     def inputs(self) -> tuple[Tensor, ...]:
-        """The tensors besides x that want a gradient (all of them do): conditioning, weights; nothing else gets one."""
+        """The tensors besides x that want a gradient: conditioning, weights.
+
+        All of them do, and nothing else gets one.
+        """
+
+    @property
+    @abstractmethod
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The networks that are asked, each once: those that a memory plan may move."""
 
     def select(self, rows: Sequence[int]) -> Denoiser:
-        """The same for some of the images of a batch; raises UserError if it cannot be told which."""
-        raise UserError(f"{type(self).__name__} is for a whole batch: give it `of`, or compute all images together")
+        """The same for some of the images of a batch.
+
+        Raises:
+            UserError: If it cannot be told what belongs to which image.
+        """
+        raise UserError(
+            f"a {type(self).__name__} is for a whole batch",
+            "give it `select`, or compute all images together",
+        )
 
     def output(self, x: Tensor, t: float) -> Tensor:
-        """The prediction in the network's own form F, (B, C, h, w)."""
-        return self.parameterization.output(self(x, t), self.schedule.alpha(t), self.schedule.sigma(t))
+        """The prediction in the network's own form F.
+
+        Args:
+            x: The noisy latents (B, C, h, w).
+            t: Their time.
+
+        Returns:
+            (B, C, h, w).
+        """
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return self.parameterization.output(self(x, t), alpha, sigma)
 
 
-class WrappedDenoiser(Denoiser):
-    """A denoiser made of another one, `denoiser`: same schedule, same output, same inputs unless it says otherwise."""
+class WrappedDenoiser(PerImage, Denoiser):
+    """A dataclass made of another denoiser: as that one in all that it does not change."""
 
     denoiser: Denoiser
 
     @property
-    def schedule(self) -> Schedule:  # type: ignore[override]
+    def schedule(self) -> Schedule:
         return self.denoiser.schedule
 
     @property
-    def parameterization(self) -> Parameterization:  # type: ignore[override]
+    def parameterization(self) -> Parameterization:
         return self.denoiser.parameterization
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         return self.denoiser.inputs
 
-    def select(self, rows: Sequence[int]) -> Denoiser:
-        return replace(self, denoiser=self.denoiser.select(rows))  # type: ignore[type-var]
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.denoiser.networks
 
 
 Conditioning = tuple[Tensor, ...]
-"""What a network is told besides x and t (text embeddings, ...), each with a leading dimension of B or 1."""
+"""What a network is told besides x and t (text embeddings, ...), each (B or 1, ...)."""
 
 
 class Network(ABC):
-    """A checkpoint's network: `(x (B, C, h, w), t, conditioning) -> F (B, C, h, w)`, in the dtype of `x`."""
+    """A checkpoint's network: `(x, t, conditioning) -> F`.
+
+    Its `schedule` says what t means, its `parameterization` what F is.
+    """
 
     schedule: Schedule
     parameterization: Parameterization
 
     @abstractmethod
     def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
-        """The raw output; `conditioning` has the batch of `x`."""
+        """The raw output (B, C, h, w), in the dtype of `x`.
+
+        Args:
+            x: The noisy latents (B, C, h, w).
+            t: Their time.
+            conditioning: Of the batch of `x`.
+        """
 
     @property
     @abstractmethod
     def weights(self) -> tuple[Tensor, ...]:
         """All weights, frozen or not."""
 
+    @property
+    @abstractmethod
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The modules that it is made of: those that a memory plan may move."""
+
 
 @dataclass(frozen=True, eq=False)
-class Conditioned(Denoiser):
+class Conditioned(PerImage, Denoiser):
     """A network with its conditioning filled in."""
 
     network: Network
     conditioning: Conditioning
 
     @property
-    def schedule(self) -> Schedule:  # type: ignore[override]
+    def schedule(self) -> Schedule:
         return self.network.schedule
 
     @property
-    def parameterization(self) -> Parameterization:  # type: ignore[override]
+    def parameterization(self) -> Parameterization:
         return self.network.parameterization
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        return tuple(value for value in (*self.conditioning, *self.network.weights) if value.requires_grad)
+        every = (*self.conditioning, *self.network.weights)
+        return tuple(value for value in every if value.requires_grad)
 
-    def select(self, rows: Sequence[int]) -> Conditioned:
-        return Conditioned(self.network, some(self.conditioning, rows))
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.network.networks
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         f = self.network(x, t, repeat(self.conditioning, len(x)))
-        return self.parameterization.prediction(x, f, self.schedule.alpha(t), self.schedule.sigma(t))
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return self.parameterization.prediction(x, f, alpha, sigma)
 
 
 def repeat(conditioning: Conditioning, batch: int) -> Conditioning:
-    """`conditioning` for `batch` images; raises UserError if it was made for another number of them."""
+    """A conditioning for each of the images.
+
+    Args:
+        conditioning: For one image or for all.
+        batch: How many images there are.
+
+    Raises:
+        UserError: If it was made for another number of images.
+    """
     for value in conditioning:
         if len(value) not in (1, batch):
             raise UserError(
-                f"there are {len(value)} prompts for {batch} images: give one prompt, or one for each image (seed)"
+                f"there are {len(value)} prompts for {batch} images",
+                "give one prompt, or one for each image (seed)",
+                "prompt",
             )
     return tuple(value.expand(batch, *value.shape[1:]) for value in conditioning)
 
 
-def some(conditioning: Conditioning, rows: Sequence[int]) -> Conditioning:
-    """`conditioning` of some of the images; what is common to all stays."""
-    return tuple(value if len(value) == 1 else value[list(rows)] for value in conditioning)
+def find_networks(*parts: Any) -> tuple[nn.Module, ...]:
+    """The networks that things ask, each once.
+
+    Args:
+        parts: A module is its own; of others, what they declare as `networks`, if anything.
+    """
+    found: dict[int, nn.Module] = {}
+    for part in parts:
+        own = (part,) if isinstance(part, nn.Module) else getattr(part, "networks", ())
+        found |= {id(network): network for network in own}
+    return tuple(found.values())

@@ -1,14 +1,16 @@
 """The probability-flow ODE, in the coordinates in which it is solved.
 
-    x_t = alpha x0 + sigma eps,    dx/dt = alpha'(t) x0 + sigma'(t) eps        AdjointDPM eq. 4, written out
+    x_t = alpha x0 + sigma eps,    dx/dt = alpha'(t) x0 + sigma'(t) eps        AdjointDPM eq. 4
 
-Divided by a scale and counted by another clock u, it has no linear part left, which a solver would get wrong:
+Divided by a scale and counted by another clock u, it has no linear part left, which a
+solver would get wrong:
 
-    y = x / alpha,             u = sigma / alpha,              dy/du = eps         AdjointDPM eq. 19 (`Rho`)
-    y = x / (alpha + sigma),   u = sigma / (alpha + sigma),    dy/du = eps - x0    the same in `Straight` lines
+    y = x / alpha,             u = sigma / alpha,              dy/du = eps       eq. 19 (`Rho`)
+    y = x / (alpha + sigma),   u = sigma / (alpha + sigma),    dy/du = eps - x0  (`Straight`)
 
-The second divides by nothing that may be zero: flow matching starts where alpha = 0. Euler's method is DDIM in both.
-Below the first timestep, where no network was trained, dy/du is what it is at t = 0.
+The second divides by nothing that may be zero: flow matching starts where alpha = 0.
+Euler's method is DDIM in both. Below the first timestep, where no network was trained,
+dy/du is what it is at t = 0.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from chainrule.diffusion.denoiser import Denoiser, Epsilon, Prediction
-from chainrule.errors import UserError
 from chainrule.diffusion.schedule import Schedule
+from chainrule.errors import UserError
 
 
 class ODE(ABC):
@@ -57,7 +59,13 @@ class Coordinates(ABC):
 
     @abstractmethod
     def slope(self, schedule: Schedule, t: float, prediction: Prediction) -> Tensor:
-        """dy/du, given what the network says at time `t`."""
+        """dy/du (B, C, h, w).
+
+        Args:
+            schedule: What times mean.
+            t: The time.
+            prediction: What the network says at that time.
+        """
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,10 @@ class Rho(Coordinates):
     def scale(self, schedule: Schedule, t: float) -> float:
         alpha = schedule.alpha(t).item()
         if alpha == 0.0:
-            raise UserError("this chain starts at pure noise, where x / alpha does not exist: use Straight() instead")
+            raise UserError(
+                "this chain starts at pure noise, where x / alpha does not exist",
+                "use Straight() instead",
+            )
         return alpha
 
     def clock(self, schedule: Schedule, t: float) -> float:
@@ -99,33 +110,41 @@ class Straight(Coordinates):
 
 @dataclass(frozen=True)
 class Original(Coordinates):
-    """x and t themselves, linear part and all (eq. 4): what the others are measured against. It ends at t = 0."""
+    """x and t themselves, linear part and all (eq. 4). It ends at t = 0.
+
+    What the others are measured against.
+    """
 
     def scale(self, schedule: Schedule, t: float) -> float:
         return 1.0
 
     def clock(self, schedule: Schedule, t: float) -> float:
-        return max(t, 0.0)
+        return schedule.network_time(t)
 
     def time(self, schedule: Schedule, u: float) -> float:
         return u
 
     def slope(self, schedule: Schedule, t: float, prediction: Prediction) -> Tensor:
-        early, late = max(t - 0.5, 0.0), min(t + 0.5, schedule.last)  # the table's derivative, over one timestep
+        # the table's derivative, over one timestep
+        early, late = max(t - 0.5, 0.0), min(t + 0.5, schedule.last)
         alpha, sigma = (
-            ((value(late) - value(early)) / (late - early)).item() for value in (schedule.alpha, schedule.sigma)
+            ((value(late) - value(early)) / (late - early)).item()
+            for value in (schedule.alpha, schedule.sigma)
         )
         return alpha * prediction.x0 + sigma * prediction.eps
 
 
-def natural(denoiser: Denoiser) -> Coordinates:
-    """Those in which dy/du is what the network was trained to say: `Rho` for noise, `Straight` for velocities."""
+def choose_coordinates(denoiser: Denoiser) -> Coordinates:
+    """Those in which dy/du is what the network was trained to say.
+
+    `Rho` for noise, `Straight` for velocities.
+    """
     return Rho() if isinstance(denoiser.parameterization, Epsilon) else Straight()
 
 
 @dataclass(frozen=True, eq=False)
 class ProbabilityFlow(ODE):
-    """The ODE of a denoiser."""
+    """The ODE of a denoiser in some coordinates."""
 
     denoiser: Denoiser
     coordinates: Coordinates
@@ -145,5 +164,6 @@ class ProbabilityFlow(ODE):
         return self.coordinates.time(self.denoiser.schedule, u)
 
     def slope(self, y: Tensor, t: float) -> Tensor:
-        t = max(t, 0.0)
-        return self.coordinates.slope(self.denoiser.schedule, t, self.denoiser(self.leave(y, t), t))
+        schedule = self.denoiser.schedule
+        t = schedule.network_time(t)
+        return self.coordinates.slope(schedule, t, self.denoiser(self.leave(y, t), t))

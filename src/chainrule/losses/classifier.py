@@ -1,19 +1,21 @@
-"""The loss of a classifier: towards one of its classes (DOODL section 5.2, vocabulary expansion)."""
+"""Towards a class of a classifier (DOODL section 5.2, vocabulary expansion)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn import functional
 
 from chainrule import bundled
 from chainrule.errors import UserError
-from chainrule.losses.base import Term
+from chainrule.losses.base import LossSpec, Term, find_networks
 from chainrule.vision import Preprocess, load_pretrained
 
 Objective = Callable[[Tensor, int], Tensor]
@@ -21,22 +23,45 @@ Objective = Callable[[Tensor, int], Tensor]
 
 
 def binary_cross_entropy(logits: Tensor, index: int) -> Tensor:
-    """The paper's: each class is a question of its own, and all but `index` should be answered with no. (B,)"""
+    """The paper's: each class is a question of its own, and all but one get a no.
+
+    Args:
+        logits: Those of B images and K classes, (B, K).
+        index: The class that gets a yes, from 0 to K - 1.
+
+    Returns:
+        The mean over the questions, (B,).
+    """
     target = torch.zeros_like(logits)
     target[:, index] = 1.0
-    return functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=1)
+    values = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return values.mean(dim=1)
 
 
 def cross_entropy(logits: Tensor, index: int) -> Tensor:
-    """The negative log-probability of class `index` among all. (B,)"""
+    """The negative log-probability of a class among all.
+
+    Args:
+        logits: Those of B images and K classes, (B, K).
+        index: The class, from 0 to K - 1.
+
+    Returns:
+        The loss of each image, (B,).
+    """
     return -logits.log_softmax(dim=1)[:, index]
+
+
+OBJECTIVES: dict[str, Objective] = {"bce": binary_cross_entropy, "ce": cross_entropy}
 
 
 @dataclass(frozen=True, eq=False)
 class ImageClassifier:
     """`images (B, 3, H, W) in [0, 1] -> logits (B, K)`, in the dtype of the images.
 
-    `network` takes what `preprocess` makes of them; `labels` are the names of its K classes.
+    Args:
+        network: Takes what `preprocess` makes of the images.
+        labels: The names of its K classes.
+        preprocess: How images are shown to it.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -46,23 +71,41 @@ class ImageClassifier:
     def __call__(self, images: Tensor) -> Tensor:
         return self.network(self.preprocess(images)).to(images.dtype)
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The networks that it asks."""
+        return find_networks(self.network)
+
     def index(self, label: str | int) -> int:
-        """The class named `label` (or numbered); raises UserError, with the nearest names, if there is none."""
+        """The class named `label` (or numbered), from 0 to K - 1.
+
+        Raises:
+            UserError: There is none; it names the nearest.
+        """
         if isinstance(label, int) or (label not in self.labels and label.isdigit()):
             if not 0 <= int(label) < len(self.labels):
-                raise UserError(f"there is no class {label}: this classifier has {len(self.labels)}, numbered from 0")
+                raise UserError(
+                    f"there is no class {label}",
+                    f"this classifier has {len(self.labels)}, numbered from 0",
+                )
             return int(label)
         if label not in self.labels:
-            from difflib import get_close_matches
-
-            names = get_close_matches(label, self.labels, n=12, cutoff=0.4) or self.labels[:12]
-            raise UserError(f"the classifier has no class {label!r}; it has, for example, {', '.join(names)}")
+            near = get_close_matches(label, self.labels, n=12, cutoff=0.4) or self.labels[:12]
+            raise UserError(
+                f"the classifier has no class {label!r}", f"it has, for example, {', '.join(near)}"
+            )
         return self.labels.index(label)
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier(Term):
-    """How far `classifier` is from seeing `target` (a label or its index), by `objective`."""
+    """How far a classifier is from seeing a class.
+
+    Args:
+        classifier: The classifier.
+        target: The class: a label or its index.
+        objective: How far that is, from the logits.
+    """
 
     classifier: ImageClassifier
     target: str | int
@@ -72,17 +115,47 @@ class Classifier(Term):
         self.classifier.index(self.target)
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         return f"classifier={self.target}"
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.classifier.networks
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.objective(self.classifier(images), self.classifier.index(self.target))
 
 
-def load_classifier(name: str | Path | None = None, device: str | torch.device = "cpu") -> ImageClassifier:
-    """The bundled classifier (None), or any `transformers` image classifier by folder or hub name, frozen.
+class ClassifierSpec(LossSpec):
+    """That a classifier sees a class in the image."""
 
-    Raises UserError if there is none of that name.
+    hint: ClassVar[str] = "classifier=CLASS"
+    kind: Literal["classifier"] = "classifier"
+    target: str = Field(description="The class that it should see: a label, or its number.")
+    classifier: str | None = Field(
+        None,
+        description="Any transformers image classifier, a folder or owner/name; the bundled one.",
+    )
+    objective: Literal["bce", "ce"] = Field(
+        "bce", description="bce: a question for each class (the paper's); ce: one among all."
+    )
+
+    def load(self, device: str | torch.device = "cpu") -> Classifier:
+        classifier = load_classifier(self.classifier, device)
+        return Classifier(classifier, self.target, OBJECTIVES[self.objective])
+
+
+def load_classifier(
+    name: str | Path | None = None, device: str | torch.device = "cpu"
+) -> ImageClassifier:
+    """Any `transformers` image classifier, frozen.
+
+    Args:
+        name: A folder, or a name on the hub; None: the bundled classifier.
+        device: Where it works.
+
+    Raises:
+        UserError: There is none of that name.
     """
     network, preprocess = load_pretrained(
         "AutoModelForImageClassification", name or bundled.CLASSIFIER, "image classifier"
@@ -100,3 +173,7 @@ class _Logits:
     def __call__(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.network(pixels).logits
         return logits
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.network,)

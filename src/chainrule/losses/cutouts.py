@@ -1,80 +1,120 @@
 """Random crops around any loss: DOODL's multi-crop augmentation (section 4.2, appendix C).
 
-The side of each square crop is `smallest + u^cut_power (1 - smallest)` of the image's, u uniform, its place uniform.
+    side = smallest + u^cut_power (1 - smallest)        of the image's; u, and the place, uniform
+
 The loss of an image is the mean over its crops.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from chainrule.errors import UserError
 from chainrule.losses.base import Loss, Scaled, Sum, Term
-from chainrule.noise import Noise
-
-ANY_NOISE = Noise((0,))
-"""The crops of a loss that nobody replays."""
+from chainrule.noise import Noise, Stream
 
 
 @dataclass(frozen=True)
 class Cutouts(Loss):
-    """`loss` averaged over `count` crops, each scaled back to the image's own size.
+    """A loss averaged over random square crops, each scaled back to the image's own size.
 
-    The paper: 16 crops, `cut_power` 0.3, and crops of at least 224 of 512 pixels (`smallest`). Which crops is decided
-    by `draw` of `noise`, whose seeds belong to the images in turn (a single seed to all of them): the same draw gives
-    the same crops.
+    The same draw of the same stream gives the same crops. The paper's are 16, of at least 224 of
+    512 pixels, with the power 0.3.
+
+    Args:
+        loss: What judges each crop.
+        count: How many crops of each image, 1 or more.
+        cut_power: The smaller, the larger are most crops.
+        smallest: The side of the smallest crop, as a share of the image's.
+        noise: Which crops: a seed for each image, or one for all; None: the same whenever asked.
+        k: Which draw of `noise`.
     """
 
     loss: Loss
     count: int = 16
     cut_power: float = 0.3
     smallest: float = 224 / 512
-    noise: Noise = ANY_NOISE
-    draw: int = 0
+    noise: Stream | None = None
+    k: int = 0
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise UserError(f"{self.count} crops are not possible: choose 1 or more, or leave the crops away")
+            raise UserError(
+                f"{self.count} crops are not possible", "choose 1 or more, or omit the crops"
+            )
         if isinstance(self.loss, Cutouts):
-            raise UserError("these are crops of crops: let the method crop (its `crops`), or the loss, but not both")
+            raise UserError(
+                "these are crops of crops",
+                "let the method crop (its `crops`), or the loss, but not both",
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
         return self.loss.names
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.loss.networks
+
     def terms(self, images: Tensor) -> Tensor:
-        noise = self.noise if len(self.noise.seeds) > 1 else Noise(self.noise.seeds * len(images))
         crops = [
-            _crop(image, *row)
-            for image, rows in zip(images, noise.uniform(self.draw, (self.count, 3)).tolist(), strict=True)
-            for row in self._boxes(rows, image.shape[-2], image.shape[-1])
+            _crop(image, *box)
+            for image, rows in zip(images, self._draw(len(images)).tolist(), strict=True)
+            for box in self._boxes(rows, image.shape[-2], image.shape[-1])
         ]
-        of_crops = self.loss.terms(torch.stack(crops))
+        whose = [i for i in range(len(images)) for _ in range(self.count)]
+        of_crops = self.loss.select(whose).terms(torch.stack(crops))
         return of_crops.unflatten(1, (len(images), self.count)).mean(dim=2)
 
-    def replayed(self, noise: Noise, draw: int) -> Loss:
-        return Cutouts(self.loss.replayed(noise, draw), self.count, self.cut_power, self.smallest, noise, draw)
+    def replay(self, noise: Stream, k: int) -> Loss:
+        return replace(self, loss=self.loss.replay(noise, k), noise=noise, k=k)
 
-    def _boxes(self, rows: list[list[float]], height: int, width: int) -> list[tuple[int, int, int]]:
+    def select(self, rows: Sequence[int]) -> Loss:
+        return replace(self, loss=self.loss.select(rows), noise=_select(self.noise, rows))
+
+    def _draw(self, batch: int) -> Tensor:
+        """What decides about each crop of each image, (B, count, 3)."""
+        shape = (self.count, 3)
+        if self.noise is None:
+            drawn = Noise((0,)).uniform(0, shape)
+        else:
+            drawn = self.noise.uniform(self.k, shape)
+        if len(drawn) not in (1, batch):
+            raise UserError(
+                f"the crops are those of {len(drawn)} images, and there are {batch}",
+                "select the loss of these images",
+            )
+        return drawn.expand(batch, *shape)
+
+    def _boxes(
+        self, rows: list[list[float]], height: int, width: int
+    ) -> list[tuple[int, int, int]]:
         """(top, left, side) of each crop, in pixels."""
-        whole = min(height, width)
-        sides = [int(whole * (self.smallest + u**self.cut_power * (1 - self.smallest))) for u, _, _ in rows]
+        whole, power, spread = min(height, width), self.cut_power, 1 - self.smallest
+        sides = [int(whole * (self.smallest + u**power * spread)) for u, _, _ in rows]
         return [
             (int(v * (height - side + 1)), int(w * (width - side + 1)), side)
             for side, (_, v, w) in zip(sides, rows, strict=True)
         ]
 
 
-def cropped(loss: Loss, count: int, cut_power: float) -> Loss:
-    """`loss` with its terms seeing `count` crops each, but for those that must see the whole image."""
+def crop(loss: Loss, count: int, cut_power: float) -> Loss:
+    """A loss whose terms see crops, but for those that must see the whole image.
+
+    Args:
+        loss: The loss.
+        count: How many crops of each image, 1 or more.
+        cut_power: The smaller, the larger are most crops.
+    """
     if isinstance(loss, Sum):
-        return Sum(tuple(cropped(part, count, cut_power) for part in loss.parts))
+        return Sum(tuple(crop(part, count, cut_power) for part in loss.parts))
     if isinstance(loss, Scaled):
-        return cropped(loss.part, count, cut_power) * loss.weight
+        return crop(loss.part, count, cut_power) * loss.weight
     return loss if isinstance(loss, Term) and loss.whole else Cutouts(loss, count, cut_power)
 
 
@@ -83,4 +123,11 @@ def _crop(image: Tensor, top: int, left: int, side: int) -> Tensor:
     size = (image.shape[-2], image.shape[-1])
     if (side, side) == size:
         return part[0]
-    return functional.interpolate(part, size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return functional.interpolate(part, size, mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ]
+
+
+def _select(noise: Stream | None, rows: Sequence[int]) -> Stream | None:
+    """The noise of some of the images; that of one seed is everyone's."""
+    return noise if noise is None or len(noise.seeds) == 1 else noise.select(rows)

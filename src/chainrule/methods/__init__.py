@@ -1,64 +1,66 @@
-"""One paper, one file, one function. Each takes a Task and gives a Result."""
+"""One paper, one file, one class: settings that are called on a task."""
 
-from chainrule.methods.adjoint_dpm import ADJOINT_DPM, adjoint_dpm
-from chainrule.methods.asyrp import asyrp
-from chainrule.methods.audit import Audit, AuditTask, audit
-from chainrule.methods.base import Photo, Result, Task, masked
-from chainrule.methods.best_of import best, best_of, draws
-from chainrule.methods.blended import blended
-from chainrule.methods.diffedit import diffedit
-from chainrule.methods.doodl import Doodl, DoodlState, doodl
-from chainrule.methods.edict import edict, reconstruction
-from chainrule.methods.effect import Effect, Pair, effect
-from chainrule.methods.ilvr import ilvr
-from chainrule.methods.noise_aware import noise_aware
-from chainrule.methods.one_step import one_step, one_step_edit
-from chainrule.methods.plain import plain
-from chainrule.methods.prompt_to_prompt import Attention, prompt_to_prompt, side_by_side
-from chainrule.methods.repaint import repaint
-from chainrule.methods.sdedit import sdedit
-from chainrule.methods.semantic import semantic
-from chainrule.methods.stylize import StyleTask, Stylization, stylize
+from chainrule.methods.adjoint_dpm import AdjointDPM
+from chainrule.methods.asyrp import Asyrp
+from chainrule.methods.audit import Audit, AuditTask
+from chainrule.methods.base import Method, Needs, Photo, Result, Sheet, Situation, State, Task
+from chainrule.methods.best_of import BestOf
+from chainrule.methods.blended import BlendedDiffusion
+from chainrule.methods.chains import constrain_to_mask
+from chainrule.methods.ddim_inversion import DDIMInversion
+from chainrule.methods.diffedit import DiffEdit
+from chainrule.methods.doodl import DOODL, DOODLState
+from chainrule.methods.edict import EDICTEdit
+from chainrule.methods.effect import Effect
+from chainrule.methods.ilvr import ILVR
+from chainrule.methods.inversion import Inversion
+from chainrule.methods.noise_aware import NoiseAwareGuidance
+from chainrule.methods.one_step import OneStepGuidance
+from chainrule.methods.plain import Plain
+from chainrule.methods.prompt_to_prompt import PromptToPrompt
+from chainrule.methods.reconstruction import Reconstruction
+from chainrule.methods.registry import METHODS
+from chainrule.methods.repaint import RePaint
+from chainrule.methods.sdedit import SDEdit
+from chainrule.methods.semantic import SemanticGuidance
+from chainrule.methods.stylize import StyleTask, Stylize
 from chainrule.optimise import Adam, Momentum
 
 __all__ = [
-    "ADJOINT_DPM",
+    "DOODL",
+    "ILVR",
+    "METHODS",
     "Adam",
-    "Attention",
+    "AdjointDPM",
+    "Asyrp",
     "Audit",
-    "Doodl",
-    "DoodlState",
+    "AuditTask",
+    "BestOf",
+    "BlendedDiffusion",
+    "DDIMInversion",
+    "DOODLState",
+    "DiffEdit",
+    "EDICTEdit",
     "Effect",
+    "Inversion",
+    "Method",
     "Momentum",
-    "Pair",
+    "Needs",
+    "NoiseAwareGuidance",
+    "OneStepGuidance",
     "Photo",
+    "Plain",
+    "PromptToPrompt",
+    "RePaint",
+    "Reconstruction",
     "Result",
-    "Studio",
-    "Stylization",
-    "Suspect",
+    "SDEdit",
+    "SemanticGuidance",
+    "Sheet",
+    "Situation",
+    "State",
+    "StyleTask",
+    "Stylize",
     "Task",
-    "adjoint_dpm",
-    "asyrp",
-    "audit",
-    "best",
-    "best_of",
-    "blended",
-    "diffedit",
-    "doodl",
-    "draws",
-    "edict",
-    "effect",
-    "ilvr",
-    "masked",
-    "noise_aware",
-    "one_step",
-    "one_step_edit",
-    "plain",
-    "prompt_to_prompt",
-    "reconstruction",
-    "repaint",
-    "sdedit",
-    "semantic",
-    "side_by_side",
-    "stylize",
+    "constrain_to_mask",
 ]

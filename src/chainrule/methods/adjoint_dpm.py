@@ -1,42 +1,71 @@
-"""Guided sampling as in AdjointDPM: Pan et al. 2024, section 4.1.1 and appendix B.
-
-    x_T = AdamW(x_T, dL/dx_T),    x_0 = Euler(x_T) in 31 steps,    30 epochs
-
-It is DOODL's loop with one latent instead of a pair, another optimiser, and nothing done to the noise in between. The
-paper's gradient is the continuous adjoint's (`adjoint=True`), which is off by the angle that `benchmarks/adjoint.py`
-measures; the default is the exact gradient of the same chain, at the same number of network calls. In our trials the
-wrong one found more of what was asked for (`benchmarks/guided.py`).
-Limits: those of DOODL; from noise only.
-"""
+"""Guided sampling as in AdjointDPM: Pan et al. 2024, section 4.1.1 and appendix B."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from chainrule.diffusion.gradient.base import OnStep
-from chainrule.methods.base import Result, Task
-from chainrule.methods.doodl import Doodl, DoodlState, doodl
+from chainrule.methods.base import Method, Needs, Result, Situation, State, Steps, Task
+from chainrule.methods.doodl import DOODL, DOODLState
 from chainrule.optimise import Adam
 
-ADJOINT_DPM = Doodl(
-    iterations=30,
-    steps=31,
-    optimiser=Adam(rate=0.1, beta2=0.999, decay=0.01),
-    mix=None,
-    perturbation=0.0,
-    renormalise=False,
-    crops=0,
-)
-"""The paper's settings. Its learning rates differ from class to class and are not given; this one was chosen by
-`benchmarks/guided.py --tune`, where it hardly matters."""
 
+class AdjointDPM(Method):
+    """Optimises the starting noise with AdamW through Euler's method: 31 steps, 30 epochs.
 
-def adjoint_dpm(
-    task: Task,
-    settings: Doodl = ADJOINT_DPM,
-    *,
-    on_iteration: Callable[[DoodlState], None] | None = None,
-    on_step: OnStep | None = None,
-) -> Result:
-    """The best images that it finds for the task's seeds. Errors as `doodl`."""
-    return doodl(task, settings, on_iteration=on_iteration, on_step=on_step)
+        x_T = AdamW(x_T, dL/dx_T),    x_0 = Euler(x_T)
+
+    Pan, Liew, Tan, Feng & Yan, "AdjointDPM: Adjoint Sensitivity Method for Gradient
+    Backpropagation of Diffusion Probabilistic Models", 2024, section 4.1.1. It is DOODL's loop
+    with one latent instead of a pair, another optimiser, and nothing done to the noise in between.
+    The paper's gradient is the continuous adjoint's (`adjoint`), which is off by an angle
+    (`benchmarks/adjoint.py`); the default is the exact one, at the same number of network calls.
+    In our trials the wrong one found more of what was asked for (`benchmarks/guided.py`).
+
+    Limits: those of DOODL; from noise only.
+    """
+
+    kind: Literal["adjoint-dpm"] = "adjoint-dpm"
+    needs = Needs.NOISE | Needs.LOSS
+    state: ClassVar[type[State]] = DOODLState
+    iterations: int = Field(default=30, ge=0, description="How often the noise is improved.")
+    steps: Steps = 31
+    optimiser: Adam = Adam(rate=0.1, beta2=0.999, decay=0.01)
+    adjoint: bool = Field(
+        default=False, description="The paper's own approximate gradient instead of the exact one."
+    )
+
+    @property
+    def loop(self) -> DOODL:
+        """The optimisation that this is. The paper gives no learning rate; see `guided.py`."""
+        return DOODL(
+            iterations=self.iterations,
+            steps=self.steps,
+            optimiser=self.optimiser,
+            mix=None,
+            perturbation=0.0,
+            renormalise=False,
+            crops=0,
+            adjoint=self.adjoint,
+        )
+
+    def count_iterations(self, task: Any) -> int:
+        return self.iterations + 1
+
+    @classmethod
+    def preset(cls, situation: Situation) -> dict[str, Any]:
+        return {}
+
+    def probe(self, steps: int) -> AdjointDPM:
+        return self.model_copy(update={"steps": steps, "iterations": 1})
+
+    def run(
+        self, task: Task, state: DOODLState | None = None, on_step: OnStep | None = None
+    ) -> Iterator[DOODLState]:
+        return self.loop.run(task, state, on_step)
+
+    def result(self, task: Task, state: DOODLState) -> Result:
+        return self.loop.result(task, state)

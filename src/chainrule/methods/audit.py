@@ -1,59 +1,51 @@
-"""Robustness audit of a classifier: AdjointDPM (Pan et al. 2024), section 4.1.2 and appendix C.
-
-Does a small change of the starting noise make an image that a classifier misreads, although it still shows the same?
-From images that it reads as an independent judge does, the noise is searched within a ball around where it started:
-
-    min over |x_T - x_T(0)|_inf <= tau  of  cross-entropy(classifier(x_0(x_T)), the class that came second)
-
-A success is an image that the classifier gives another class, while the judge still sees the first one. The judge takes
-no part in the search. Balls are searched from the smallest to the largest, each from where the last search ended.
-"""
+"""Robustness audit of a classifier: AdjointDPM (Pan et al. 2024), section 4.1.2, appendix C."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from chainrule import bundled
 from chainrule.diffusion.denoiser import Denoiser
+from chainrule.diffusion.gradient import Checkpoint
+from chainrule.diffusion.gradient.base import OnStep
+from chainrule.diffusion.sampling import sample
 from chainrule.errors import UserError
-from chainrule.diffusion.gradient.checkpoint import Checkpoint
-from chainrule.losses.classifier import ImageClassifier
+from chainrule.images import chart
+from chainrule.losses.classifier import ImageClassifier, load_classifier
+from chainrule.memory import Plan, begin_phase
+from chainrule.methods.base import PLAIN, Method, Needs, Sheet, State, Steps, Task, Writer
+from chainrule.metrics import wilson
+from chainrule.models import BUNDLED
 from chainrule.models.base import Model
 from chainrule.optimise import Adam
-from chainrule.diffusion.sampling import sample
 
-
-class Audit(BaseModel):
-    """The settings: balls of the radii `taus` (of noise of variance 1), each searched in so many `iterations`.
-
-    `reach` is the optimiser's rate in radii, `batch` how many images are searched at a time.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    taus: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.03, 0.1, 0.3)
-    iterations: int = Field(default=6, ge=1)
-    steps: int = Field(default=10, ge=1)
-    guidance_scale: float | None = None
-    reach: float = Field(default=0.4, gt=0)
-    batch: int = Field(default=16, ge=1)
-
-    @property
-    def radii(self) -> list[float]:
-        """The taus from the smallest to the largest."""
-        return sorted(set(self.taus))
+SHOWN = 6
+"""How many of the images that misled the classifier are shown."""
+Tau = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, eq=False)
 class AuditTask:
-    """The `classifier` to be audited on what the model makes of `prompts` and seeds, and the `judge` of what is there.
+    """A classifier to be audited on what a model draws, and a judge of what is there.
 
-    The two must call a class by the same name to mean the same.
+    The two must call a class by the same name to mean the same. Images are numbered: prompts
+    first, seeds within.
+
+    Args:
+        model: What draws.
+        prompts: What is drawn.
+        seeds: With which noise.
+        classifier: What is audited.
+        judge: An independent classifier.
+        plan: What is kept and rebuilt.
     """
 
     model: Model
@@ -61,33 +53,47 @@ class AuditTask:
     seeds: tuple[int, ...]
     classifier: ImageClassifier
     judge: ImageClassifier
+    plan: Plan = PLAIN
+    loss: None = None
 
     def __post_init__(self) -> None:
         if not set(self.classifier.labels) & set(self.judge.labels):
+            some = ", ".join(self.classifier.labels[:5])
             raise UserError(
-                "the classifier and the judge share no class: choose a judge that knows the classifier's labels, as "
-                f"{', '.join(self.classifier.labels[:5])}"
+                "the classifier and the judge share no class",
+                f"choose a judge that knows the classifier's labels, as {some}",
+                "judge",
             )
 
-    def denoiser(self, chosen: Tensor, guidance_scale: float | None) -> Denoiser:
-        """The model told the prompts of the images numbered `chosen` (prompts first, seeds within)."""
-        prompts = [self.prompts[i // len(self.seeds)] for i in chosen.tolist()]
+    def under(self, plan: Plan) -> AuditTask:
+        """This task with another plan."""
+        return replace(self, plan=plan)
+
+    def denoiser(self, rows: Tensor, guidance_scale: float | None) -> Denoiser:
+        """The model told the prompts of the images numbered `rows`."""
+        prompts = [self.prompts[i // len(self.seeds)] for i in rows.tolist()]
         return self.model.denoiser(prompts, guidance_scale=guidance_scale)
 
-    def loss_and_gradient(self, images: Tensor) -> Tensor:
-        """What the judge sees (B,), as the classifier's number of that class; -1 where it knows none of that name."""
-        of = {label: i for i, label in enumerate(self.classifier.labels)}
-        numbers = torch.tensor([of.get(label, -1) for label in self.judge.labels], device=images.device)
-        return numbers[self.judge(images).argmax(dim=1)]
+    def ask_judge(self, images: Tensor) -> Tensor:
+        """What the judge sees (B,), as the classifier's number of it; -1: none of that name."""
+        numbers = {label: i for i, label in enumerate(self.classifier.labels)}
+        known = [numbers.get(label, -1) for label in self.judge.labels]
+        return torch.tensor(known, device=images.device)[self.judge(images).argmax(dim=1)]
 
 
-class AuditState(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class AuditState(State):
     """All of an audit at one moment, for the N images of all prompts and seeds.
 
-    `x_T` (N, C, h, w) is the noise to try next, `memory` (2, *x_T.shape) the optimiser's, `start` that of the images
-    before the audit; `label` (N,) what classifier and judge saw there (-1: not the same, and so not audited), `second`
-    the class that came second; `seen` (N,) what the classifier saw last; `level` (N,) the number of the first radius at
-    which it was misled, or of radii; `done` () counts the iterations.
+    Args:
+        x_T: (N, C, h, w), the noise to try next.
+        memory: (2, *x_T.shape), the optimiser's.
+        start: As `x_T`, of the images before the audit.
+        label: (N,), what classifier and judge saw there; -1: not the same, and so not audited.
+        second: (N,), the class that came second.
+        seen: (N,), what the classifier saw last.
+        level: (N,), the number of the first radius that misled it, or of radii.
+        done: (), how many iterations are done.
     """
 
     x_T: Tensor
@@ -99,81 +105,297 @@ class AuditState(NamedTuple):
     level: Tensor
     done: Tensor
 
+    @property
+    def iteration(self) -> int:
+        return int(self.done)
 
-@torch.no_grad()
-def start(suspect: AuditTask, settings: Audit) -> AuditState:
-    """The state before the search: what classifier and judge make of the images."""
-    every = torch.arange(len(suspect.prompts) * len(suspect.seeds))
-    x_T = suspect.model.noise(suspect.seeds).repeat(len(suspect.prompts), 1, 1, 1)
-    images = torch.cat([made(suspect, settings, x_T[part], part) for part in every.split(settings.batch)])
-    first, second = suspect.classifier(images).topk(2, dim=1).indices.T
-    label = torch.where(suspect.loss_and_gradient(images) == first, first, -1)
-    level = torch.full_like(label, len(settings.radii))
-    return AuditState(
-        x_T, torch.stack([0 * x_T] * 2), x_T, label, second, first, level, torch.zeros((), dtype=torch.long)
+    @property
+    def numbers(self) -> dict[str, float]:
+        audited = self.label >= 0
+        moved = (self.level[audited] < self.level.max()) if audited.any() else audited
+        return {"audited": float(audited.sum()), "misled": float(moved.sum())}
+
+
+class Audit(Method):
+    """Finds images that a classifier misreads after a small change of their noise.
+
+        min over |x_T - x_T(0)|_inf <= tau  of  cross-entropy(classifier(x_0(x_T)), second class)
+
+    Pan et al., "AdjointDPM", 2024, section 4.1.2 and appendix C. From images that the classifier
+    reads as an independent judge does, the noise is searched within a ball around where it started.
+    A success is an image that the classifier gives another class, while the judge still sees the
+    first one; the judge takes no part in the search. Balls are searched from the smallest to the
+    largest, each from where the last search ended. A report has the share misled for each class and
+    radius, with 95 % intervals.
+
+    Limits: what the judge misreads counts as the classifier's fault.
+    """
+
+    kind: Literal["audit"] = "audit"
+    needs = Needs.PROMPT
+    state: ClassVar[type[State]] = AuditState
+    classifier: str | None = Field(
+        default=None, description="Any transformers image classifier; the bundled one."
+    )
+    judge: str | None = Field(
+        default=None, description="An independent one with the same labels; the bundled one."
+    )
+    tau: Annotated[tuple[Tau, ...], Field(min_length=1)] = Field(
+        default=(0.03, 0.1, 0.3),
+        description="How far an element of the noise (of variance 1) may move: a list.",
+    )
+    iterations: int = Field(default=6, ge=1, description="The iterations of each search.")
+    steps: Steps = 10
+    guidance_scale: float | None = Field(
+        default=None, description="Classifier-free guidance; the model's own."
+    )
+    reach: float = Field(default=0.4, gt=0, description="The optimiser's rate, in radii.")
+    batch: int = Field(default=16, ge=1, description="How many images are searched at a time.")
+
+    @property
+    def radii(self) -> list[float]:
+        """The taus from the smallest to the largest."""
+        return sorted(set(self.tau))
+
+    def count_iterations(self, task: Any) -> int:
+        return len(self.radii) * self.iterations + 1
+
+    def probe(self, steps: int) -> Audit:
+        return self.model_copy(update={"steps": steps, "iterations": 1, "tau": self.tau[:1]})
+
+    def prepare(self, task: Task | AuditTask) -> AuditTask:
+        if isinstance(task, AuditTask):
+            return task
+        super().prepare(task)
+        if not all(prompt.strip() for prompt in task.prompts):
+            raise UserError("a prompt is empty", "say what the images should show", "prompt")
+        if self.judge is None and task.model.name != BUNDLED:
+            raise UserError(
+                "there is no independent judge",
+                "name an image classifier that knows the same classes",
+                "judge",
+            )
+        if self.judge is not None and self.judge == self.classifier:
+            raise UserError(
+                "the judge is the classifier itself", "name another, or nothing is found out", "judge"
+            )
+        task.model.schedule.times(self.steps)
+        task.model.text(task.prompts)  # one that is too long is refused now
+        device = task.model.device
+        classifier = load_classifier(self.classifier, device)
+        judge = load_classifier(self.judge or bundled.JUDGE, device)
+        return AuditTask(task.model, task.prompts, task.seeds, classifier, judge, task.plan)
+
+    # --- the search -----------------------------------------------------------------------------
+
+    def run(
+        self, task: AuditTask, state: AuditState | None = None, on_step: OnStep | None = None
+    ) -> Iterator[AuditState]:
+        state = self.start(task) if state is None else state
+        if not (state.label >= 0).any():
+            raise UserError(
+                "classifier and judge agree on none of the images", "name prompts of what both know"
+            )
+        while state.iteration < self.count_iterations(task):
+            state = self._advance(task, state, on_step)
+            yield state
+
+    @torch.no_grad()
+    def start(self, task: AuditTask) -> AuditState:
+        """The state before the search: what classifier and judge make of the images."""
+        every = torch.arange(len(task.prompts) * len(task.seeds))
+        x_T = task.model.noise(task.seeds).repeat(len(task.prompts), 1, 1, 1)
+        parts = [self.draw(task, x_T[part], part) for part in every.split(self.batch)]
+        images = torch.cat(parts)
+        first, second = task.classifier(images).topk(2, dim=1).indices.T
+        label = torch.where(task.ask_judge(images) == first, first, -1)
+        level = torch.full_like(label, len(self.radii))
+        memory, done = torch.stack([0 * x_T] * 2), torch.zeros((), dtype=torch.long)
+        return AuditState(x_T, memory, x_T, label, second, first, level, done)
+
+    def draw(
+        self, task: AuditTask, x_T: Tensor, rows: Tensor, on_step: OnStep | None = None
+    ) -> Tensor:
+        """The images numbered `rows` (n,), from the noise `x_T` (n, C, h, w)."""
+        denoiser = task.denoiser(rows, self.guidance_scale)
+        times, gradient = task.model.schedule.times(self.steps), Checkpoint(task.plan.keep)
+        x_0 = sample(denoiser, x_T, times, gradient=gradient, on_step=on_step)
+        return task.model.decode(x_0)
+
+    def _advance(self, task: AuditTask, state: AuditState, on_step: OnStep | None) -> AuditState:
+        """Draw the images, see who is misled, and move the noise of those that are not."""
+        search, k = divmod(state.iteration, self.iterations)
+        radii = self.radii
+        open_ = (state.label >= 0) & (state.level == len(radii))
+        running = torch.nonzero(open_).squeeze(1)
+        if not len(running):
+            return replace(state, done=state.done + 1)
+        finished = search == len(radii)
+        size = task.plan.batch_size or self.batch
+        parts = [
+            self._judge(task, state, part, finished, on_step) for part in running.split(size)
+        ]
+        seen, by_judge, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
+        if not torch.isfinite(gradient).all():
+            raise UserError(
+                f"the gradient is not finite in iteration {state.iteration}", "use float32"
+            )
+        label = state.label[running]
+        misled = (seen != label) & (by_judge == label)
+        # what the last search left behind is judged in the next one
+        level, now = state.level.clone(), state.seen.clone()
+        level[running[misled]] = max(search - 1 if k == 0 else search, 0)
+        now[running] = seen
+        state = replace(state, seen=now, level=level, done=state.done + 1)
+        if finished:
+            return state
+        return self._move(state, running[~misled], gradient[~misled], radii[search], k)
+
+    @torch.no_grad()
+    def _move(
+        self, state: AuditState, rows: Tensor, gradient: Tensor, tau: float, k: int
+    ) -> AuditState:
+        """The state with the noise of the images numbered `rows` moved, and kept in its ball."""
+        x, memory = state.x_T.clone(), state.memory.clone()
+        kept = 0 * state.memory[:, rows] if k == 0 else state.memory[:, rows]
+        adam = Adam(rate=self.reach * tau)
+        change, memory[:, rows] = adam.update(x[rows], gradient, kept, k)
+        start = state.start[rows]
+        x[rows] = torch.clamp(x[rows] + change, start - tau, start + tau)
+        return replace(state, x_T=x, memory=memory)
+
+    def _judge(
+        self,
+        task: AuditTask,
+        state: AuditState,
+        rows: Tensor,
+        finished: bool,
+        on_step: OnStep | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What classifier and judge see in some images, and the gradient of their noise."""
+        begin_phase("walk")
+        with torch.set_grad_enabled(not finished):
+            x_T = state.x_T[rows].requires_grad_(not finished)
+            images = self.draw(task, x_T, rows, on_step)
+            logits = task.classifier(images)
+            loss = functional.cross_entropy(logits, state.second[rows], reduction="sum")
+            begin_phase("back")
+            gradient = torch.zeros_like(x_T)
+            if not finished:
+                (gradient,) = torch.autograd.grad(loss, x_T)
+        with torch.no_grad():
+            return logits.detach().argmax(dim=1), task.ask_judge(images.detach()), gradient
+
+    # --- what was found -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def compare(
+        self, task: AuditTask, state: AuditState, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The images numbered `rows` before the audit and at its end."""
+        before, after = (self.draw(task, x[rows], rows) for x in (state.start, state.x_T))
+        return before, after
+
+    def report(self, task: AuditTask, state: AuditState) -> dict[str, Any]:
+        """For each class, and for all, how many images there were and what share was misled."""
+        # what the last iteration of a search left behind is judged by the one after it
+        radii = self.radii[: max(0, (state.iteration - 1) // self.iterations)]
+        audited, labels = state.label >= 0, task.classifier.labels
+        seen = state.label[audited].unique().tolist()
+        groups = {labels[c]: state.label == c for c in seen} | {"all": audited}
+        misled = {
+            name: [
+                wilson(int((state.level[group] <= i).sum()), int(group.sum()))._asdict()
+                for i in range(len(radii))
+            ]
+            for name, group in groups.items()
+        }
+        return {
+            "images": len(state.label),
+            "radii": radii,
+            "audited": {name: int(group.sum()) for name, group in groups.items()},
+            "misled": misled,
+        }
+
+    @torch.no_grad()
+    def result(self, task: AuditTask, state: AuditState) -> Sheet:
+        """Images before and after, with what the classifier and the judge see."""
+        misled = torch.nonzero(state.level < len(self.radii)).squeeze(1)
+        audited = torch.nonzero(state.label >= 0).squeeze(1)
+        shown = (misled if len(misled) else audited)[:SHOWN]
+        before, after = self.compare(task, state, shown)
+        change = (0.5 + 4 * (after - before)).clamp(0, 1)
+        columns = {"before": before, "after": after, "difference, 4 times": change}
+        captions: dict[str, Sequence[str]]
+        captions = {name: _captions(task, columns[name]) for name in ("before", "after")}
+        captions["difference, 4 times"] = [self._found(i) for i in state.level[shown].tolist()]
+        rows = [f"seed {task.seeds[i % len(task.seeds)]}" for i in shown.tolist()]
+        title = "what the classifier / the judge sees"
+        records = [self._record(task, state, i) for i in range(len(state.label))]
+        return Sheet(columns, rows, captions, title, self.report(task, state), records)
+
+    def _found(self, level: int) -> str:
+        return f"tau {self.radii[level]:g}" if level < len(self.radii) else "not misled"
+
+    def _record(self, task: AuditTask, state: AuditState, i: int) -> dict[str, Any]:
+        """What is known of image `i`."""
+        labels, level = task.classifier.labels, int(state.level[i])
+        label = int(state.label[i])
+        return {
+            "prompt": task.prompts[i // len(task.seeds)],
+            "seed": task.seeds[i % len(task.seeds)],
+            "label": labels[label] if label >= 0 else "",
+            "seen": labels[int(state.seen[i])],
+            "tau": self.radii[level] if label >= 0 and level < len(self.radii) else "",
+        }
+
+    def artefacts(self, task: AuditTask, state: AuditState) -> Mapping[str, Writer]:
+        """A report in words, with a table, and its curve."""
+        found = self.report(task, state)
+
+        def write_report(path: Path) -> None:
+            path.write_text(_describe(found, stopped=len(found["radii"]) < len(self.radii)))
+
+        def write_curve(path: Path) -> None:
+            _draw_curve(found).save(path, "PNG")
+
+        return {"report.md": write_report, "curve.png": write_curve}
+
+
+def _captions(task: AuditTask, images: Tensor) -> list[str]:
+    """What the classifier and the judge see, and how sure they are."""
+    said = []
+    for network in (task.classifier, task.judge):
+        sure, index = network(images).softmax(dim=1).max(dim=1)
+        pairs = zip(sure.tolist(), index.tolist(), strict=True)
+        said.append([f"{network.labels[i]} {p:.0%}" for p, i in pairs])
+    return [f"{one} / {two}" for one, two in zip(*said, strict=True)]
+
+
+def _describe(found: Mapping[str, Any], *, stopped: bool) -> str:
+    """A report as Markdown."""
+    header = ["class", "images", *(f"tau {tau:g}" for tau in found["radii"])]
+    lines = [header, ["---"] * len(header)]
+    for name, row in found["misled"].items():
+        cells = [f"{i['value']:.3f} [{i['low']:.3f}, {i['high']:.3f}]" for i in row]
+        lines.append([name, str(found["audited"][name]), *cells])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    early = "It was stopped before the larger ones were done. " if stopped else ""
+    return (
+        f"# How often the classifier was misled\n\nOf {found['images']} images, classifier and "
+        f"judge saw the same in {found['audited']['all']}; those were searched, in balls of the "
+        f"radius tau around their noise.\n{early}A success: the classifier sees another class, the "
+        f"judge still the first. Shares with 95 % intervals.\n\n{table}\n\n"
+        "![the share over the radius](curve.png)\n\n![examples](grid.png)\n"
     )
 
 
-def audit(suspect: AuditTask, settings: Audit, state: AuditState) -> Iterator[AuditState]:
-    """The states after each iteration, to the end of the last search."""
-    for _ in range(int(state.done), len(settings.radii) * settings.iterations + 1):
-        state = _advance(suspect, settings, state)
-        yield state
+def _draw_curve(found: Mapping[str, Any]) -> Any:
+    """The share misled over the radius, a line a class."""
+    radii, rows = found["radii"], found["misled"]
+    curve = torch.tensor([[0.0, *(i["value"] for i in row)] for row in rows.values()]).T
+    shown = ", ".join(f"{tau:g}" for tau in (0.0, *radii))
+    ends = ("tau 0", f"tau {radii[-1] if radii else 0:g}")
+    return chart(f"share misled, at tau = {shown}", curve, list(rows), ends)
 
 
-def _advance(suspect: AuditTask, settings: Audit, state: AuditState) -> AuditState:
-    """Make the images, see who is misled, and move the noise of those that are not."""
-    search, k = divmod(int(state.done), settings.iterations)
-    radii = settings.radii
-    running = torch.nonzero((state.label >= 0) & (state.level == len(radii))).squeeze(1)
-    if not len(running):
-        return state._replace(done=state.done + 1)
-    finished = search == len(radii)
-    parts = [_judged(suspect, settings, state, part, finished) for part in running.split(settings.batch)]
-    seen, by_judge, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
-    if not torch.isfinite(gradient).all():
-        raise UserError(f"the gradient is not finite in iteration {int(state.done)}: use float32")
-
-    with torch.no_grad():
-        label = state.label[running]
-        misled = (seen != label) & (by_judge == label)
-        found_in = search - 1 if k == 0 else search  # what the last search left behind is loss_and_gradient in the next one
-        level = state.level.clone()
-        level[running[misled]] = max(found_in, 0)
-        now, still = state.seen.clone(), running[~misled]
-        now[running] = seen
-        x, memory = state.x_T.clone(), state.memory.clone()
-        if not finished:
-            tau = radii[search]
-            kept = 0 * state.memory[:, still] if k == 0 else state.memory[:, still]
-            adam = Adam(rate=settings.reach * tau)
-            change, memory[:, still] = adam.update(x[still], gradient[~misled], kept, k)
-            x[still] = torch.clamp(x[still] + change, state.start[still] - tau, state.start[still] + tau)
-    return state._replace(x_T=x, memory=memory, seen=now, level=level, done=state.done + 1)
-
-
-def _judged(
-    suspect: AuditTask, settings: Audit, state: AuditState, chosen: Tensor, finished: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What classifier and judge see in the images numbered `chosen`, and the gradient of their noise (0 at the end)."""
-    with torch.set_grad_enabled(not finished):
-        x_T = state.x_T[chosen].requires_grad_(not finished)
-        images = made(suspect, settings, x_T, chosen)
-        logits = suspect.classifier(images)
-        loss = functional.cross_entropy(logits, state.second[chosen], reduction="sum")
-        gradient = torch.zeros_like(x_T) if finished else torch.autograd.grad(loss, x_T)[0]
-    return logits.detach().argmax(dim=1), suspect.loss_and_gradient(images.detach()), gradient
-
-
-def made(suspect: AuditTask, settings: Audit, x_T: Tensor, chosen: Tensor) -> Tensor:
-    """The images numbered `chosen`, from the noise `x_T` (one for each)."""
-    denoiser = suspect.denoiser(chosen, settings.guidance_scale)
-    times = suspect.model.schedule.times(settings.steps)
-    return suspect.model.decode(sample(denoiser, x_T, times, gradient=Checkpoint()))
-
-
-@torch.no_grad()
-def images(suspect: AuditTask, settings: Audit, state: AuditState, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The images numbered `chosen` before the audit and at its end."""
-    before, after = (made(suspect, settings, x[chosen], chosen) for x in (state.start, state.x_T))
-    return before, after

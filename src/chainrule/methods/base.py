@@ -1,43 +1,75 @@
-"""What every method is given and gives back."""
+"""What a method is, what it is given, and what it gives back.
+
+A method is one object: frozen settings that can be written down, called on a task.
+
+    result = SDEdit(strength=0.6)(task)
+
+What happens inside is an iterator of states, tensors in and tensors out, so that whoever executes
+a run can save each one, stop after any, and go on from it as if nothing had been.
+"""
 
 from __future__ import annotations
 
-import gc
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import Flag, auto
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from chainrule.diffusion.constraints import Constraint, Inpaint, Noised, constrain
-from chainrule.diffusion.constraints.inpaint import KNOWN, fill_in, mask_for_latents
+from chainrule.diffusion.batch import PerImage, select
+from chainrule.diffusion.constraints import Constraint
 from chainrule.diffusion.denoiser import Denoiser
-from chainrule.errors import UserError
+from chainrule.diffusion.gradient import Backprop, Gradient
 from chainrule.diffusion.gradient.base import OnStep
+from chainrule.diffusion.guidance.base import Energy
+from chainrule.diffusion.solvers.registry import SOLVERS
+from chainrule.diffusion.time_grids import GRIDS
+from chainrule.errors import UserError
 from chainrule.losses.base import Loss
-from chainrule.memory import out_of_memory
+from chainrule.memory.plan import Plan
 from chainrule.models.base import Model
 from chainrule.noise import Noise
-from chainrule.plan import Plan, arrange
-from chainrule.diffusion.sampling import invert, sample_state
-from chainrule.diffusion.schedule import Grid, tail
-from chainrule.diffusion.solvers.base import State, Solver
-from chainrule.diffusion.solvers.ddim import DDIM
+from chainrule.specs import Spec
 
-T = TypeVar("T")
 PLAIN = Plan()
+BACKPROP = Backprop()
+
+
+class Needs(Flag):
+    """What a method cannot do without."""
+
+    NOTHING = 0
+    NOISE = auto()
+    """It starts at noise: a photo would be ignored, so it is refused."""
+    PROMPT = auto()
+    PHOTO = auto()
+    SOURCE = auto()
+    """What the photo shows, in words."""
+    MASK = auto()
+    LOSS = auto()
+    PICTURES = auto()
+    """Pictures to learn from."""
+
+
+# --- what it is given ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
-    """Pictures to be edited: `images` (B, 3, H, W) in [0, 1] of sides that the model can make (`Codec.multiple`).
+class Photo(PerImage):
+    """Pictures to be edited, one for each seed.
 
-    `denoiser` is what they are invert_photos under: told what they show, or nothing (no prompt, no guidance). `size` is the
-    (height, width) of the original, whose proportions a result should have. `mask` (B, 1, H, W) in [0, 1] is 1 where
-    they may change (None: everywhere), and `exact` puts the photo's own pixels back elsewhere at the end. `x_T`
-    (B, C, h, w) is the noise of pictures that the model itself has made by DDIM under `denoiser`.
+    Args:
+        images: (B, 3, H, W) in [0, 1], of sides that the model can make (`Codec.multiple`).
+        denoiser: What they are inverted under: told what they show, or nothing at all.
+        size: The (height, width) of the original, whose proportions a result should have.
+        mask: (B, 1, H, W) in [0, 1], 1 where they may change; None: everywhere.
+        exact: Whether the photo's own pixels are put back outside the mask at the end.
+        x_T: The noise (B, C, h, w) of pictures that the model itself drew by DDIM.
+        prompts: What they show: a prompt for all, or one for each; empty: nothing was said.
     """
 
     images: Tensor
@@ -46,19 +78,24 @@ class Photo:
     mask: Tensor | None = None
     exact: bool = False
     x_T: Tensor | None = None
+    prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         wanted = (len(self.images), 1, *self.images.shape[2:])
         if self.mask is not None and self.mask.shape != wanted:
-            raise UserError(f"the mask is {tuple(self.mask.shape)} and must be {wanted}, like the photos it is for")
+            found = tuple(self.mask.shape)
+            raise UserError(f"the mask is {found} and must be {wanted}, like the photos it is for")
 
     def select(self, rows: Sequence[int]) -> Photo:
         """Some of the photos."""
-        mask, x_T = (None if value is None else value[list(rows)] for value in (self.mask, self.x_T))
-        return replace(self, images=self.images[list(rows)], denoiser=self.denoiser.select(rows), mask=mask, x_T=x_T)
+        parts = (self.images, self.denoiser, self.mask, self.x_T, select_words(self.prompts, rows))
+        images, denoiser, mask, x_T, prompts = (select(part, rows) for part in parts)
+        return replace(
+            self, images=images, denoiser=denoiser, mask=mask, x_T=x_T, prompts=prompts
+        )
 
-    def kept(self, images: Tensor) -> Tensor:
-        """`images` (B, 3, H, W), with the photos' own pixels outside the mask if that was asked for."""
+    def composite(self, images: Tensor) -> Tensor:
+        """`images` (B, 3, H, W), with the photos' own pixels outside the mask if asked for."""
         if self.mask is None or not self.exact:
             return images
         return self.mask * images + (1 - self.mask) * self.images
@@ -68,9 +105,18 @@ class Photo:
 class Task:
     """One prompt for a batch of seeds, and what the images should be like.
 
-    `denoiser` is the model's with the prompt filled in, `loss` None for methods that need none, `photo` what the images
-    are made of where they are not made of noise (one for each seed), `plan` how all that fits memory (`under`).
-    `constraints` hold between the steps of any method's way from noise to image (`masked` adds that of a mask).
+    Args:
+        model: The checkpoint.
+        denoiser: Its network told the prompt, guided.
+        seeds: One for each image.
+        loss: What the images should be like; None for methods that need none.
+        photo: What the images are made of, where they are not made of noise.
+        plan: What is computed at once, kept and rebuilt (`chainrule.memory.arrange` does the rest).
+        constraints: What holds between the steps of any way from noise to image.
+        prompts: What the denoiser was told: a prompt for all images, or one for each.
+        pictures: Pictures to learn from, each (3, h, w) in [0, 1] of any size.
+        energy: What guides noisy latents, (x_t, t) -> (B,), for methods that see these.
+        gradient: How the chain of a method that draws once is differentiated.
     """
 
     model: Model
@@ -80,11 +126,16 @@ class Task:
     photo: Photo | None = None
     plan: Plan = PLAIN
     constraints: tuple[Constraint, ...] = ()
+    prompts: tuple[str, ...] = ()
+    pictures: tuple[Tensor, ...] = ()
+    energy: Energy | None = None
+    gradient: Gradient = BACKPROP
 
     def __post_init__(self) -> None:
         if self.photo is not None and len(self.photo.images) != len(self.seeds):
             raise UserError(
-                f"there are {len(self.photo.images)} photos and {len(self.seeds)} seeds: give one seed for each photo"
+                f"there are {len(self.photo.images)} photos and {len(self.seeds)} seeds",
+                "give one seed for each photo",
             )
 
     @property
@@ -99,245 +150,292 @@ class Task:
         if self.photo is None:
             return self.model.noise(self.seeds)
         height, width = (side // codec.factor for side in self.photo.images.shape[-2:])
-        return self.noise.normal(0, (codec.latent_shape[0], height, width)).to(self.model.device)
+        shape = (codec.latent_shape[0], height, width)
+        return self.noise.normal(0, shape).to(self.model.device)
 
     def select(self, rows: Sequence[int]) -> Task:
-        """The same for some of the images."""
-        seeds, photo = tuple(self.seeds[row] for row in rows), self.photo and self.photo.select(rows)
-        constraints = tuple(constraint.select(rows) for constraint in self.constraints)
-        return replace(self, denoiser=self.denoiser.select(rows), seeds=seeds, photo=photo, constraints=constraints)
+        """The same for some of the images: loss, photo and constraints are theirs."""
+        return replace(
+            self,
+            denoiser=self.denoiser.select(rows),
+            seeds=tuple(self.seeds[row] for row in rows),
+            loss=select(self.loss, rows),
+            photo=select(self.photo, rows),
+            constraints=select(self.constraints, rows),
+            prompts=select_words(self.prompts, rows),
+            energy=select(self.energy, rows),
+        )
 
-    def parts(self, size: int | None = None) -> list[tuple[list[int], Task]]:
-        """The images in groups of `size` (None: all in one): the numbers of each group's images, and its task."""
+    def split(self, size: int | None = None) -> list[tuple[list[int], Task]]:
+        """The images in groups of `size` (None: all in one): their numbers, and their task."""
         rows = list(range(len(self.seeds)))
         if size is None or size >= len(rows):
             return [(rows, self)]
-        return [(group, self.select(group)) for start in rows[::size] if (group := rows[start : start + size])]
+        groups = [rows[start : start + size] for start in rows[::size]]
+        return [(group, self.select(group)) for group in groups]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The images of `latents`; the photos' own pixels where they are to be kept exactly."""
+        """The images of `latents`; the photos' own pixels where these are kept exactly."""
         images = self.model.decode(latents)
-        return images if self.photo is None else self.photo.kept(images)
+        return images if self.photo is None else self.photo.composite(images)
 
     def under(self, plan: Plan) -> Task:
-        """This task with its networks arranged as `plan` has it."""
-        arrange(self.model, self.loss, plan)
+        """This task with another plan. Networks are not touched (`chainrule.memory.arrange`)."""
         return replace(self, plan=plan)
 
-    def wanted(self) -> Loss:
-        """The loss; raises UserError if the task has none."""
+    def require_loss(self) -> Loss:
+        """The loss. Raises UserError if there is none."""
         if self.loss is None:
-            raise UserError("this method needs a loss: name one, for example --loss classifier=heart")
+            raise UserError("this method needs a loss", "name one, for example classifier=heart", "loss")
         return self.loss
 
-    def edited(self) -> Photo:
-        """The photos; raises UserError if the task has none."""
+    def require_photo(self) -> Photo:
+        """The photos. Raises UserError if there are none."""
         if self.photo is None:
-            raise UserError("this method edits a picture: name one, as in `chainrule edit photo.jpg`")
+            raise UserError("this method edits a picture", "name one", "photo")
         return self.photo
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there is a prompt that says something."""
+        return any(prompt.strip() for prompt in self.prompts)
+
+
+def select_words(words: tuple[str, ...], rows: Sequence[int]) -> tuple[str, ...]:
+    """Some images' prompts; one that is common to all stays."""
+    return words if len(words) < 2 else tuple(words[row] for row in rows)
+
+
+# --- what it gives back -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """All of a method's work at one moment, as tensors: what a file holds, where it goes on."""
+
+    @property
+    def iteration(self) -> int:
+        """How many iterations are done."""
+        return 1
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """How it goes, by name: means over the images."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name."""
+        named = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Any:
+        """The state that `tensors` made these of. Raises UserError if they are another's."""
+        try:
+            return cls(**tensors)
+        except TypeError as error:
+            raise UserError(
+                f"this is not a state of {cls.__name__} (it holds {', '.join(sorted(tensors))})"
+            ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn(State):
+    """What a method that draws once has drawn.
+
+    Args:
+        latents: (B, C, h, w), of the finished images.
+        x_T: (B, C, h, w), the noise that they started at.
+        attention: (B, K, h', w'), how much each of K tokens is looked at, and where.
+    """
+
+    latents: Tensor
+    x_T: Tensor
+    attention: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """`images` (B, 3, H, W) in [0, 1], their `latents` and starting noise `x_T` (B, C, h, w), and `losses` (B,).
+    """Images, and what is known of them.
 
-    `history` (k, B) holds the loss of each image at each iteration of a method that iterates, `terms` (k, n, B) what it
-    was the sum of (`Loss.names`). `attention` (B, K, h', w') is how much each of K tokens is looked at, and where, if a
-    method has seen that.
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        latents: (B, C, h, w).
+        x_T: (B, C, h, w), the noise that they started at.
+        losses: (B,), of whole images.
+        terms: (k, n, B), what the optimised loss was the sum of, at each iteration.
+        attention: (B, K, h', w'), how much each of K tokens is looked at, and where.
     """
 
     images: Tensor
     latents: Tensor
     x_T: Tensor
     losses: Tensor | None = None
-    history: Tensor | None = None
     terms: Tensor | None = None
     attention: Tensor | None = None
 
-
-class Judged(NamedTuple):
-    """What a loss says of P batches of finished latents: its n `terms` (n, B), the mean over the batches; `gradients`
-    of their sum, of each batch (B, C, h, w); and the `images` (B, 3, H, W) of the first."""
-
-    terms: Tensor
-    gradients: tuple[Tensor, ...]
-    images: Tensor
+    @property
+    def history(self) -> Tensor | None:
+        """The optimised loss of each image at each iteration, (k, B)."""
+        return None if self.terms is None else self.terms.sum(dim=1)
 
 
-def loss_and_gradient(task: Task, loss: Callable[[Task], Loss], latents: Sequence[Tensor]) -> Judged:
-    """The chain rule's first factor, dL/dx_0, by itself: the graph of images and loss is gone before the chain's comes.
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """What a method that trains or audits has to show.
 
-    `loss` makes the loss of a task's images, `latents` are P batches of them (EDICT's pair). As many images are seen at
-    once as the task's plan allows. In `torch.no_grad()` the gradients are zero.
+    Args:
+        columns: (N, 3, H, W) in [0, 1] by name: a row for each of the N.
+        rows: The rows' names.
+        captions: What stands under each image, by column.
+        title: What it is.
+        numbers: What was found, in numbers, for the report.
+        records: A row for each image of the report's table, if there is one.
     """
-    each = [_judged(task, loss, batch, 1 / len(latents)) for batch in latents]
-    terms, gradients, images = zip(*each, strict=True)
-    return Judged(torch.stack(terms).sum(dim=0), gradients, images[0])
+
+    columns: Mapping[str, Tensor]
+    rows: Sequence[str]
+    captions: Mapping[str, Sequence[str]]
+    title: str
+    numbers: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]] = ()
 
 
-def _judged(task: Task, loss: Callable[[Task], Loss], latents: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The weighted terms of one batch, the gradient of their sum, and the images."""
-    terms, gradients, images = [], [], []
-    for rows, part in task.parts(task.plan.sight):
-        leaf = latents.detach()[rows].requires_grad_(torch.is_grad_enabled())
-        made = part.decode(leaf)
-        values = weight * loss(part).terms(made)
-        gradients.append(torch.autograd.grad(values.sum(), leaf)[0] if leaf.requires_grad else 0 * leaf)
-        terms.append(values.detach())
-        images.append(made.detach())
-    return torch.cat(terms, dim=1), torch.cat(gradients), torch.cat(images)
+Writer = Callable[[Path], None]
+"""Writes one file."""
 
 
-def decoded(task: Task, latents: Tensor) -> Tensor:
-    """The images of `latents` (B, C, h, w), as many at once as the task's plan allows."""
-    return torch.cat([part.decode(latents[rows]) for rows, part in task.parts(task.plan.sight)])
+# --- what it is ---------------------------------------------------------------------------------
 
 
-def scored(task: Task, images: Tensor, loss: Callable[[Task], Loss] = Task.wanted) -> Tensor:
-    """The loss of each of `images`, (B,), as many at once as the task's plan allows; `loss` makes it of a task."""
-    return torch.cat([loss(part)(images[rows]) for rows, part in task.parts(task.plan.sight)])
+@dataclass(frozen=True)
+class Situation:
+    """What a preset depends on.
 
-
-class Fallback(UserWarning):
-    """Memory ran out, and the work was done again under a tighter plan."""
-
-
-def within_memory(task: Task, work: Callable[[Task], T]) -> tuple[T, Task]:
-    """What `work` makes of the task; if memory runs out, of the task under the next tighter plan, once, and said so.
-
-    Also returns the task that it was made of, for what comes after. Raises UserError if there is still not enough.
+    Args:
+        name: The preset: "faithful" (the paper's settings), "tuned" or "quick".
+        loss: The kind of the first loss.
+        photo: Whether a photo is edited.
     """
-    try:
-        return work(task), task
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-    # outside of the handler, which would keep alive what there was
-    tighter = next(task.plan.tighter(len(task.seeds), task.model.device), None)
-    if tighter is None:
-        raise UserError(f"there is not enough memory, even for one image at a time: {_CURES}")
-    warnings.warn(f"memory ran out: once more with a tighter plan ({tighter})", Fallback, stacklevel=2)
-    gc.collect()
-    if task.model.device.type == "cuda":
-        torch.cuda.empty_cache()
-    lower = task.under(tighter)
-    try:
-        return work(lower), lower
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise UserError(f"memory ran out again ({tighter}): {_CURES}") from error
+
+    name: str = "faithful"
+    loss: str = "classifier"
+    photo: bool = False
 
 
-_CURES = "choose a plan for what there is (--memory 8GB), a smaller --size, fewer --seed or --dtype bfloat16"
+PRESETS = ("faithful", "tuned", "quick")
+TUNED_STEPS = 20
+"""What the tuned settings of the bundled world sample in."""
 
 
-_DDIM = DDIM()
+class Method(Spec, ABC):
+    """Settings by name, and what is done with them. The docstring is what users read."""
 
+    kind: str
+    needs: ClassVar[Needs] = Needs.NOTHING
+    state: ClassVar[type[State]] = Drawn
 
-@torch.no_grad()
-def generate(
-    task: Task,
-    denoiser: Denoiser,
-    start: Tensor | State,
-    steps: int,
-    *,
-    solver: Solver = _DDIM,
-    strength: float = 1.0,
-    grid: Grid | None = None,
-    on_step: OnStep | None = None,
-) -> Result:
-    """The images of `start` under `denoiser`, with the task's loss of each (on the whole image) if it has one.
+    @abstractmethod
+    def run(
+        self, task: Any, state: Any = None, on_step: OnStep | None = None
+    ) -> Iterator[State]:
+        """The states from `state` on, each after one iteration; a method that draws once has one.
 
-    `start` is noise (B, C, h, w), or the solver's latents at the beginning of the last `strength` of the chain, whose
-    times are those of `grid` (None: the checkpoint's own). The task's constraints hold.
-    """
-    begun = solver.latents(solver.init(start)) if isinstance(start, Tensor) else start
-    schedule = task.model.schedule
-    times = tail(grid(schedule, steps) if grid else schedule.times(steps), strength)
-    latents = []
-    for rows, part, told in _parts(task, denoiser):
-        solver = constrain(solver.select(rows), part.constraints)
-        state = solver.begin(tuple(x[rows] for x in begun))
-        latents.append(solver.final(sample_state(told, state, times, solver=solver, on_step=on_step)))
-    images = decoded(task, torch.cat(latents))
-    return Result(images, torch.cat(latents), begun[0], None if task.loss is None else scored(task, images))
+        Args:
+            task: What `prepare` made.
+            state: Where to go on; None: at the beginning.
+            on_step: Told, after each step of a chain, how many are done and how many there are.
+        """
 
+    @abstractmethod
+    def result(self, task: Any, state: Any) -> Any:
+        """What there is at a state: a Result, or the Sheet of a method that trains or audits."""
 
-@torch.no_grad()
-def invert_photos(task: Task, *, steps: int, solver: Solver, strength: float = 1.0, on_step: OnStep | None = None) -> State:
-    """The solver's state from which the last `strength` of the chain leads to the task's photos."""
-    photo = task.edited()
-    times = tail(task.model.schedule.times(steps), strength)
-    states = [
-        invert(part, task.model.encode(photo.images[rows]), times, solver=solver, on_step=on_step)
-        for rows, _, part in _parts(task, photo.denoiser)
-    ]
-    return tuple(torch.cat(latents) for latents in zip(*states, strict=True))
-
-
-@torch.no_grad()
-def noised(task: Task, z: Tensor, steps: int, strength: float, draw: int = 0) -> Tensor:
-    """Latents `z` (B, C, h, w) with noise, where the last `strength` of a chain of `steps` begins; at 1, noise alone.
-
-    Draw 0 of the noise is that of the seeds' plain images.
-    """
-    eps = task.noise.normal(draw, z.shape[1:]).to(z)
-    if strength == 1.0:
-        return eps
-    schedule = task.model.schedule
-    t = tail(schedule.times(steps), strength)[0].item()
-    return schedule.alpha(t) * z + schedule.sigma(t) * eps
-
-
-@torch.no_grad()
-def encoded(task: Task, images: Tensor | None = None) -> Tensor:
-    """The latents of the task's photos, or of `images` in their place, as many at once as the task's plan allows."""
-    photos = task.edited().images if images is None else images
-    return torch.cat([task.model.encode(photos[rows]) for rows, _ in task.parts(task.plan.together)])
-
-
-@torch.no_grad()
-def untouched(task: Task) -> Result:
-    """The task's photos as the autoencoder leaves them: what an edit of strength 0 is."""
-    z = encoded(task)
-    images = decoded(task, z)
-    return Result(images, z, task.x_T, None if task.loss is None else scored(task, images))
-
-
-def by_parts(task: Task, work: Callable[[Task], Result]) -> Result:
-    """`work` on as many images as the task's plan computes together, one group after another."""
-    parts = [work(part) for _, part in task.parts(task.plan.together)]
-    images, latents, x_T = (
-        torch.cat(each) for each in zip(*((part.images, part.latents, part.x_T) for part in parts), strict=True)
-    )
-    seen = ([part.losses for part in parts], [part.attention for part in parts])
-    losses, attention = (None if values[0] is None else torch.cat(values) for values in seen)  # type: ignore[arg-type]
-    return Result(images, latents, x_T, losses, attention=attention)
-
-
-def _parts(task: Task, denoiser: Denoiser) -> list[tuple[list[int], Task, Denoiser]]:
-    """The numbers of the images that the task's plan computes together, their task, and `denoiser` for them."""
-    parts = task.parts(task.plan.together)
-    return [(rows, part, denoiser if len(parts) == 1 else denoiser.select(rows)) for rows, part in parts]
-
-
-def masked(task: Task) -> Task:
-    """`task` whose every chain keeps the photos outside their mask; as it is if that is so already.
-
-    Raises UserError if they have no mask.
-    """
-    photo = task.edited()
-    if any(isinstance(constraint, Inpaint) for constraint in task.constraints):
+    def prepare(self, task: Task) -> Any:
+        """What `run` takes, made of a task. Raises UserError for what this method lacks."""
+        require(self, task)
         return task
-    if photo.mask is None:
-        raise UserError("this method fills a part of the picture: say which with a mask (--mask FILE, white = change)")
-    z = encoded(task, fill_in(photo.images, photo.mask))
-    known = Noised(task.model.schedule, z, task.noise, KNOWN)
-    return replace(task, constraints=(*task.constraints, Inpaint(mask_for_latents(photo.mask, z), known)))
+
+    def artefacts(self, task: Any, state: Any) -> Mapping[str, Writer]:
+        """The files that a method that trains makes, by name."""
+        return {}
+
+    def count_iterations(self, task: Any) -> int | None:
+        """How many iterations there are for a task; None of a method that draws once."""
+        return None
+
+    def probe(self, steps: int) -> Method:
+        """This method in a chain of so many steps, and as short as it can be: to measure it."""
+        return self.model_copy(update={"steps": steps})
+
+    @classmethod
+    def preset(cls, situation: Situation) -> dict[str, Any]:
+        """The settings of a preset that differ from the defaults."""
+        tuned = situation.name == "tuned" and "steps" in cls.model_fields
+        return {"steps": TUNED_STEPS} if tuned else {}
+
+    def __call__(self, task: Any, on_step: OnStep | None = None) -> Any:
+        """What this method makes of a task, from the beginning to the end."""
+        task, state = self.prepare(task), None
+        for state in self.run(task, on_step=on_step):  # noqa: B007 - the last one is wanted
+            pass
+        if state is None:
+            raise UserError(f"{self.kind} has nothing to do", "ask for one iteration or more")
+        return self.result(task, state)
 
 
-def chosen(index: Tensor, candidates: Sequence[Tensor]) -> Tensor:
-    """Of several tensors (B, ...), for each b the one numbered `index[b]`."""
-    stacked = torch.stack(list(candidates))
-    return stacked[index, torch.arange(len(index), device=index.device)]
+def require(method: Method, task: Task) -> None:
+    """Raise UserError for the first thing that a method needs and a task has not."""
+    needs, kind, photo = type(method).needs, method.kind, task.photo
+    if Needs.NOISE in needs and photo is not None:
+        raise UserError(f"{kind} draws from noise", "choose a method that edits photos", "method")
+    if Needs.PHOTO in needs and photo is None:
+        raise UserError(f"{kind} edits a photo", "name one", "photo")
+    if Needs.PROMPT in needs and not task.has_words:
+        raise UserError(f"{kind} needs to know what the images should show", "say it", "prompt")
+    if Needs.SOURCE in needs and not (photo and any(each.strip() for each in photo.prompts)):
+        raise UserError(f"{kind} needs to know what the photo shows", "say it", "source")
+    if Needs.MASK in needs and (photo is None or photo.mask is None):
+        raise UserError(
+            f"{kind} fills a part of the picture", "say which with a mask, white = change", "mask"
+        )
+    if Needs.LOSS in needs and task.loss is None:
+        raise UserError(f"{kind} needs a loss", "name one, for example classifier=heart", "loss")
+    if Needs.PICTURES in needs and not task.pictures:
+        raise UserError(f"{kind} learns from pictures", "name some", "pictures")
+
+
+# --- settings that several methods have, each typed once ----------------------------------------
+
+Steps = Annotated[int, Field(ge=1, description="Sampling steps.")]
+Strength = Annotated[
+    float, Field(gt=0, le=1, description="How much of the chain is redone: more changes more.")
+]
+Eta = Annotated[
+    float, Field(ge=0, le=1, description="The noise between steps: 0 is DDIM, 1 is DDPM.")
+]
+Mix = Annotated[
+    float,
+    Field(
+        gt=0, le=1, description="EDICT's p: near 1, the pair of an inverted photo stays together."
+    ),
+]
+GuidanceScale = Annotated[float, Field(description="Classifier-free guidance; 1 is none.")]
+SolverName = Annotated[
+    str,
+    AfterValidator(lambda name: _known(name, SOLVERS.known, "solver")),
+    Field(description=f"The solver: {', '.join(SOLVERS.own)}."),
+]
+GridName = Annotated[
+    str,
+    AfterValidator(lambda name: _known(name, GRIDS, "time grid")),
+    Field(description=f"The times to visit: {', '.join(GRIDS)}; the checkpoint's own."),
+]
+TUNED_MIX = 0.99
+"""EDICT's p for photos in the bundled world: with the paper's 0.93 the pair comes apart."""
+
+
+def _known(name: str, names: Mapping[str, Any], what: str) -> str:
+    if name not in names:
+        raise UserError(f"there is no {what} {name!r}", f"choose among {', '.join(names)}")
+    return name

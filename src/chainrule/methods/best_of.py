@@ -1,37 +1,64 @@
-"""Best of N: draw N times and keep what the loss likes best. No paper: the baseline that any optimisation must beat.
-
-Limits: N times the cost of an image, and nothing that the model does not draw by itself once in N.
-"""
+"""Best of N: no paper, the baseline that any optimisation must beat."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import reduce
+from typing import Literal
 
 import torch
+from pydantic import Field
+from torch import Tensor
 
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.losses.base import Loss
-from chainrule.methods.base import Result, Task, chosen, generate
+from chainrule.methods.base import Drawn, Method, Needs, Result, Steps, Task
+from chainrule.methods.chains import OneShot, generate
+from chainrule.methods.chunking import finish
 
 
-def best_of(task: Task, count: int, *, steps: int = 50, on_step: OnStep | None = None) -> Result:
-    """For each seed, the best of `count` draws of its noise by the task's loss; draw 0 is the plain image's."""
-    _ = task.wanted()
+class BestOf(OneShot):
+    """Draw several times, and keep what the loss likes best.
+
+    No paper: the baseline that any optimisation must beat.
+
+    Limits: as many times the cost of an image, and nothing that the model does not draw by itself
+    once in so many draws.
+    """
+
+    kind: Literal["best-of"] = "best-of"
+    needs = Needs.NOISE | Needs.LOSS
+    count: int = Field(default=8, ge=1, description="How many draws of the noise; the first is the plain image's.")
+    steps: Steps = 50
+
+    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
+        best = draw_best(task, self.count, steps=self.steps, on_step=on_step)
+        return Drawn(best.latents, best.x_T)
+
+    def probe(self, steps: int) -> Method:
+        return self.model_copy(update={"steps": steps, "count": min(self.count, 2)})
+
+
+def draw_best(
+    task: Task, count: int, *, steps: int, on_step: OnStep | None = None
+) -> Result:
+    """For each seed, the best of `count` draws of its noise by the task's loss."""
+    _ = task.require_loss()
     return reduce(_better, draws(task, count, steps=steps, on_step=on_step))
 
 
-def draws(task: Task, count: int, *, steps: int = 50, on_step: OnStep | None = None) -> Iterator[Result]:
+def draws(
+    task: Task, count: int, *, steps: int, on_step: OnStep | None = None
+) -> Iterator[Result]:
     """`count` batches of plain images, each from its own draw of the seeds' noise."""
     shape = task.model.codec.latent_shape
     for draw in range(count):
         x_T = task.noise.normal(draw, shape).to(task.model.device)
-        yield generate(task, task.denoiser, x_T, steps, on_step=on_step)
+        yield finish(task, generate(task, x_T, steps, on_step=on_step))
 
 
-@torch.no_grad()
-def best(results: Iterable[Result], loss: Loss) -> Result:
+def choose_best(results: Iterable[Result], loss: Loss) -> Result:
     """For each image of a batch, the one of several results whose `loss` is lowest."""
     return reduce(_better, (replace(result, losses=loss(result.images)) for result in results))
 
@@ -40,9 +67,16 @@ def _better(one: Result, other: Result) -> Result:
     """Of each image, the one whose loss is lower."""
     losses = [result.losses for result in (one, other) if result.losses is not None]
     index = torch.stack(losses).argmin(dim=0)
+    rows = torch.arange(len(index), device=index.device)
+
+    def choose(*candidates: Tensor) -> Tensor:
+        return torch.stack(candidates)[index, rows]
+
     return Result(
-        chosen(index, [one.images, other.images]),
-        chosen(index, [one.latents, other.latents]),
-        chosen(index, [one.x_T, other.x_T]),
-        chosen(index, losses),
+        choose(one.images, other.images),
+        choose(one.latents, other.latents),
+        choose(one.x_T, other.x_T),
+        choose(*losses),
     )
+
+

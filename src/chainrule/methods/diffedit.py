@@ -1,75 +1,92 @@
-"""DiffEdit: Couairon et al., "DiffEdit: Diffusion-based semantic image editing with mask guidance", 2023.
-
-    M = [mean over n noises of |eps(x_t, wanted) - eps(x_t, shown)|, scaled to [0, 1], > threshold]     step 1
-    x_r = DDIM^-1(photo)  up to ratio r, under what it shows (the paper: under nothing)                step 2
-    x_s = M DDIM(x_t, wanted) + (1 - M) x_s of the encoding                                            step 3
-
-Finds by itself where the two prompts disagree about the photo, and redoes that alone. With a mask, step 1 is left out.
-Limits: where two prompts disagree is not always where the thing is; a thing that is to be added has no place yet.
-"""
+"""DiffEdit: Couairon et al., "Diffusion-based semantic image editing with mask guidance", 2023."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
-from chainrule.diffusion.constraints import Inpaint, Visited
-from chainrule.diffusion.constraints.inpaint import mask_for_latents
+from chainrule.diffusion.constraints import Inpaint, VisitedReference, mask_for_latents
 from chainrule.diffusion.gradient.base import OnStep
-from chainrule.methods.base import Result, Task, by_parts, encoded, generate
-from chainrule.diffusion.sampling import visited
-from chainrule.diffusion.schedule import tail
+from chainrule.diffusion.sampling import trajectory
 from chainrule.diffusion.solvers.ddim import DDIM
+from chainrule.diffusion.time_grids import last_steps
+from chainrule.methods.base import Drawn, Needs, Steps, Strength, Task
+from chainrule.methods.chains import OneShot, generate
+from chainrule.methods.chunking import draw_in_parts, encode_photos
 
-NOISES = 1 << 27
-"""The first draw of the noise under which the prompts are compared."""
 
+class DiffEdit(OneShot):
+    """Finds where two prompts disagree about a photo, and redoes that alone.
 
-def diffedit(
-    task: Task,
-    *,
-    strength: float = 0.5,
-    noises: int = 10,
-    threshold: float = 0.5,
-    steps: int = 50,
-    on_step: OnStep | None = None,
-) -> Result:
-    """The task's photos, as its prompt says, where that differs from what the photos are said to show.
+        M = [mean over noises of |eps(x_t, wanted) - eps(x_t, shown)|, in [0, 1], > threshold]
+        x_r = DDIM^-1(photo)    up to ratio r, under what it shows (the paper: under nothing)
+        x_s = M DDIM(x_t, wanted) + (1 - M) x_s of the encoding
 
-    `strength` is the ratio r of step 2; the paper's is 0.5, for the mask too. Equal prompts give the photos back.
+    Couairon et al., "DiffEdit: Diffusion-based semantic image editing with mask guidance", 2023.
+    With a mask, the first step is left out. `strength` is the ratio r. Equal prompts give the
+    photo back.
+
+    Limits: where two prompts disagree is not always where the thing is; a thing that is to be
+    added has no place yet.
     """
 
-    def work(part: Task) -> Result:
-        photo, z = part.edited(), encoded(part)
-        mask = difference(part, z, noises=noises, threshold=threshold) if photo.mask is None else photo.mask
-        times = tail(part.model.schedule.times(steps), strength)
-        trail = visited(photo.denoiser, z, times, solver=DDIM(), on_step=on_step)
-        wide = functional.interpolate(mask, photo.images.shape[-2:])
-        kept = Inpaint(mask_for_latents(mask, z), Visited(trail))
-        others = tuple(each for each in part.constraints if not isinstance(each, Inpaint))
-        part = replace(part, photo=replace(photo, mask=wide), constraints=(*others, kept))
-        return generate(part, part.denoiser, trail[times[0].item()], steps, strength=strength, on_step=on_step)
+    kind: Literal["diffedit"] = "diffedit"
+    needs = Needs.PHOTO | Needs.PROMPT
+    strength: Strength = 0.5
+    noises: int = Field(default=10, ge=1, description="Under how many noises prompts are compared.")
+    threshold: float = Field(default=0.5, ge=0, le=1, description="Above which share is edited.")
+    steps: Steps = 50
 
-    return by_parts(task, work)
+    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
+        return draw_in_parts(task, lambda part: self._draw(part, on_step))
+
+    def _draw(self, task: Task, on_step: OnStep | None) -> Drawn:
+        photo, z = task.require_photo(), encode_photos(task)
+        mask = photo.mask
+        if mask is None:
+            mask = find_difference(task, z, noises=self.noises, threshold=self.threshold)
+        times = last_steps(task.model.schedule.times(self.steps), self.strength)
+        visited = trajectory(photo.denoiser, z, times, solver=DDIM(), on_step=on_step)
+        kept = Inpaint(mask_for_latents(mask, z), VisitedReference(visited))
+        others = tuple(each for each in task.constraints if not isinstance(each, Inpaint))
+        task = replace(task, constraints=(*others, kept))
+        start = visited[times[0].item()]
+        return generate(task, start, self.steps, strength=self.strength, on_step=on_step)
 
 
 @torch.no_grad()
-def difference(task: Task, z: Tensor, *, at: float = 0.5, noises: int = 10, threshold: float = 0.5) -> Tensor:
-    """Where the task's prompt and its photo's disagree about the photo's latents `z`, (B, 1, h, w) of 0 and 1.
+def find_difference(
+    task: Task, z: Tensor, *, at: float = 0.5, noises: int = 10, threshold: float = 0.5
+) -> Tensor:
+    """Where the task's prompt and its photo's disagree.
 
-    `at` is the noise level as a share of the training steps. Outliers are clipped at three times the mean, so that one
-    cell does not make all others small; where nothing differs the mask is empty.
+    Outliers are clipped at three times the mean, so that one cell does not make all others small;
+    where nothing differs the mask is empty.
+
+    Args:
+        task: Whose denoisers.
+        z: (B, C, h, w), the photo's latents.
+        at: The noise level, as a share of the training steps.
+        noises: How many noises the difference is averaged over.
+        threshold: The share of the greatest difference above which a cell counts.
+
+    Returns:
+        (B, 1, h, w) of 0 and 1.
     """
-    schedule, shown = task.model.schedule, task.edited().denoiser
-    t = float(round(at * schedule.last))
+    schedule, shown = task.model.schedule, task.require_photo().denoiser
+    t, stream = float(round(at * schedule.last)), task.noise.stream("diffedit/mask")
     contrast = torch.zeros_like(z[:, :1])
     for k in range(noises):
-        eps = task.noise.normal(NOISES + k, z.shape[1:]).to(z)
-        x = schedule.alpha(t) * z + schedule.sigma(t) * eps
-        contrast += (task.denoiser(x, t).eps - shown(x, t).eps).abs().mean(dim=1, keepdim=True) / noises
+        eps = stream.normal(k, z.shape[1:]).to(z)
+        x = schedule.mix(z, eps, t)
+        difference = (task.denoiser(x, t).eps - shown(x, t).eps).abs()
+        contrast += difference.mean(dim=1, keepdim=True) / noises
     contrast = contrast.minimum(3 * contrast.mean(dim=(2, 3), keepdim=True))
     low, high = (pick(contrast, dim=(2, 3), keepdim=True) for pick in (torch.amin, torch.amax))
     return (contrast - low > threshold * (high - low)).to(z)
+
+

@@ -1,107 +1,79 @@
-"""DOODL: Wallace, Gokul, Ermon & Naik, "End-to-End Diffusion Latent Optimization Improves Classifier Guidance", 2023.
+"""DOODL: Wallace, Gokul, Ermon & Naik, "End-to-End Diffusion Latent Optimization Improves
+Classifier Guidance", 2023, Algorithm 1.
 
-Algorithm 1: the starting noise is optimised against a loss on the finished image, through the whole chain.
+    x, y = x_T;   (x_0, y_0) = EDICT(x, y)                             the chain, T steps
+    L = (loss(crops of decode(x_0)) + loss(crops of decode(y_0))) / 2
+    g = clip(-lambda dL/dx_T, 1e-3);   m = 0.9 m + g                   eq. 8
+    x_T = x_T + m + N(0, 1e-4 I);   x_T = x_T |first draw| / |x_T|
 
-    x = y = x_T;  (x_0, y_0) = EDICT(x, y)                              eq. 5, 6
-    L = (c(crops(x_0)) + c(crops(y_0))) / 2
-    g = clip(-lambda dL/dx_T)
-    v = 0.9 v + g                                                       eq. 8
-    x_T = (x_T + v + N(0, 1e-4 I)), scaled to the norm of the first draw    eq. 9
+m times. The gradient is that of the whole chain, so it is the finished image that is judged. Where
+paper and public code differ, the defaults are the paper's:
 
-Any loss on the finished image will do; a photo starts at its exact inversion, a mask keeps the rest (`masked`).
-Limits: three to six network passes a step and iteration, hundreds of times a plain image; a loss can be fooled.
-
-Where the paper and its public code differ, this follows the paper, and the other is a setting:
-
-- The paper's perturbation N(0, 1e-4 I) is a standard deviation of 1e-2; the code uses 1e-4 (`perturbation`).
-- The code takes the gradient of the pair's mean, which halves it once more: halve `rate` for that.
-- The code does not renormalise when a photo is edited (`renormalise`): its inversion has not the norm of noise.
-- The printed EDICT keeps its order, the code alternates (`alternate`).
-
-- The paper averages the pair after each update. What is averaged here is the update, so that the pair moves as one
-  (`average`): from a draw, where x = y, that is the same; from the inversion of a photo, where they differ a little,
-  averaging the latents themselves would lose the photo.
-
-The clip was chosen for Stable Diffusion's 64x64 latents. Other solvers and optimisers work as well, at half the network
-calls and without a pair that can drift: `DDIM` with `Adam` is what the bundled model's preset uses.
+- noise: the paper's N(0, 1e-4 I) is a standard deviation of 1e-2, the code's is 1e-4;
+- the code halves the gradient twice (0.5 an image, and the mean of the pair);
+- for photos, the code does not renormalise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from chainrule.diffusion.constraints import constrain
-from chainrule.errors import UserError
-from chainrule.diffusion.gradient.adjoint import Adjoint
-from chainrule.diffusion.gradient.base import Gradient, OnStep
-from chainrule.diffusion.gradient.checkpoint import Checkpoint
-from chainrule.losses.base import Loss
-from chainrule.losses.cutouts import cropped
-from chainrule.methods.base import Result, Task, decoded, generate, invert_photos, loss_and_gradient, scored, within_memory
-from chainrule.methods.best_of import best_of
-from chainrule.optimise import Adam, Momentum
+from chainrule.diffusion.gradient import Adjoint, Checkpoint, Gradient
+from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample_state
-from chainrule.diffusion.solvers.base import State, Solver
+from chainrule.diffusion.solvers.base import Solver
+from chainrule.diffusion.solvers.base import State as Latents
 from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.diffusion.solvers.edict import EDICT
+from chainrule.errors import UserError
+from chainrule.losses.base import Loss
+from chainrule.losses.cutouts import crop
+from chainrule.memory import begin_phase
+from chainrule.methods.base import (
+    TUNED_MIX,
+    TUNED_STEPS,
+    Method,
+    Needs,
+    Result,
+    Situation,
+    State,
+    Steps,
+    Task,
+)
+from chainrule.methods.best_of import draw_best
+from chainrule.methods.chains import generate, invert_photos
+from chainrule.methods.chunking import decode, evaluate, loss_and_gradient
+from chainrule.optimise import Adam, Momentum
 
-PERTURBATION, CROPS = 1 << 20, 1 << 21
-"""The first draw of each kind of randomness; iteration k uses draw k after it."""
+PERTURBATION, CROPS = "doodl/perturbation", "doodl/crops"
+"""The streams of the noise of iteration k, and of its crops."""
 
-
-class Doodl(BaseModel):
-    """The settings of DOODL; the defaults are the paper's for Stable Diffusion.
-
-    `start_of` is how many draws of the noise are tried to find a start (1: the seed's own, as in the paper),
-    `iterations` is m, `steps` is T, `mix` is EDICT's p (None: DDIM instead of EDICT), `perturbation` the standard
-    deviation of the noise added after each update, `average` moves EDICT's two latents as one, `renormalise` keeps
-    their norm that of the first draw (for photos, the paper's code does not), `crops` is how many cutouts are loss_and_gradient
-    (0: the whole image, which losses of places always see), `target` a loss at which an image is good enough and
-    left alone, `final_steps` the steps in which the best noise is drawn once more at the end (None: it is not; for DDIM
-    from noise only, whose chains of any length follow one path); `adjoint` takes AdjointDPM's approximate gradient.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    start_of: int = Field(default=1, ge=1)
-    iterations: int = Field(default=50, ge=0)
-    steps: int = Field(default=50, ge=1)
-    optimiser: Annotated[Momentum | Adam, Field(discriminator="kind")] = Momentum()
-    mix: float | None = Field(default=0.93, gt=0, le=1)
-    alternate: bool = True
-    perturbation: float = Field(default=1e-2, ge=0)
-    average: bool = True
-    renormalise: bool = True
-    crops: int = Field(default=16, ge=0)
-    cut_power: float = 0.3
-    target: float | None = None
-    final_steps: int | None = Field(default=None, ge=1)
-    adjoint: bool = False
-
-    @property
-    def solver(self) -> Solver:
-        """The solver that these settings name."""
-        return DDIM() if self.mix is None else EDICT(mix=self.mix, alternate=self.alternate)
-
-    def gradient(self, keep: int = 0) -> Gradient:
-        """How the chain is differentiated, the graphs of `keep` steps being kept."""
-        return Adjoint() if self.adjoint else Checkpoint(keep)
+_BATCH = {"x_T": 1, "memory": 2, "radius": 1, "best_x_T": 1, "terms": 2}
+"""Which dimension of each part of a state is the batch's, where it is not the first."""
 
 
-class DoodlState(NamedTuple):
-    """All of a DOODL run at one moment, as tensors: what is written to disk, and what a resumed run starts from.
+@dataclass(frozen=True, eq=False)
+class DOODLState(State):
+    """All of an optimisation at one moment. P is the number of the solver's latents: EDICT's pair.
 
-    `x_T` (P, B, C, h, w) is the noise to try next, of each of the solver's P latents (DDIM has one, EDICT a pair),
-    `memory` (2, P, B, C, h, w) the optimiser's, `radius` (P, B) the norm of the first draw; `best_x_T` (as `x_T`),
-    `best_latents` (B, C, h, w) and `best_losses` (B,) (of whole images, not of crops) belong to the best images so far;
-    `terms` (k, n, B) holds the n terms of the optimised loss of each image at each iteration so far.
+    Args:
+        x_T: (P, B, C, h, w), the noise to try next.
+        memory: (2, P, B, C, h, w), the optimiser's.
+        radius: (P, B), the norm of the first draw.
+        best_x_T: (P, B, C, h, w), of the best images so far.
+        best_latents: (B, C, h, w), likewise.
+        best_losses: (B,), likewise: of whole images, not of crops.
+        terms: (k, n, B), the n terms of the optimised loss at each iteration so far.
+        redrawn: (), 1 once the best noise was drawn again in more steps.
     """
 
     x_T: Tensor
@@ -111,10 +83,10 @@ class DoodlState(NamedTuple):
     best_latents: Tensor
     best_losses: Tensor
     terms: Tensor
+    redrawn: Tensor
 
     @property
     def iteration(self) -> int:
-        """How many iterations are done."""
         return len(self.terms)
 
     @property
@@ -122,152 +94,342 @@ class DoodlState(NamedTuple):
         """The optimised loss of each image at each iteration so far, (k, B)."""
         return self.terms.sum(dim=1)
 
-    def select(self, rows: Sequence[int]) -> DoodlState:
+    @property
+    def numbers(self) -> dict[str, float]:
+        if not len(self.terms):
+            return {}
+        now, best = self.history[-1].mean().item(), self.best_losses.mean().item()
+        return {"loss": now, "best": best}
+
+    def select(self, rows: Sequence[int]) -> DOODLState:
         """The same for some of the images."""
         index = torch.tensor(rows, device=self.x_T.device)
-        return DoodlState(*(part.index_select(d, index) for part, d in zip(self, _BATCH, strict=True)))
+        parts = {
+            name: value if value.ndim == 0 else value.index_select(_BATCH.get(name, 0), index)
+            for name, value in self.tensors().items()
+        }
+        return DOODLState(**parts)
 
-    def updated(self, rows: Sequence[int], changed: DoodlState) -> DoodlState:
-        """This state with some of the images' replaced; of the others, the last terms are repeated for the new row."""
+    def update(self, rows: Sequence[int], changed: DOODLState) -> DOODLState:
+        """This state with some of the images' replaced.
+
+        Of the others, the last terms are repeated for the new row.
+        """
         index = torch.tensor(rows, device=self.x_T.device)
-        known = self._replace(terms=torch.cat([self.terms, self.terms[-1:]])[: len(changed.terms)])
-        if len(known.terms) < len(changed.terms):  # the first iteration: there is nothing to repeat
-            known = known._replace(terms=changed.terms.new_zeros(*changed.terms.shape[:2], len(self.best_losses)))
-        pairs = zip(known, changed, _BATCH, strict=True)
-        return DoodlState(*(old.index_copy(d, index, new) for old, new, d in pairs))
+        terms = torch.cat([self.terms, self.terms[-1:]])[: len(changed.terms)]
+        if len(terms) < len(changed.terms):  # the first iteration: there is nothing to repeat
+            terms = changed.terms.new_zeros(*changed.terms.shape[:2], len(self.best_losses))
+        new, old = changed.tensors(), replace(self, terms=terms).tensors()
+        parts = {
+            name: value if value.ndim == 0 else value.index_copy(_BATCH.get(name, 0), index, new[name])
+            for name, value in old.items()
+        }
+        return DOODLState(**parts)
 
 
-_BATCH = (1, 2, 1, 1, 0, 0, 2)
-"""Which dimension of each part of a DoodlState is the batch's."""
+FAITHFUL_RATES = {"classifier": 0.05, "text": 0.1, "aesthetic": 1.0, "image": 3.0}
+"""Lambda for each kind of loss, of the paper's section 5."""
 
 
-def start(task: Task, settings: Doodl, x_T: Tensor | State | None = None, on_step: OnStep | None = None) -> DoodlState:
-    """The state before the first iteration: at `x_T`, or at the inversion of the task's photos, or at its noise.
+@dataclass(frozen=True)
+class _Tuned:
+    """What was chosen for the bundled world, by `benchmarks/vocabulary.py --tune` and its like."""
 
-    `x_T` is the noise (B, C, h, w), or the solver's state at the noisy end, as an inversion gives it.
+    start_of: int
+    iterations: int
+    rate: float
+    crops: int
+
+
+TUNED = {
+    "classifier": _Tuned(start_of=32, iterations=7, rate=0.05, crops=4),
+    "text": _Tuned(start_of=11, iterations=4, rate=0.01, crops=0),
+    "aesthetic": _Tuned(start_of=32, iterations=7, rate=0.05, crops=4),
+    "image": _Tuned(start_of=46, iterations=10, rate=0.01, crops=0),
+}
+"""Towards classes the rate and the crops hardly matter, the number of draws does. For ratings
+nothing was chosen without a photo: they have what classes have."""
+
+QUICK: dict[str, Any] = {
+    "start_of": 16,
+    "iterations": 30,
+    "steps": 10,
+    "optimiser": Momentum(rate=100.0, clip=None),
+    "mix": None,
+    "perturbation": 0.0,
+    "crops": 4,
+    "target": 0.03,
+    "final_steps": 50,
+}
+"""A tenth of the paper's network passes at most (`benchmarks/budget.py --tune`)."""
+
+
+class DOODL(Method):
+    """Optimises the starting noise until the finished image has a lower loss.
+
+    Wallace, Gokul, Ermon & Naik, "End-to-End Diffusion Latent Optimization Improves Classifier
+    Guidance", 2023. From noise, or from a photo's exact inversion (EDICT). The gradient is exact,
+    through the whole chain; the defaults are the paper's for Stable Diffusion.
+
+    Limits: hundreds of times the cost of an image; a weak loss is fooled rather than followed;
+    with few steps or strong guidance EDICT's pair of latents comes apart.
     """
-    if settings.final_steps is not None and (settings.mix is not None or task.photo is not None):
-        raise UserError("only DDIM from noise can draw with other steps at the end: leave final_steps away")
-    if x_T is None and task.photo is not None:
-        x_T = invert_photos(task, steps=settings.steps, solver=settings.solver, on_step=on_step)
-    if x_T is None:
-        several = settings.start_of > 1
-        x_T = best_of(task, settings.start_of, steps=settings.steps, on_step=on_step).x_T if several else task.x_T
-    pair = torch.stack(settings.solver.init(x_T) if isinstance(x_T, Tensor) else x_T).detach()
-    batch, names = pair.shape[1], task.wanted().names
-    worst = torch.full((batch,), torch.inf, device=pair.device)
-    terms = worst.new_zeros(0, len(names), batch)
-    return DoodlState(pair, torch.stack([0 * pair] * 2), _norm(pair), pair, pair[0], worst, terms)
 
+    kind: Literal["doodl"] = "doodl"
+    needs = Needs.LOSS
+    state: ClassVar[type[State]] = DOODLState
+    start_of: int = Field(
+        default=1, ge=1, description="How many draws are tried to find a start; 1: the seed's own."
+    )
+    iterations: int = Field(default=50, ge=0, description="How often the noise is improved, m.")
+    steps: Steps = 50
+    optimiser: Annotated[Momentum | Adam, Field(discriminator="kind")] = Momentum()
+    mix: float | None = Field(
+        default=0.93, gt=0, le=1, description="EDICT's p; none: DDIM instead of EDICT."
+    )
+    alternate: bool = Field(default=True, description="Whether EDICT's pair swaps roles.")
+    perturbation: float = Field(
+        default=1e-2, ge=0, description="Standard deviation of the noise added after an update."
+    )
+    average: bool = Field(default=True, description="Whether EDICT's two latents move as one.")
+    renormalise: bool = Field(
+        default=True, description="Whether the noise keeps the norm of its first draw."
+    )
+    crops: int = Field(default=16, ge=0, description="How many cutouts are judged; 0: the whole.")
+    cut_power: float = Field(default=0.3, gt=0, description="How the cutouts' sizes spread.")
+    target: float | None = Field(
+        default=None, description="A loss at which an image is good enough and left alone."
+    )
+    final_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="The best noise is drawn again in so many steps at the end, and kept where "
+        "that is better. For DDIM from noise, whose chains of any length follow one path.",
+    )
+    adjoint: bool = Field(default=False, description="AdjointDPM's approximate gradient.")
 
-def advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> DoodlState:
-    """One iteration of Algorithm 1 for each image that is not good enough yet."""
-    todo = (~_good(settings, state.best_losses)).nonzero().flatten().tolist()
-    size = task.plan.together or len(todo)
-    if len(todo) == len(task.seeds) <= size:
-        return _advance(task, settings, state, on_step)
-    before = state
-    for first in range(0, len(todo), size):
-        rows = todo[first : first + size]
-        state = state.updated(rows, _advance(task.select(rows), settings, before.select(rows), on_step))
-    return state
+    @model_validator(mode="after")
+    def _check(self) -> DOODL:
+        if self.final_steps is not None and self.mix is not None:
+            raise UserError(
+                "only DDIM can draw in other steps at the end", "omit it, or set mix to none", "final_steps"
+            )
+        return self
 
+    @property
+    def solver(self) -> Solver:
+        """The solver that these settings name."""
+        return DDIM() if self.mix is None else EDICT(mix=self.mix, alternate=self.alternate)
 
-def _advance(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None) -> DoodlState:
-    """Generate, judge, remember the best, and move the noise."""
-    k, solver, noise = state.iteration, constrain(settings.solver, task.constraints), task.noise
-    done = k >= settings.iterations
+    def count_iterations(self, task: Any) -> int:
+        return self.iterations + 1  # the last update's noise is judged too
 
-    with torch.set_grad_enabled(not done):
-        x_T = state.x_T.detach().requires_grad_(not done)
-        times, gradient = task.model.schedule.times(settings.steps), settings.gradient(task.plan.keep)
-        begun = solver.begin(x_T.unbind())
-        last = solver.latents(sample_state(task.denoiser, begun, times, solver=solver, gradient=gradient, on_step=on_step))
-        terms, of_last, images = loss_and_gradient(task, partial(seen_in, settings, k), last)
-    for name, values in zip(task.wanted().names, terms, strict=True):
-        _check(f"the loss {name}", values, k, task.seeds)
+    def gradient(self, keep: int = 0) -> Gradient:
+        """How the chain is differentiated, the graphs of `keep` steps being kept."""
+        return Adjoint() if self.adjoint else Checkpoint(keep)
 
-    with torch.no_grad():  # the best is chosen by whole images: of crops, the best are the luckiest
-        scores = scored(task, images, lambda task: task.wanted().replayed(task.noise, CROPS))
-    latents = last[0].detach()
-    better = (scores < state.best_losses)[:, None, None, None]
-    best = {
-        "best_x_T": torch.where(better, state.x_T, state.best_x_T),
-        "best_latents": torch.where(better, latents, state.best_latents),
-        "best_losses": torch.minimum(scores, state.best_losses),
-        "terms": torch.cat([state.terms, terms[None]]),
-    }
-    if done or _good(settings, best["best_losses"]).all():
-        return state._replace(**best)
+    def prepare(self, task: Task) -> Task:
+        if self.final_steps is not None and task.photo is not None:
+            raise UserError(
+                "a photo's inversion cannot be drawn in other steps", "omit them", "final_steps"
+            )
+        prepared: Task = super().prepare(task)
+        return prepared
 
-    (of_x_T,) = torch.autograd.grad(last, x_T, of_last)  # dL/dx_T = dL/dx_0 dx_0/dx_T
-    _check("the gradient", of_x_T.transpose(0, 1).flatten(1).sum(dim=1), k, task.seeds)
-    if settings.average:  # dL/dx_T where x = y = x_T is the sum of the two gradients
-        of_x_T = of_x_T.sum(dim=0).expand_as(of_x_T)
-    change, memory = settings.optimiser.update(state.x_T, of_x_T, state.memory, k)
-    x_T = state.x_T + change
-    if settings.perturbation:
-        x_T = x_T + settings.perturbation * noise.normal(PERTURBATION + k, x_T.shape[2:]).to(x_T)
-    if settings.renormalise:
-        x_T = x_T * (state.radius / _norm(x_T))[..., None, None, None]
-    return state._replace(x_T=x_T, memory=memory, **best)
+    def probe(self, steps: int) -> DOODL:
+        short = {"steps": steps, "iterations": 1, "start_of": 1, "final_steps": None, "target": None}
+        return self.model_copy(update=short)
 
+    @classmethod
+    def preset(cls, situation: Situation) -> dict[str, Any]:
+        """The paper's settings, those tuned on the bundled world, or those for little work."""
+        kind, photo = situation.loss, situation.photo
+        if photo and situation.name == "quick":
+            raise UserError("the preset quick draws from noise", "choose faithful or tuned", "preset")
+        tuned = TUNED.get(kind, TUNED["classifier"])
+        found: dict[str, Any]
+        if situation.name == "faithful":
+            rate = FAITHFUL_RATES.get(kind, FAITHFUL_RATES["classifier"])
+            found = {"optimiser": Momentum(rate=rate), "iterations": 250 if kind == "image" else 50}
+        elif situation.name == "quick":
+            other = {"optimiser": Adam(rate=tuned.rate), "target": None}  # a rate for any loss
+            found = QUICK if kind == "classifier" else QUICK | other
+        else:
+            found = {
+                "start_of": tuned.start_of,
+                "iterations": tuned.iterations,
+                "steps": TUNED_STEPS,
+                "optimiser": Adam(rate=tuned.rate),
+                "mix": None,
+                "perturbation": 0.0,
+                "crops": tuned.crops,
+            }
+        if photo:
+            found = found | {"renormalise": False}
+            if situation.name == "tuned":  # by `benchmarks/beauty.py --tune`
+                found |= {"mix": TUNED_MIX, "iterations": 15, "optimiser": Adam(rate=0.02)}
+        return found
 
-def seen_in(settings: Doodl, k: int, task: Task) -> Loss:
-    """The loss that iteration `k` optimises: of the crops of that iteration, if crops are loss_and_gradient."""
-    whole = task.wanted()
-    loss = cropped(whole, settings.crops, settings.cut_power) if settings.crops else whole
-    return loss.replayed(task.noise, CROPS + k)
+    # --- the algorithm --------------------------------------------------------------------------
 
+    def run(
+        self, task: Task, state: DOODLState | None = None, on_step: OnStep | None = None
+    ) -> Iterator[DOODLState]:
+        """The states after each iteration. Stop whenever you like: each holds the best so far."""
+        state = self.start(task, on_step=on_step) if state is None else state
+        while not self.finished(state):
+            state = self.advance(task, state, on_step)
+            yield state
+        if self.final_steps is not None and not state.redrawn:
+            yield self.redraw(task, state, on_step)
 
-def finished(settings: Doodl, state: DoodlState) -> bool:
-    """Whether all iterations are done (the last update's noise is loss_and_gradient too), or every image is good enough."""
-    return state.iteration > settings.iterations or bool(_good(settings, state.best_losses).all())
+    def start(
+        self, task: Task, x_T: Tensor | Latents | None = None, on_step: OnStep | None = None
+    ) -> DOODLState:
+        """The state before the first iteration.
 
+        Args:
+            task: What is optimised.
+            x_T: Where to start: noise (B, C, h, w), or the solver's latents there. None: the
+                inversion of the task's photos, or the best of some draws, or the seeds' noise.
+            on_step: Told after each step.
+        """
+        if x_T is None and task.photo is not None:
+            x_T = invert_photos(task, steps=self.steps, solver=self.solver, on_step=on_step)
+        if x_T is None and self.start_of > 1:
+            x_T = draw_best(task, self.start_of, steps=self.steps, on_step=on_step).x_T
+        x_T = task.x_T if x_T is None else x_T
+        pair = torch.stack(self.solver.init(x_T) if isinstance(x_T, Tensor) else x_T).detach()
+        batch, names = pair.shape[1], task.require_loss().names
+        worst = torch.full((batch,), torch.inf, device=pair.device)
+        terms = worst.new_zeros(0, len(names), batch)
+        memory, undone = torch.stack([0 * pair] * 2), torch.zeros((), dtype=torch.long)
+        return DOODLState(pair, memory, _norm(pair), pair, pair[0], worst, terms, undone)
 
-def run(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> Iterator[DoodlState]:
-    """The states after each iteration, until all are done. Stop whenever you like: each holds the best so far."""
-    while not finished(settings, state):
-        state, task = within_memory(task, lambda task, state=state: advance(task, settings, state, on_step))  # type: ignore[misc]
-        yield state
+    def finished(self, state: DOODLState) -> bool:
+        """Whether all iterations are done, or every image is good enough."""
+        return state.iteration > self.iterations or bool(self._good(state.best_losses).all())
 
+    def advance(
+        self, task: Task, state: DOODLState, on_step: OnStep | None = None
+    ) -> DOODLState:
+        """One iteration of Algorithm 1 for each image that is not good enough yet."""
+        todo = (~self._good(state.best_losses)).nonzero().flatten().tolist()
+        size = task.plan.batch_size or len(todo)
+        if len(todo) == len(task.seeds) <= size:
+            return self._advance(task, state, on_step)
+        before = state
+        for first in range(0, len(todo), size):
+            rows = todo[first : first + size]
+            moved = self._advance(task.select(rows), before.select(rows), on_step)
+            state = state.update(rows, moved)
+        return state
 
-def doodl(
-    task: Task,
-    settings: Doodl | None = None,
-    *,
-    x_T: Tensor | State | None = None,
-    on_iteration: Callable[[DoodlState], None] | None = None,
-    on_step: OnStep | None = None,
-) -> Result:
-    """The best images that DOODL finds for the task's seeds.
+    def _advance(self, task: Task, state: DOODLState, on_step: OnStep | None) -> DOODLState:
+        """Generate, judge, remember the best, and move the noise."""
+        k = state.iteration
+        done = k >= self.iterations
+        begin_phase("walk")
+        with torch.set_grad_enabled(not done):
+            x_T = state.x_T.detach().requires_grad_(not done)
+            last = self._walk(task, x_T, on_step)
+            begin_phase("judge")
+            found = loss_and_gradient(task, partial(self.seen_loss, k), last)
+        for name, values in zip(task.require_loss().names, found.terms, strict=True):
+            _check(f"the loss {name}", values, k, task.seeds)
+        state = _remember(task, state, last[0].detach(), found.images, found.terms)
+        if done or self._good(state.best_losses).all():
+            return state
 
-    Starts at the seeds' noise, at the inversion of the task's photos if it has any, or at `x_T`: noise (B, C, h, w), or
-    the solver's state. `on_iteration` is told the state after each iteration. Raises UserError if the loss or the
-    gradient stops being finite.
-    """
-    settings = settings or Doodl()
-    last, task = within_memory(task, lambda task: start(task, settings, x_T, on_step))
-    for state in run(task, settings, last, on_step):
-        last = state
-        if on_iteration:
-            on_iteration(state)
-    return within_memory(task, lambda task: result(task, settings, last, on_step))[0]
+        begin_phase("back")
+        # dL/dx_T = dL/dx_0 dx_0/dx_T
+        (gradient,) = torch.autograd.grad(last, x_T, found.gradients)
+        _check("the gradient", gradient.transpose(0, 1).flatten(1).sum(dim=1), k, task.seeds)
+        return self._move(task, state, gradient, k)
+
+    def _walk(self, task: Task, x_T: Tensor, on_step: OnStep | None) -> Latents:
+        """The finished latents of the chain from `x_T` (P, B, C, h, w)."""
+        solver = constrain(self.solver, task.constraints)
+        last = sample_state(
+            task.denoiser,
+            solver.start(x_T.unbind()),
+            task.model.schedule.times(self.steps),
+            solver=solver,
+            gradient=self.gradient(task.plan.keep),
+            on_step=on_step,
+        )
+        return solver.latents(last)
+
+    @torch.no_grad()
+    def _move(self, task: Task, state: DOODLState, gradient: Tensor, k: int) -> DOODLState:
+        """The state with its noise moved against the `gradient` (P, B, C, h, w)."""
+        if self.average:  # dL/dx_T where x = y = x_T is the sum of the two gradients
+            gradient = gradient.sum(dim=0).expand_as(gradient)
+        change, memory = self.optimiser.update(state.x_T, gradient, state.memory, k)
+        x_T = state.x_T + change
+        if self.perturbation:
+            z = task.noise.stream(PERTURBATION).normal(k, x_T.shape[2:])
+            x_T = x_T + self.perturbation * z.to(x_T)
+        if self.renormalise:
+            x_T = x_T * (state.radius / _norm(x_T))[..., None, None, None]
+        return replace(state, x_T=x_T, memory=memory)
+
+    def seen_loss(self, k: int, task: Task) -> Loss:
+        """The loss that iteration `k` optimises: of its crops, if crops are judged."""
+        whole = task.require_loss()
+        loss = crop(whole, self.crops, self.cut_power) if self.crops else whole
+        return loss.replay(task.noise.stream(CROPS), k)
+
+    @torch.no_grad()
+    def redraw(
+        self, task: Task, state: DOODLState, on_step: OnStep | None = None
+    ) -> DOODLState:
+        """The best noise in the final number of steps, kept where that image is the better one."""
+        drawn = generate(
+            task, state.best_x_T[0], self.final_steps or self.steps, on_step=on_step
+        ).latents
+        losses = evaluate(task, decode(task, drawn), _whole_loss)
+        better = losses < state.best_losses
+        return replace(
+            state,
+            best_latents=torch.where(better[:, None, None, None], drawn, state.best_latents),
+            best_losses=torch.minimum(losses, state.best_losses),
+            redrawn=torch.ones_like(state.redrawn),
+        )
+
+    def result(self, task: Task, state: DOODLState) -> Result:
+        """The best images so far, with the losses by which they were chosen."""
+        latents = state.best_latents
+        images = decode(task, latents)
+        return Result(images, latents, state.best_x_T[0], state.best_losses, state.terms)
+
+    def __call__(self, task: Any, on_step: OnStep | None = None) -> Result:
+        result: Result = super().__call__(task, on_step)
+        return result
+
+    def _good(self, losses: Tensor) -> Tensor:
+        """Whether each loss is that of an image that is good enough to be left alone."""
+        return losses <= (-math.inf if self.target is None else self.target)
 
 
 @torch.no_grad()
-def result(task: Task, settings: Doodl, state: DoodlState, on_step: OnStep | None = None) -> Result:
-    """The best images so far, with the losses by which they were chosen; drawn once more if the settings say so."""
-    if settings.final_steps is None:
-        best = Result(decoded(task, state.best_latents), state.best_latents, state.best_x_T[0], state.best_losses)
-    else:
-        best = generate(task, task.denoiser, state.best_x_T[0], settings.final_steps, on_step=on_step)
-    return replace(best, history=state.history, terms=state.terms)
+def _remember(
+    task: Task, state: DOODLState, latents: Tensor, images: Tensor, terms: Tensor
+) -> DOODLState:
+    """The state with the best so far. Whole images are compared: of crops, the best are lucky."""
+    losses = evaluate(task, images, _whole_loss)
+    better = (losses < state.best_losses)[:, None, None, None]
+    return replace(
+        state,
+        best_x_T=torch.where(better, state.x_T, state.best_x_T),
+        best_latents=torch.where(better, latents, state.best_latents),
+        best_losses=torch.minimum(losses, state.best_losses),
+        terms=torch.cat([state.terms, terms[None]]),
+    )
 
 
-def _good(settings: Doodl, losses: Tensor) -> Tensor:
-    """Whether each loss is that of an image that is good enough to be left alone."""
-    return losses <= (-math.inf if settings.target is None else settings.target)
+def _whole_loss(task: Task) -> Loss:
+    return task.require_loss().replay(task.noise.stream(CROPS), 0)
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -278,4 +440,6 @@ def _check(name: str, values: Tensor, k: int, seeds: tuple[int, ...]) -> None:
     """Raise UserError unless all `values` (B,), the `name` in iteration `k`, are finite."""
     for value, seed in zip(values.tolist(), seeds, strict=True):
         if not math.isfinite(value):
-            raise UserError(f"{name} is {value} in iteration {k} (seed {seed}): lower the rate, or use float32")
+            raise UserError(
+                f"{name} is {value} in iteration {k} (seed {seed})", "lower the rate, or use float32"
+            )

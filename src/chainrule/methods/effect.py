@@ -1,88 +1,165 @@
-"""Text-embedding inversion: AdjointDPM (Pan et al. 2024), appendix A. One before/after pair becomes a word.
-
-The noise x_T that leads to the picture before, told what it shows, is found by inversion (DPM-ODESolver++'s own, which is
-approximate) and kept. What is optimised is a new word # in the
-text encoder's own space, so that the same noise, told "prompt #", leads to the picture after:
-
-    # = argmin |x_0(x_T, prompt #) - after|^2
-
-Nothing else of the pair is in the word, so it can be said of other noise and in other prompts. It starts as the padding
-that fills a prompt up, which says nothing: from any other start the first thing to learn would be to be silent.
-"""
+"""Text-embedding inversion: AdjointDPM (Pan et al. 2024), appendix A."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from chainrule.diffusion.denoiser import Conditioning, Denoiser
-from chainrule.diffusion.gradient.checkpoint import Checkpoint
-from chainrule.models.base import Model
-from chainrule.optimise import Adam, Training, train
+from chainrule.diffusion.gradient import Checkpoint
+from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import invert, sample
 from chainrule.diffusion.solvers.dpm_solver import DPMSolver
+from chainrule.errors import UserError
+from chainrule.images import shorten
+from chainrule.methods.base import (
+    GuidanceScale,
+    Method,
+    Needs,
+    Sheet,
+    State,
+    Steps,
+    Task,
+    Writer,
+)
+from chainrule.methods.training import Training, train
+from chainrule.optimise import Adam
 
 VECTORS = "vectors"
 
 
-class Effect(BaseModel):
-    """The settings: a word of so many `vectors`, learnt in so many `iterations` of a chain of so many `steps`."""
+class Effect(Method):
+    """Learns an effect from one picture before and after it, as a new word for other prompts.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    vectors: int = Field(default=4, ge=1)
-    iterations: int = Field(default=100, ge=1)
-    steps: int = Field(default=10, ge=1)
-    guidance_scale: float = 1.0
+        # = argmin |x_0(x_T, prompt #) - after|^2
+
+    Pan et al., "AdjointDPM", 2024, appendix A. The noise x_T that leads to the picture before, told
+    what it shows, is found by inversion (DPM-Solver++'s own, which is approximate) and kept. What
+    is optimised is a new word in the text encoder's own space. It starts as the padding that fills
+    a prompt up, which says nothing: from any other start the first thing to learn would be to be
+    silent. The word is written as a textual inversion, for any diffusers program.
+
+    Limits: what no word can say cannot be learnt (stripes, in the bundled world); for models with
+    one CLIP for their text.
+    """
+
+    kind: Literal["effect"] = "effect"
+    needs = Needs.PICTURES | Needs.PROMPT
+    state: ClassVar[type[State]] = Training
+    word: str = Field(default="<effect>", description="The new word, in angle brackets.")
+    other: tuple[str, ...] = Field(default=(), description="Prompts with which the word is tried.")
+    vectors: int = Field(default=4, ge=1, description="How many token embeddings the word has.")
+    iterations: int = Field(default=100, ge=1, description="How often it is improved.")
+    steps: Steps = 10
+    guidance_scale: GuidanceScale = 1.0
     optimiser: Adam = Adam(rate=0.03)
 
+    def count_iterations(self, task: Any) -> int:
+        return self.iterations
 
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """Pictures `before` and `after` the effect (1, 3, H, W) in [0, 1], what they show, and the `word` to be learnt."""
+    def probe(self, steps: int) -> Effect:
+        return self.model_copy(update={"steps": steps, "iterations": 1})
 
-    model: Model
-    prompt: str
-    before: Tensor
-    after: Tensor
-    word: str = "<effect>"
+    def prepare(self, task: Task) -> Task:
+        prepared: Task = super().prepare(task)
+        if len(prepared.pictures) != 2:
+            raise UserError(
+                f"an effect is learnt from two pictures, not {len(prepared.pictures)}",
+                "name one before and one after it",
+                "pictures",
+            )
+        before, after = (
+            task.model.codec.fit(picture.to(task.model.device)) for picture in prepared.pictures
+        )
+        if before.shape != after.shape:
+            raise UserError(
+                "the picture after has other proportions than the one before",
+                "give two pictures of the same scene",
+                "pictures",
+            )
+        prepared = replace(prepared, pictures=(before, after))
+        prompts = [f"{prompt} {self.word}" for prompt in (prepared.prompts[0], *self.other)]
+        self.tell(prepared, self.start(prepared).values[VECTORS], prompts)
+        return prepared
 
-    def told(self, vectors: Tensor, prompts: Sequence[str]) -> Conditioning:
+    def start(self, task: Task) -> Training:
+        """The state before the first iteration. Raises UserError if the word cannot be taught."""
+        padding = task.model.text.pad_embedding.float().expand(self.vectors, -1)
+        task.model.text.with_token(self.word, padding)
+        return Training.begin({VECTORS: padding}, 1)
+
+    def run(
+        self, task: Task, state: Training | None = None, on_step: OnStep | None = None
+    ) -> Iterator[Training]:
+        state = self.start(task) if state is None else state
+        vectors, x_T = state.values[VECTORS].clone().requires_grad_(), self.find_noise(task)
+        model, after = task.model, task.pictures[1][None]
+        times, gradient = model.schedule.times(self.steps), Checkpoint(task.plan.keep)
+
+        def objective(k: int) -> Tensor:
+            denoiser = self.denoiser(task, vectors, f"{task.prompts[0]} {self.word}")
+            x_0 = sample(
+                denoiser, x_T, times, solver=DPMSolver(), gradient=gradient, on_step=on_step
+            )
+            return (model.decode(x_0) - after).square().sum()[None]
+
+        return train({VECTORS: vectors}, objective, self.optimiser, self.iterations, state)
+
+    def tell(self, task: Task, vectors: Tensor, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of prompts in which the word reads as `vectors` (n, D)."""
-        return self.model.text.taught(self.word, vectors)(prompts)
+        return task.model.text.with_token(self.word, vectors)(prompts)
 
-    def denoiser(self, vectors: Tensor, prompt: str, guidance_scale: float) -> Denoiser:
-        """The model told `prompt`, in which the word reads as `vectors` (n, D)."""
-        return self.model.denoiser(self.told(vectors, [prompt]), guidance_scale=guidance_scale)
+    def denoiser(self, task: Task, vectors: Tensor, prompt: str) -> Denoiser:
+        """The model told a prompt, in which the word reads as `vectors` (n, D)."""
+        told = self.tell(task, vectors, [prompt])
+        return task.model.denoiser(told, guidance_scale=self.guidance_scale)
 
     @torch.no_grad()
-    def x_T(self, settings: Effect) -> Tensor:  # noqa: N802 - the field's name
-        """The noise (1, C, h, w) that leads to the picture before: invert_photos, by the solver that will lead to after."""
-        denoiser = self.model.denoiser(self.prompt, guidance_scale=settings.guidance_scale)
-        times = self.model.schedule.times(settings.steps)
-        return invert(denoiser, self.model.encode(self.before), times, solver=DPMSolver())[0]
+    def find_noise(self, task: Task) -> Tensor:
+        """The noise (1, C, h, w) that leads to the picture before, by the solver that leads on."""
+        denoiser = task.model.denoiser(task.prompts[0], guidance_scale=self.guidance_scale)
+        z = task.model.encode(task.pictures[0][None])
+        return invert(denoiser, z, task.model.schedule.times(self.steps), solver=DPMSolver())[0]
 
+    def draw(self, task: Task, vectors: Tensor, prompt: str, x_T: Tensor) -> Tensor:
+        """The images (B, 3, H, W) of a prompt from the noise `x_T` (B, C, h, w)."""
+        denoiser = self.denoiser(task, vectors, prompt)
+        times = task.model.schedule.times(self.steps)
+        return task.model.decode(sample(denoiser, x_T, times, solver=DPMSolver()))
 
-def start(pair: Pair, settings: Effect) -> Training:
-    """The state before the first iteration. Raises UserError if the model cannot be taught the word."""
-    blank = pair.model.text.blank.float().expand(settings.vectors, -1)
-    pair.model.text.taught(pair.word, blank)
-    return Training.of({VECTORS: blank}, 1)
+    @torch.no_grad()
+    def result(self, task: Task, state: Training) -> Sheet:
+        """The pair, and what the word makes of its noise, of other prompts and seeds."""
+        vectors, (before, after) = state.values[VECTORS], task.pictures
+        noise = torch.cat([self.find_noise(task), task.model.noise(task.seeds)])
+        said = (task.prompts[0], *self.other)
+        prompts = [text for prompt in said for text in (prompt, f"{prompt} {self.word}")]
+        made = [self.draw(task, vectors, prompt, noise) for prompt in prompts]
+        white = torch.ones_like(before)
+        columns = {"the pair": torch.stack([before, after, *[white] * (len(prompts) - 2)])}
+        names = ("its noise", *(f"seed {seed}" for seed in task.seeds))
+        columns |= {name: torch.stack([each[i] for each in made]) for i, name in enumerate(names)}
+        captions: dict[str, Sequence[str]]
+        captions = {name: [shorten(prompt) for prompt in prompts] for name in columns}
+        captions["the pair"] = [""] * len(prompts)
+        error = state.losses[-1].item() / after.numel()
+        return Sheet(
+            columns,
+            ["without", "with"] * len(said),
+            captions,
+            f"{said[0]}  {self.word}",
+            {"error": error},
+        )
 
+    def artefacts(self, task: Task, state: Training) -> Mapping[str, Writer]:
+        """The word, as diffusers' `load_textual_inversion` reads it."""
+        from safetensors.torch import save_file
 
-def effect(pair: Pair, settings: Effect | None = None, state: Training | None = None) -> Iterator[Training]:
-    """The states after each iteration; `state.values["vectors"]` (n, D) is the word."""
-    settings = settings or Effect()
-    state = state or start(pair, settings)
-    vectors, x_T = state.values[VECTORS].clone().requires_grad_(), pair.x_T(settings)
-    times = pair.model.schedule.times(settings.steps)
-
-    def objective(k: int) -> Tensor:
-        denoiser = pair.denoiser(vectors, f"{pair.prompt} {pair.word}", settings.guidance_scale)
-        x_0 = sample(denoiser, x_T, times, solver=DPMSolver(), gradient=Checkpoint())
-        return (pair.model.decode(x_0) - pair.after).square().sum()[None]
-
-    return train({VECTORS: vectors}, objective, settings.optimiser, settings.iterations, state)
+        vectors = {self.word: state.values[VECTORS].contiguous().cpu()}
+        writer: Any = lambda path: save_file(vectors, path)  # noqa: E731
+        return {"embedding.safetensors": writer}

@@ -1,41 +1,62 @@
-"""ILVR: Choi et al., "ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models", 2021.
-
-    x_s = x'_s + phi(y_s) - phi(x'_s)        after each step from share `start` to share `stop` of the chain
-
-The picture is drawn from noise by DDPM, under the prompt, and takes its low frequencies from the photo: shapes and
-colours in the large. A greater factor N leaves more freedom, and so does an earlier stop; with `stop` 1 the result's
-low frequencies are exactly the photo's (`chainrule.diffusion.constraints.LowPass`).
-Limits: what is large cannot change, colours of large things least of all; N counts latent pixels, so that on Stable
-Diffusion 2 is already 16 pixels of the picture.
-"""
+"""ILVR: Choi et al., "ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models"."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
-from chainrule.diffusion.constraints import LowPass, Noised
-from chainrule.diffusion.constraints.low_pass import LOW
-from chainrule.errors import UserError
+from pydantic import Field, model_validator
+
+from chainrule.diffusion.constraints import LowPass, NoisedReference
+from chainrule.diffusion.constraints.low_pass import low_pass
 from chainrule.diffusion.gradient.base import OnStep
-from chainrule.methods.base import Result, Task, encoded, generate
 from chainrule.diffusion.solvers.ddpm import DDPM
+from chainrule.errors import UserError
+from chainrule.methods.base import Drawn, Eta, Needs, Steps, Task
+from chainrule.methods.chains import OneShot, generate
+from chainrule.methods.chunking import encode_photos
 
 
-def ilvr(
-    task: Task,
-    *,
-    factor: int = 4,
-    start: float = 0.0,
-    stop: float = 0.5,
-    eta: float = 1.0,
-    steps: int = 50,
-    on_step: OnStep | None = None,
-) -> Result:
-    """New images of the task's seeds with the low frequencies of its photos."""
-    if not 0.0 <= start <= stop <= 1.0:
-        raise UserError(f"the low frequencies are kept from share {start} to share {stop}: they rise, from 0 to 1")
-    times = task.model.schedule.times(steps)
-    first, last = (times[round(share * steps)].item() for share in (start, stop))
-    photos = Noised(task.model.schedule, encoded(task), task.noise, LOW)
-    kept = replace(task, constraints=(LowPass(photos, factor, first, last), *task.constraints))
-    return generate(kept, task.denoiser, task.x_T, steps, solver=DDPM(task.noise, eta), on_step=on_step)
+class ILVR(OneShot):
+    """Draws from noise, and takes the low frequencies from the photo.
+
+        x_s = x'_s + phi(y_s) - phi(x'_s)      from share `start` to share `stop` of the chain
+
+    Choi et al., "ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models", 2021.
+    Shapes and colours in the large stay. A greater factor leaves more freedom, and so does an
+    earlier stop; with a stop of 1 the low frequencies are exactly the photo's.
+
+    Limits: what is large cannot change, colours of large things least of all; the factor counts
+    latent pixels, so that on Stable Diffusion 2 is already 16 pixels of the picture.
+    """
+
+    kind: Literal["ilvr"] = "ilvr"
+    needs = Needs.PHOTO
+    factor: int = Field(default=4, ge=1, description="How coarse what is kept is, in latent pixels.")
+    start: float = Field(default=0.0, ge=0, le=1, description="The share where keeping begins.")
+    stop: float = Field(default=0.5, ge=0, le=1, description="The share where keeping ends.")
+    eta: Eta = 1.0
+    steps: Steps = 50
+
+    @model_validator(mode="after")
+    def _check(self) -> ILVR:
+        if self.start > self.stop:
+            raise UserError(
+                f"keeping starts at share {self.start} and stops at {self.stop}", "let it rise", "stop"
+            )
+        return self
+
+    def prepare(self, task: Task) -> Task:
+        prepared: Task = super().prepare(task)
+        low_pass(task.x_T, self.factor)  # a picture that is too small for it is refused now
+        return prepared
+
+    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
+        times = task.model.schedule.times(self.steps)
+        first, last = (times[round(share * self.steps)].item() for share in (self.start, self.stop))
+        stream = task.noise.stream("ilvr/reference")
+        photos = NoisedReference(task.model.schedule, encode_photos(task), stream)
+        kept = LowPass(photos, self.factor, first, last)
+        task = replace(task, constraints=(kept, *task.constraints))
+        solver = DDPM(task.noise.stream("ddpm"), self.eta)
+        return generate(task, task.x_T, self.steps, solver=solver, on_step=on_step)

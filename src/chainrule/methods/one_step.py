@@ -1,41 +1,66 @@
-"""Classifier guidance on the one-step guess of the image: the baseline of the DOODL paper (Wallace et al. 2023).
-
-    eps' = eps + scale sigma d loss(decode(x0(x_t))) / d x_t        section 3.2; see `chainrule.diffusion.guidance.one_step`
-
-Any loss on images can push each step of the chain; a photo is invert_photos half the way first (section 5.3).
-Limits: the guess of a noisy latent is blurry, so early pushes point elsewhere; each costs a backward pass.
-"""
+"""Classifier guidance on the one-step guess: the baseline of Wallace et al. 2023 (DOODL)."""
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
+from pydantic import Field
+
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.guidance.one_step import OneStep
-from chainrule.methods.base import Result, Task, generate, invert_photos
-from chainrule.diffusion.solvers.base import Solver
-from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.diffusion.solvers.edict import EDICT
+from chainrule.methods.base import (
+    TUNED_MIX,
+    Drawn,
+    Mix,
+    Needs,
+    Situation,
+    Steps,
+    Strength,
+    Task,
+)
+from chainrule.methods.chains import OneShot, generate, invert_photos
 
-_DDIM, _EDICT = DDIM(), EDICT()
-
-
-def one_step(task: Task, *, scale: float, steps: int = 50, solver: Solver = _DDIM, on_step: OnStep | None = None) -> Result:
-    """The images of the task's seeds, each step pushed by the loss of the guessed image."""
-    return generate(task, _pushed(task, scale), task.x_T, steps, solver=solver, on_step=on_step)
-
-
-def one_step_edit(
-    task: Task,
-    *,
-    scale: float,
-    strength: float = 0.5,
-    steps: int = 50,
-    solver: Solver = _EDICT,
-    on_step: OnStep | None = None,
-) -> Result:
-    """The task's photos, invert_photos half the way (section 5.3: all the way loses them) and pushed on the way back."""
-    state = invert_photos(task, steps=steps, solver=solver, strength=strength, on_step=on_step)
-    return generate(task, _pushed(task, scale), state, steps, solver=solver, strength=strength, on_step=on_step)
+FAITHFUL_SCALES = {"classifier": 5.0, "text": 30.0, "aesthetic": 30.0, "image": 300.0}
+"""The baseline's of the paper's section 5. Of aesthetics it names none; of personalisation it says
+"much higher" than that of text."""
 
 
-def _pushed(task: Task, scale: float) -> OneStep:
-    return OneStep(task.denoiser, task.model.decode, task.wanted(), scale)
+class OneStepGuidance(OneShot):
+    """Pushes each step of the chain by the loss of the guessed image.
+
+        eps' = eps + scale sigma d loss(decode(x0(x_t))) / d x_t        section 3.2
+
+    The baseline of Wallace et al., "End-to-End Diffusion Latent Optimization Improves Classifier
+    Guidance", 2023. Any loss on images can push; a photo is inverted half the way first, by EDICT
+    (section 5.3: all the way loses it).
+
+    Limits: the guess of a noisy latent is blurry, so early pushes point elsewhere; each costs a
+    backward pass.
+    """
+
+    kind: Literal["one-step"] = "one-step"
+    needs = Needs.LOSS
+    scale: float = Field(default=5.0, description="How hard the loss pushes.")
+    strength: Strength = 0.5
+    steps: Steps = 50
+    mix: Mix = 0.93
+
+    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
+        push = OneStep(task.denoiser, task.model.decode, task.require_loss(), self.scale)
+        if task.photo is None:
+            return generate(task, task.x_T, self.steps, denoiser=push, on_step=on_step)
+        chain: dict[str, Any] = {
+            "steps": self.steps,
+            "solver": EDICT(mix=self.mix),
+            "strength": self.strength,
+            "on_step": on_step,
+        }
+        return generate(task, invert_photos(task, **chain), denoiser=push, **chain)
+
+    @classmethod
+    def preset(cls, situation: Situation) -> dict[str, Any]:
+        if situation.name == "faithful":
+            return {"scale": FAITHFUL_SCALES.get(situation.loss, FAITHFUL_SCALES["classifier"])}
+        mix = {"mix": TUNED_MIX} if situation.name == "tuned" else {}
+        return super().preset(situation) | {"scale": 30.0} | mix

@@ -1,22 +1,32 @@
-"""Ho, Jain & Abbeel, "Denoising Diffusion Probabilistic Models", 2020; Song, Meng & Ermon, "DDIM", 2021.
-
-The images of a prompt, by any deterministic solver on any grid of times, with the model's own guidance.
-Limits: it draws what the model knows by the words it knows; it is the baseline of everything.
-"""
+"""Ho, Jain & Abbeel, "Denoising Diffusion Probabilistic Models", 2020; Song et al., "DDIM", 2021."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from chainrule.diffusion.gradient.base import OnStep
-from chainrule.methods.base import Result, Task, generate
-from chainrule.diffusion.schedule import Grid
-from chainrule.diffusion.solvers.base import Solver
-from chainrule.diffusion.solvers.ddim import DDIM
-
-_DDIM = DDIM()
+from chainrule.diffusion.solvers.registry import SOLVERS
+from chainrule.diffusion.time_grids import GRIDS
+from chainrule.methods.base import Drawn, GridName, Needs, SolverName, Steps, Task
+from chainrule.methods.chains import OneShot, generate
 
 
-def plain(
-    task: Task, *, steps: int = 50, solver: Solver = _DDIM, grid: Grid | None = None, on_step: OnStep | None = None
-) -> Result:
-    """The images of the task's seeds."""
-    return generate(task, task.denoiser, task.x_T, steps, solver=solver, grid=grid, on_step=on_step)
+class Plain(OneShot):
+    """The images of a prompt, by any solver on any grid of times, with the model's own guidance.
+
+    Ho, Jain & Abbeel, "Denoising Diffusion Probabilistic Models", 2020; Song, Meng & Ermon,
+    "Denoising Diffusion Implicit Models", 2021.
+
+    Limits: it draws what the model knows by the words it knows; it is the baseline of everything.
+    """
+
+    kind: Literal["plain"] = "plain"
+    needs = Needs.NOISE
+    steps: Steps = 50
+    solver: SolverName = "ddim"
+    grid: GridName | None = None
+
+    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
+        grid = GRIDS[self.grid] if self.grid else None
+        solver = SOLVERS[self.solver]()
+        return generate(task, task.x_T, self.steps, solver=solver, grid=grid, on_step=on_step)

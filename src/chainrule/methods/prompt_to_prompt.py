@@ -1,130 +1,188 @@
-"""Prompt-to-Prompt: Hertz et al., "Prompt-to-Prompt Image Editing with Cross Attention Control", 2022, algorithm 1.
-
-    M_t, M*_t = the maps of source and target;   x*_s = DM(x*_t, target) with Edit(M_t, M*_t, t)       eq. 3-6
-
-Two chains from one noise; the target borrows where the source looked: its cross-attention for a share `cross` of the
-steps (words that are swapped, words that are new, words that are weighted), its self-attention for a share `own`, and,
-if words are named for a local blend, its latents where neither looks at these. A photo is invert_photos exactly by EDICT
-instead of the null-text optimisation.
-Limits: needs cross-attention (U-Nets, PixArt; not SD3, Flux); shapes change only as far as the shares let them.
-"""
+"""Prompt-to-Prompt: Hertz et al., "Prompt-to-Prompt Image Editing with Cross Attention Control"."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from chainrule.diffusion.control import Alignment, AttentionEdit, PairedDenoiser, Blend, Pairing, align
+from chainrule.diffusion.control import (
+    Alignment,
+    AttentionEdit,
+    Blend,
+    PairedDenoiser,
+    Pairing,
+    align,
+)
 from chainrule.diffusion.control.attention import layers
-from chainrule.errors import UserError
 from chainrule.diffusion.gradient.base import OnStep
-from chainrule.methods.base import Result, Task, by_parts, generate, invert_photos
-from chainrule.models.base import Model, Text
-from chainrule.diffusion.schedule import during
-from chainrule.diffusion.solvers.base import Solver
 from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.diffusion.solvers.edict import EDICT
+from chainrule.diffusion.time_grids import time_at_share
+from chainrule.errors import UserError
+from chainrule.methods.base import (
+    TUNED_MIX,
+    Drawn,
+    Mix,
+    Needs,
+    Situation,
+    Steps,
+    Task,
+)
+from chainrule.methods.chains import OneShot, generate, invert_photos
+from chainrule.methods.chunking import draw_in_parts
+from chainrule.models.base import Text
 
-_DDIM, _EDICT = DDIM(), EDICT()
 
+class PromptToPrompt(OneShot):
+    """Draws two chains side by side; the target looks where the source looked.
 
-@dataclass(frozen=True)
-class Attention:
-    """What of the source's attention the target takes.
+        M_t, M*_t = the maps of source and target
+        x*_s = DM(x*_t, target) with Edit(M_t, M*_t, t)                    eq. 3-6
 
-    `cross` and `own` are shares of the steps; `replaced` says whether a word in another's place looks where that did
-    (replacement) or for itself (refinement); `weights` scale the maps of the target's words in the first share;
-    `blend` names words of either prompt outside of which the source is kept, from a share `blend_from` of the steps on.
+    Hertz et al., "Prompt-to-Prompt Image Editing with Cross Attention Control", 2022, algorithm 1.
+    The target borrows the source's cross-attention for a share of the steps (words that are
+    swapped, new, or weighted), its self-attention for another and, with words to blend, its
+    latents where neither looks at these. A photo is inverted exactly by EDICT instead of the
+    null-text optimisation; a picture that the model drew starts at its own noise, by DDIM.
+
+    Limits: needs cross-attention (U-Nets, PixArt; not SD3, Flux); shapes change only as far as
+    the shares let them.
     """
 
-    cross: float = 0.8
-    own: float = 0.4
-    replaced: bool = True
-    weights: Mapping[str, float] = field(default_factory=dict)
-    blend: Sequence[str] = ()
-    blend_from: float = 0.2
+    kind: Literal["prompt-to-prompt"] = "prompt-to-prompt"
+    needs = Needs.PHOTO | Needs.PROMPT | Needs.SOURCE
+    cross: float = Field(
+        default=0.8, ge=0, le=1, description="The share of steps with the source's cross-attention."
+    )
+    self_attention: float = Field(
+        default=0.4, ge=0, le=1, description="The share of steps with the source's self-attention."
+    )
+    replaced: bool = Field(
+        default=True, description="Whether a word in another's place looks where that did."
+    )
+    weight: Mapping[str, float] = Field(
+        default_factory=dict, description="How much a word counts while `cross` lasts: blue=2."
+    )
+    blend: tuple[str, ...] = Field(
+        default=(), description="Words outside of which nothing is to change."
+    )
+    blend_from: float = Field(
+        default=0.2, ge=0, le=1, description="The share of the steps from which on that holds."
+    )
+    steps: Steps = 50
+    mix: Mix = 0.93
+
+    @classmethod
+    def preset(cls, situation: Situation) -> dict[str, Any]:
+        mix = {"mix": TUNED_MIX} if situation.name == "tuned" else {}
+        return super().preset(situation) | mix
+
+    def prepare(self, task: Task) -> Task:
+        prepared: Task = super().prepare(task)
+        self.pair(task)  # what a network, or a prompt, has not is said now
+        return prepared
+
+    def pair(self, task: Task) -> Task:
+        """`task` with the photos' chain beside its own, for whoever walks it.
+
+        The chain must have as many steps and start where both do. Raises UserError if the network
+        has no cross-attention, or a prompt has not the words.
+        """
+        _ = layers(task.denoiser)
+        photo = task.require_photo()
+        edit, blend = self._edit(task, photo.prompts)
+        denoiser = PairedDenoiser(photo.denoiser, task.denoiser, edit)
+        return replace(
+            task, denoiser=denoiser, constraints=(Pairing(edit, blend), *task.constraints)
+        )
+
+    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
+        return draw_in_parts(self.pair(task), lambda part: self._draw(part, on_step))
+
+    def _draw(self, task: Task, on_step: OnStep | None) -> Drawn:
+        x_T, solver = task.require_photo().x_T, EDICT(mix=self.mix)
+        chain: dict[str, Any] = {"steps": self.steps, "on_step": on_step}
+        if x_T is None:
+            state = invert_photos(task, solver=solver, **chain)
+            drawn = generate(task, state, solver=solver, **chain)
+        else:
+            drawn = generate(task, x_T, solver=DDIM(), **chain)
+        if not isinstance(task.denoiser, PairedDenoiser):
+            return drawn
+        return replace(drawn, attention=task.denoiser.edit.maps.mean().chunk(2)[1])
+
+    def _edit(self, task: Task, source: Sequence[str]) -> tuple[AttentionEdit, Blend | None]:
+        """The edit of the maps that is asked for, and the local blend if any."""
+        times, text = task.model.schedule.times(self.steps), task.model.text
+        shown, wanted = _pad(source, task.prompts)
+        shown_tokens, wanted_tokens = ([text.tokens(p) for p in each] for each in (shown, wanted))
+        pairs = [
+            align(*pair, replaced=self.replaced)
+            for pair in zip(shown_tokens, wanted_tokens, strict=True)
+        ]
+        across, borrowed = (
+            torch.cat([getattr(pair, part) for pair in pairs]) for part in ("across", "borrowed")
+        )
+        edit = AttentionEdit(
+            Alignment(across, borrowed),
+            time_at_share(times, self.cross),
+            time_at_share(times, self.self_attention),
+            self._weights(text, wanted_tokens),
+        )
+        if not self.blend:
+            return edit, None
+        first = times[round(self.blend_from * self.steps)].item()
+        return edit, Blend(*self._looks(text, shown_tokens, wanted_tokens), first)
+
+    def _weights(self, text: Text, wanted: Sequence[Sequence[str]]) -> Tensor:
+        """How much each token of the targets counts, (len(wanted), K)."""
+        weights = torch.ones(len(wanted), len(wanted[0]))
+        for word, weight in self.weight.items():
+            where = find_word(text, word, wanted)
+            if not where.any():
+                raise UserError(f"the prompt has no word {word!r}", "name one that it has", "weight")
+            weights[where] = weight
+        return weights
+
+    def _looks(
+        self, text: Text, shown: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]
+    ) -> tuple[Tensor, Tensor]:
+        """Which tokens of the sources and of the targets are to be blended around."""
+        looking = [torch.zeros(len(prompts), len(prompts[0])) for prompts in (shown, wanted)]
+        for word in self.blend:
+            found = [find_word(text, word, prompts) for prompts in (shown, wanted)]
+            if not any(where.any() for where in found):
+                raise UserError(
+                    f"neither prompt has the word {word!r}", "blend where one of theirs looks", "blend"
+                )
+            for half, where in zip(looking, found, strict=True):
+                half[where] = 1.0
+        return looking[0], looking[1]
 
 
-Prompts = str | Sequence[str]
-"""One for all images, or one for each."""
+def _pad(source: Sequence[str], target: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Prompts of both, one for all or one for each, as many of one as of the other."""
+    most = max(len(source), len(target))
+    shown, wanted = (list(each) if len(each) == most else [*each] * most for each in (source, target))
+    return shown, wanted
 
 
-def side_by_side(
-    task: Task, source: Prompts, target: Prompts, attention: Attention | None = None, *, steps: int = 50
-) -> Task:
-    """`task` with the photos' chain beside its own, for `sample`, `doodl` and whoever walks it.
+def find_word(text: Text, word: str, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """Where a word stands among the tokens of each of some prompts.
 
-    `source` and `target` are the prompts that the photo's denoiser and the task's were told. The chain must have
-    `steps` and start where both do.
+    Args:
+        text: What spells it.
+        word: The word.
+        prompts: Each as its K tokens.
+
+    Returns:
+        (len(prompts), K) of booleans.
     """
-    _ = layers(task.denoiser)
-    edit, blend = _edit(task.model, source, target, attention or Attention(), steps)
-    denoiser = PairedDenoiser(task.edited().denoiser, task.denoiser, edit)
-    return replace(task, denoiser=denoiser, constraints=(Pairing(edit, blend), *task.constraints))
-
-
-@torch.no_grad()
-def prompt_to_prompt(
-    task: Task,
-    source: Prompts,
-    target: Prompts,
-    *,
-    attention: Attention | None = None,
-    steps: int = 50,
-    solver: Solver = _EDICT,
-    on_step: OnStep | None = None,
-) -> Result:
-    """The task's photos, shown by `source`, as `target` says (the prompts of the photos' denoiser and the task's).
-
-    Photos are invert_photos by `solver`; pictures that the model made itself start at their own noise, by DDIM. The result
-    holds the target's attention, the mean over the chain. Raises UserError if the network has no cross-attention.
-    """
-    pair = side_by_side(task, source, target, attention, steps=steps)
-
-    def work(part: Task) -> Result:
-        x_T = part.edited().x_T
-        start = invert_photos(part, steps=steps, solver=solver, on_step=on_step) if x_T is None else x_T
-        result = generate(part, part.denoiser, start, steps, solver=solver if x_T is None else _DDIM, on_step=on_step)
-        seen = part.denoiser.edit.maps.mean() if isinstance(part.denoiser, PairedDenoiser) else None
-        return result if seen is None else replace(result, attention=seen.chunk(2)[1])
-
-    return by_parts(pair, work)
-
-
-def _edit(
-    model: Model, source: Prompts, target: Prompts, attention: Attention, steps: int
-) -> tuple[AttentionEdit, Blend | None]:
-    """The edit of the maps that `attention` asks for in a chain of `steps`, and the local blend if any."""
-    times, text = model.schedule.times(steps), model.text
-    said = [[each] if isinstance(each, str) else list(each) for each in (source, target)]
-    most = max(map(len, said))
-    shown, wanted = ([text.tokens(prompt) for prompt in (each if len(each) == most else each * most)] for each in said)
-    pairs = [align(*pair, replaced=attention.replaced) for pair in zip(shown, wanted, strict=True)]
-    alignment = Alignment(torch.cat([pair.across for pair in pairs]), torch.cat([pair.borrowed for pair in pairs]))
-    weights = torch.ones(len(wanted), len(wanted[0]))
-    for word, weight in attention.weights.items():
-        where = places(text, word, wanted)
-        if not where.any():
-            raise UserError(f"the prompt has no word {word!r}: name one that it has")
-        weights[where] = weight
-    edit = AttentionEdit(alignment, during(times, attention.cross), during(times, attention.own), weights)
-    if not attention.blend:
-        return edit, None
-    looking = [torch.zeros(len(prompts), len(prompts[0])) for prompts in (shown, wanted)]
-    for word in attention.blend:
-        found = [places(text, word, prompts) for prompts in (shown, wanted)]
-        if not any(where.any() for where in found):
-            raise UserError(f"neither prompt has the word {word!r}: blend where a word of one of them looks")
-        for half, where in zip(looking, found, strict=True):
-            half[where] = 1.0
-    return edit, Blend(looking[0], looking[1], times[round(attention.blend_from * steps)].item())
-
-
-def places(text: Text, word: str, prompts: Sequence[Sequence[str]]) -> Tensor:
-    """Where `word` stands among the tokens of each of some prompts, (len(prompts), K) of booleans."""
     marks = set(text.tokens(""))
     spelled = [token for token in text.tokens(word) if token not in marks]
     found = torch.zeros(len(prompts), len(prompts[0]), dtype=torch.bool)

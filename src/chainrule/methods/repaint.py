@@ -1,38 +1,49 @@
-"""RePaint: Lugmayr et al., "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", 2022, algorithm 1.
-
-    x_s^known = alpha_s z + sigma_s eps,    x_s = m x_s^unknown + (1 - m) x_s^known        eq. 8
-
-What the mask leaves free is drawn from noise by DDPM, under the prompt; the rest is the photo at each noise level. So
-that both halves agree, the chain jumps back up by `jump` steps and comes down again, `repeats` times in all (section
-4.2): on a time grid that goes up and down.
-Limits: about `repeats` times the steps of a plain chain; of a latent model, what is known passes the autoencoder, so
-that pixels stay to its precision (exactly, if the photo is asked to be kept `exact`).
-"""
+"""RePaint: Lugmayr et al., "RePaint: Inpainting using DDPMs", 2022, algorithm 1."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
 from chainrule.diffusion.gradient.base import OnStep
-from chainrule.methods.base import Result, Task, generate, masked
-from chainrule.diffusion.schedule import add_jumps
+from chainrule.diffusion.schedule import Schedule
 from chainrule.diffusion.solvers.ddpm import DDPM
+from chainrule.diffusion.time_grids import add_jumps
+from chainrule.methods.base import Drawn, Eta, Needs, Steps, Task
+from chainrule.methods.chains import OneShot, constrain_to_mask, generate
 
 
-def repaint(
-    task: Task,
-    *,
-    jump: int = 10,
-    repeats: int = 10,
-    eta: float = 1.0,
-    steps: int = 50,
-    on_step: OnStep | None = None,
-) -> Result:
-    """The task's photos, filled where their mask is 1. Raises UserError if they have none."""
-    return generate(
-        masked(task),
-        task.denoiser,
-        task.x_T,
-        steps,
-        solver=DDPM(task.noise, eta),
-        grid=lambda schedule, steps: add_jumps(schedule.times(steps), jump, repeats),
-        on_step=on_step,
-    )
+class RePaint(OneShot):
+    """Draws what the mask leaves free, and keeps the rest at each noise level.
+
+        x_s^known = alpha_s z + sigma_s eps,    x_s = m x_s^unknown + (1 - m) x_s^known    eq. 8
+
+    Lugmayr et al., "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", 2022. So
+    that both halves agree, the chain jumps back up and comes down again (section 4.2): on a time
+    grid that goes up and down.
+
+    Limits: about `repeats` times the steps of a plain chain; of a latent model, what is known
+    passes the autoencoder, so that pixels stay to its precision (exactly, if kept exact).
+    """
+
+    kind: Literal["repaint"] = "repaint"
+    needs = Needs.PHOTO | Needs.MASK
+    jump: int = Field(default=10, ge=1, description="How many steps the chain jumps back.")
+    repeats: int = Field(default=10, ge=1, description="How often it comes down in all.")
+    eta: Eta = 1.0
+    steps: Steps = 50
+
+    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
+        return generate(
+            constrain_to_mask(task),
+            task.x_T,
+            self.steps,
+            solver=DDPM(task.noise.stream("ddpm"), self.eta),
+            grid=self._times,
+            on_step=on_step,
+        )
+
+    def _times(self, schedule: Schedule, steps: int) -> Tensor:
+        return add_jumps(schedule.times(steps), self.jump, self.repeats)

@@ -1,42 +1,54 @@
-"""SDEdit: Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations", 2022.
-
-    x_t = alpha_t z + sigma_t eps,    then the last `strength` of the chain under the prompt        algorithm 1
-
-A picture, or a painting in coarse strokes, is fill_in under noise as far as `strength` goes and drawn again: strokes
-become things, and things become what the prompt says. Repeated, it goes further from the same strength (appendix C).
-With a mask the rest is kept (algorithm 2).
-Limits: little strength changes little, much strength forgets the picture; there is no strength that does neither.
-"""
+"""SDEdit: Meng et al., "SDEdit: Guided Image Synthesis and Editing with SDEs", 2022."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field
+
 from chainrule.diffusion.gradient.base import OnStep
-from chainrule.methods.base import Result, Task, generate, noised, untouched
-from chainrule.diffusion.solvers.ddpm import DDPM, STEPS
-
-AGAIN = 1 << 26
-"""The first draw of the noise of repeats."""
+from chainrule.diffusion.solvers.ddpm import DDPM
+from chainrule.methods.base import Drawn, Eta, Needs, Steps, Task
+from chainrule.methods.chains import OneShot, add_noise, generate, reconstruct_photos
 
 
-def sdedit(
-    task: Task,
-    *,
-    strength: float = 0.6,
-    repeats: int = 1,
-    eta: float = 0.0,
-    steps: int = 50,
-    on_step: OnStep | None = None,
-) -> Result:
-    """The task's photos, redone `repeats` times.
+class SDEdit(OneShot):
+    """Hides a picture under noise as far as the strength goes, and draws it again.
 
-    At strength 0 they come back as the autoencoder leaves them; 1 is the seeds' own plain images. `eta` 1 is the
-    paper's stochastic equation, 0 the ordinary one (DDIM). Raises UserError if the task has no photos.
+        x_t = alpha_t z + sigma_t eps,    then the last `strength` of the chain    algorithm 1
+
+    Meng et al., "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential
+    Equations", 2022. Strokes become things, and things become what the prompt says. Repeated, it
+    goes further from the same strength (appendix C). With a mask the rest is kept (algorithm 2).
+    At strength 0 a photo comes back as the autoencoder leaves it; 1 is the seeds' plain images.
+
+    Limits: little strength changes little, much strength forgets the picture; no strength does
+    neither.
     """
-    result = untouched(task)
-    if strength == 0.0:
-        return result
-    for k in range(repeats):
-        start = noised(task, result.latents, steps, strength, AGAIN + k if k else 0)
-        solver = DDPM(task.noise, eta, STEPS + k * steps)
-        result = generate(task, task.denoiser, start, steps, solver=solver, strength=strength, on_step=on_step)
-    return result
+
+    kind: Literal["sdedit"] = "sdedit"
+    needs = Needs.PHOTO
+    strength: float = Field(
+        default=0.6, ge=0, le=1, description="How much of the chain is redone: more changes more."
+    )
+    repeats: int = Field(default=1, ge=1, description="How often it is done.")
+    eta: Eta = 0.0
+    steps: Steps = 50
+
+    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
+        drawn = reconstruct_photos(task)
+        if self.strength == 0.0:
+            return drawn
+        for k in range(self.repeats):
+            z, fresh = drawn.latents, task.noise.stream("sdedit/repeats")
+            eps = fresh.normal(k, z.shape[1:]) if k else None
+            start = add_noise(task, z, self.steps, self.strength, eps)
+            drawn = generate(
+                task,
+                start,
+                self.steps,
+                solver=DDPM(task.noise.stream("ddpm"), self.eta, first=k * self.steps),
+                strength=self.strength,
+                on_step=on_step,
+            )
+        return drawn

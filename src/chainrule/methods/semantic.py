@@ -1,36 +1,107 @@
-"""Liu et al., "More Control for Free! Image Synthesis with Semantic Diffusion Guidance", 2021.
-
-    eps' = eps + scale sigma d (sum of weighted energies)(x_t, t) / d x_t        eq. 5, 10
-
-A text, a picture's content, its layout or its style guide the chain together, each through an image encoder that sees
-noisy latents (`chainrule.diffusion.guidance.semantic`); otherwise as with a noise-aware classifier.
-Limits: somebody must have trained the encoder on the model's noise; the bundled one is a small one for the bundled
-model (`python -m chainrule.scenes.train semantic`). In the paper the generator itself is told nothing; here it may be
-told a prompt too.
-"""
+"""Semantic Diffusion Guidance: Liu et al., "More Control for Free!", 2021."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor
 
 from chainrule.diffusion.gradient.base import OnStep
+from chainrule.diffusion.guidance import semantic as by
 from chainrule.diffusion.guidance.base import Energy
-from chainrule.diffusion.guidance.semantic import Mixed
-from chainrule.methods.base import Result, Task
-from chainrule.methods.noise_aware import noise_aware
+from chainrule.errors import UserError
+from chainrule.images import resize
+from chainrule.losses.base import weighted_terms
+from chainrule.losses.clip import load_clip
+from chainrule.losses.image import ClipImage
+from chainrule.losses.perceptual import Perceptual
+from chainrule.losses.style import Style
+from chainrule.losses.text import ClipText
+from chainrule.methods.base import Drawn, Eta, Steps, Strength, Task
+from chainrule.methods.chains import OneShot
+from chainrule.methods.chunking import encode_photos
+from chainrule.methods.noise_aware import guide_by_energy, require_bundled
 
 
-def semantic(
-    task: Task,
-    *,
-    energies: Sequence[tuple[float, Energy]],
-    scale: float = 50.0,
-    strength: float = 1.0,
-    eta: float = 0.0,
-    steps: int = 50,
-    on_step: OnStep | None = None,
-) -> Result:
-    """The images of the task's seeds, or its photos redone, guided by weighted energies of the noisy latent."""
-    return noise_aware(
-        task, energy=Mixed(energies), scale=scale, strength=strength, eta=eta, steps=steps, on_step=on_step
-    )
+class SemanticGuidance(OneShot):
+    """Pushes each step by a text, a picture's content, its layout or its style, all together.
+
+        eps' = eps + scale sigma d (sum of weighted energies)(x_t, t) / d x_t        eq. 5, 10
+
+    Liu et al., "More Control for Free! Image Synthesis with Semantic Diffusion Guidance", 2021.
+    An image encoder sees the noisy latents. The losses text, image, perceptual (layout) and style
+    say what is wanted; an edit without losses is told its prompt and the layout of its photo.
+
+    Limits: somebody must have trained the encoder on the model's noise; the bundled one is a small
+    one for the bundled model. In the paper the generator itself is told nothing; here it may be
+    told a prompt too.
+    """
+
+    kind: Literal["semantic"] = "semantic"
+    scale: float = Field(default=50.0, description="How hard the energies push.")
+    strength: Strength = 1.0
+    eta: Eta = 0.0
+    steps: Steps = 50
+
+    def prepare(self, task: Task) -> Task:
+        prepared: Task = super().prepare(task)
+        if prepared.energy is not None:
+            return prepared
+        require_bundled(task, self.kind, "an image encoder")
+        return replace(prepared, energy=by.Mixed(find_energies(prepared)))
+
+    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
+        energy = self.prepare(task).energy
+        if energy is None:
+            raise UserError("nothing guides the noisy latents", "give the task an energy")
+        return guide_by_energy(
+            task,
+            energy,
+            scale=self.scale,
+            strength=self.strength,
+            eta=self.eta,
+            steps=self.steps,
+            on_step=on_step,
+        )
+
+
+def find_energies(task: Task) -> list[tuple[float, Energy]]:
+    """What the bundled encoder is told: the task's losses, with their weights.
+
+    Raises:
+        UserError: For losses that it does not know.
+    """
+    from chainrule.models.noise_aware import load_noise_aware_encoder
+
+    encoder = load_noise_aware_encoder(task.model.device)
+    found: list[tuple[float, Energy]] = []
+    for weight, term in weighted_terms(task.loss):
+        if isinstance(term, ClipText):
+            found.append((weight, by.Text(encoder, term.target)))
+        elif isinstance(term, ClipImage):
+            share = weight / len(term.pictures)
+            liked = [_like(task, encoder, picture) for picture in term.pictures]
+            found += [(share, by.Image(each)) for each in liked]
+        elif isinstance(term, Perceptual):
+            found.append((weight, by.Layout(_like(task, encoder, term.picture))))
+        elif isinstance(term, Style):
+            found.append((weight, by.Style(_like(task, encoder, term.picture))))
+        else:
+            known = "text, image, perceptual and style"
+            raise UserError(f"semantic guidance knows {known}, not {term.name}", "omit it", "loss")
+    if not found and task.photo is not None:
+        text = load_clip(None, task.model.device).embed_texts(list(task.prompts))
+        like = by.Likeness(encoder, task.model.schedule, encode_photos(task))
+        found = [(1.0, by.Text(encoder, text)), (1.0, by.Layout(like))]
+    if not found:
+        raise UserError("nothing says what the images should be like", "name a loss", "loss")
+    return found
+
+
+def _like(task: Task, encoder: Any, picture: Tensor) -> by.Likeness:
+    """A picture (3, h, w) to be like, at the size of the task's images."""
+    size = tuple(side * task.model.codec.factor for side in task.x_T.shape[-2:])
+    z = task.model.encode(resize(picture[None].to(task.model.device), size)).detach()
+    return by.Likeness(encoder, task.model.schedule, z)

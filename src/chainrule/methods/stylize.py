@@ -1,59 +1,63 @@
-"""Stylization by a single picture: AdjointDPM (Pan et al. 2024), section 4.2, eq. 30.
-
-The weights of the cross-attention are tuned, through the whole chain, until what the network draws has the style of one
-picture (the Gram matrices of a recognition network's features) and still the content of what it drew before:
-
-    min over theta of  sum over (x_T, prompt)  w_s |G(x_0) - G(picture)|^2 + w_c |F(x_0) - F(x_0 before)|^2
-
-What is tuned is a LoRA on them (Hu et al. 2022): W + B A, with B = 0 at first. No picture but the one is needed, and
-what was learnt holds for other prompts and other noise.
-"""
+"""Stylization by a single picture: AdjointDPM (Pan et al. 2024), section 4.2, eq. 30."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
-from chainrule.errors import UserError
-from chainrule.diffusion.gradient.checkpoint import Checkpoint
-from chainrule.losses.perceptual import Features, Perceptual, Style
-from chainrule.models.base import Model
-from chainrule.noise import generator
-from chainrule.optimise import Adam, Training, train
+from chainrule import bundled
+from chainrule.diffusion.gradient import Checkpoint
+from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample
+from chainrule.errors import UserError
+from chainrule.images import shorten
+from chainrule.losses.features import Features, load_features
+from chainrule.losses.perceptual import Perceptual
+from chainrule.losses.style import Style
+from chainrule.memory import Plan
+from chainrule.methods.base import (
+    PLAIN,
+    GuidanceScale,
+    Method,
+    Needs,
+    Sheet,
+    State,
+    Steps,
+    Task,
+    Writer,
+)
+from chainrule.methods.training import Training, train
+from chainrule.models import BUNDLED
+from chainrule.models.base import Model
+from chainrule.models.lora import add_lora, remove_lora, reset_lora, save_lora
+from chainrule.noise import Noise
+from chainrule.optimise import Adam
 
-ADAPTER = "style"
-SEED, ORDER = 0, 1 << 22
-"""The seed of the adapter's first weights and of the order of the samples; the first draw of the latter."""
-
-
-class Stylization(BaseModel):
-    """The settings: a LoRA of `rank`, tuned for so many `epochs` over all prompts and seeds, `batch` at a time.
-
-    `style` and `content` are w_s and w_c; `steps` is the chain's length.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    rank: int = Field(default=8, ge=1)
-    epochs: int = Field(default=8, ge=1)
-    batch: int = Field(default=5, ge=1)
-    steps: int = Field(default=10, ge=1)
-    guidance_scale: float = 1.0
-    style: float = Field(default=1.0, ge=0)
-    content: float = Field(default=0.5, ge=0)
-    optimiser: Adam = Adam(rate=0.004, beta2=0.999, decay=0.01)
+ORDER = Noise((0,))
+"""The random numbers of the order of the samples."""
+Samples = Sequence[tuple[str, int]]
+"""Prompts and seeds."""
 
 
 @dataclass(frozen=True, eq=False)
 class StyleTask:
-    """What is drawn (each of the `prompts` with each of the `seeds`) in the style of `picture` (3, h, w).
+    """Each of some prompts with each of some seeds, in the style of a picture.
 
-    `style` sees the style and `content` the content of an image; in the paper, both are one VGG.
+    Args:
+        model: The checkpoint.
+        prompts: What is drawn.
+        seeds: With which noise.
+        picture: (3, h, w) in [0, 1].
+        style: What sees the style.
+        content: What sees the content; in the paper, both are one VGG.
+        plan: What is kept and rebuilt.
     """
 
     model: Model
@@ -62,100 +66,162 @@ class StyleTask:
     picture: Tensor
     style: Features
     content: Features
+    plan: Plan = PLAIN
+    loss: None = None
 
     @property
     def samples(self) -> list[tuple[str, int]]:
         """All prompts with all seeds."""
         return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
 
-
-def iterations(studio: StyleTask, settings: Stylization) -> int:
-    """How many batches all epochs have."""
-    return settings.epochs * -(-len(studio.samples) // settings.batch)
-
-
-def draw(model: Model, settings: Stylization, samples: list[tuple[str, int]]) -> Tensor:
-    """The images (B, 3, H, W) of prompts and seeds."""
-    denoiser = model.denoiser([prompt for prompt, _ in samples], guidance_scale=settings.guidance_scale)
-    x_T = model.noise([seed for _, seed in samples])
-    return model.decode(sample(denoiser, x_T, model.schedule.times(settings.steps), gradient=Checkpoint()))
+    def under(self, plan: Plan) -> StyleTask:
+        """This task with another plan."""
+        return replace(self, plan=plan)
 
 
-def adapted(model: Model, rank: int) -> dict[str, Tensor]:
-    """The weights by name of the LoRA on the model's cross-attention, which want gradients; it is made if need be.
+class Stylize(Method):
+    """Learns the style of one picture, as a LoRA on the cross-attention.
 
-    Raises UserError without peft, or if the network has no attention that could be tuned.
+        min  sum over (x_T, prompt)  w_s |G(x_0) - G(picture)|^2 + w_c |F(x_0) - F(x_0 before)|^2
+
+    Pan et al., "AdjointDPM", 2024, section 4.2, eq. 30. The weights of the cross-attention are
+    tuned, through the whole chain, until what the network draws has the style of the picture (the
+    Gram matrices of a recognition network's features) and still the content of what it drew before.
+    What is tuned is a LoRA (Hu et al. 2022): W + B A, with B = 0 at first. It holds for other
+    prompts and other noise, and is written for any diffusers program.
+
+    Limits: a style's colours replace those that a prompt names; a narrow window of rates.
     """
+
+    kind: Literal["stylize"] = "stylize"
+    needs = Needs.PICTURES | Needs.PROMPT
+    state: ClassVar[type[State]] = Training
+    features: str | None = Field(
+        default=None,
+        description="What sees style and content: a VGG's weights (a file) or a transformers "
+        "vision network; the bundled CLIP (style) and classifier (content).",
+    )
+    other: tuple[str, ...] = Field(default=(), description="Prompts on which it is tried only.")
+    other_seeds: tuple[int, ...] = Field(
+        default=(100, 101), description="Seeds on which it is tried only."
+    )
+    rank: int = Field(default=8, ge=1, description="The rank of the LoRA.")
+    epochs: int = Field(default=8, ge=1, description="How often each prompt meets each seed.")
+    batch: int = Field(default=5, ge=1, description="How many images are drawn at a time.")
+    steps: Steps = 10
+    guidance_scale: GuidanceScale = 1.0
+    style: float = Field(default=1.0, ge=0, description="The weight of the style, w_s.")
+    content: float = Field(default=0.5, ge=0, description="The weight of the content, w_c.")
+    optimiser: Adam = Adam(rate=0.004, beta2=0.999, decay=0.01)
+
+    def count_iterations(self, task: StyleTask) -> int:
+        """How many batches all epochs have."""
+        return self.epochs * -(-len(task.samples) // self.batch)
+
+    def probe(self, steps: int) -> Stylize:
+        return self.model_copy(update={"steps": steps, "epochs": 1})
+
+    def prepare(self, task: Task | StyleTask) -> StyleTask:
+        if isinstance(task, StyleTask):
+            return task
+        super().prepare(task)
+        if not all(prompt.strip() for prompt in task.prompts):
+            raise UserError("a prompt is empty", "name ten or so to tune on", "prompt")
+        if self.features is None and task.model.name != BUNDLED:
+            raise UserError(
+                "nothing sees the style", "name a VGG's weights or a vision network", "features"
+            )
+        task.model.text([*task.prompts, *self.other])  # one that is too long is refused now
+        device, picture = task.model.device, task.pictures[0].to(task.model.device)
+        eyes = (load_features(self.features or usual, device) for usual in USUAL_FEATURES)
+        return StyleTask(task.model, task.prompts, task.seeds, picture, *eyes, plan=task.plan)
+
+    def draw(self, model: Model, samples: Samples, keep: int = 0) -> Tensor:
+        """The images (B, 3, H, W) of prompts and seeds."""
+        prompts, seeds = zip(*samples, strict=True)
+        denoiser = model.denoiser(list(prompts), guidance_scale=self.guidance_scale)
+        times = model.schedule.times(self.steps)
+        x_0 = sample(denoiser, model.noise(seeds), times, gradient=Checkpoint(keep))
+        return model.decode(x_0)
+
+    def start(self, task: StyleTask) -> Training:
+        """The state before the first batch: with it, the network draws what it drew."""
+        with _tuned(task.model, self.rank) as weights:
+            return Training.begin(weights, 2)
+
+    def run(
+        self, task: StyleTask, state: Training | None = None, on_step: OnStep | None = None
+    ) -> Iterator[Training]:
+        state = self.start(task) if state is None else state
+        model, samples = task.model, task.samples
+        style, batches = Style(task.style, task.picture), -(-len(samples) // self.batch)
+        with _tuned(model, self.rank) as weights:
+            with torch.no_grad():
+                before = {
+                    pair: image
+                    for part in _split(samples, self.batch)
+                    for pair, image in zip(part, self.draw(model, part), strict=True)
+                }
+
+            def objective(k: int) -> Tensor:
+                (order,) = ORDER.stream("stylize/order").generators(k // batches)
+                shuffled = torch.randperm(len(samples), generator=order).tolist()
+                batch = _split([samples[i] for i in shuffled], self.batch)[k % batches]
+                images = self.draw(model, batch, task.plan.keep)
+                content = Perceptual(task.content, torch.stack([before[pair] for pair in batch]))
+                terms = (self.style * style(images).mean(), self.content * content(images).mean())
+                return torch.stack(terms)
+
+            yield from train(weights, objective, self.optimiser, self.count_iterations(task), state)
+
+    @torch.no_grad()
+    def result(self, task: StyleTask, state: Training) -> Sheet:
+        """Prompts and seeds that it was tuned on, and others, before and after."""
+        shown = [(prompt, task.seeds[0]) for prompt in task.prompts[:3]]
+        said = (task.prompts[0], *self.other)
+        shown += [(prompt, seed) for prompt in said for seed in self.other_seeds]
+        before = torch.cat([self.draw(task.model, [pair]) for pair in shown])
+        with _tuned(task.model, self.rank, state.values):
+            after = torch.cat([self.draw(task.model, [pair]) for pair in shown])
+        columns, captions = {}, {}
+        for i, (prompt, seed) in enumerate(shown):
+            known = prompt in task.prompts and seed in task.seeds
+            name = f"{i + 1}. {'tuned on' if known else f'seed {seed}'}"
+            columns[name] = torch.stack([before[i], after[i]])
+            captions[name] = [shorten(prompt), ""]
+        style, content = state.losses[-1].tolist()
+        numbers = {"style": style, "content": content}
+        return Sheet(columns, ["before", "after"], captions, "before and after", numbers)
+
+    def artefacts(self, task: StyleTask, state: Training) -> Mapping[str, Writer]:
+        """The LoRA, as diffusers' `load_lora_weights` reads it."""
+
+        def write(path: Path) -> None:
+            with _tuned(task.model, self.rank, state.values):
+                save_lora(path, task.model)
+
+        return {"pytorch_lora_weights.safetensors": write}
+
+
+USUAL_FEATURES = (bundled.CLIP, bundled.CLASSIFIER)
+"""What sees the bundled world: its CLIP knows colours and stripes, its classifier shapes."""
+
+
+@contextmanager
+def _tuned(
+    model: Model, rank: int, values: Mapping[str, Tensor] | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """While this lasts, the model has a LoRA: the one of `values`, or one that changes nothing."""
+    weights: dict[str, Any] = add_lora(model, rank)
     try:
-        from peft import LoraConfig
-    except ModuleNotFoundError:
-        raise UserError("tuning weights needs peft: pip install 'chainrule[lora]'") from None
-    network: Any = getattr(model.network, "module", None)
-    names = [name for name, _ in network.named_modules()] if network is not None else []
-    kinds = [kind for kind in ("attn2", "attn") if any(name.endswith(f"{kind}.to_q") for name in names)]
-    if not kinds or not hasattr(network, "add_adapter"):
-        raise UserError(
-            f"{model.name} has no attention to its prompt that takes a LoRA: choose a Stable Diffusion or a Flux"
-        )
-    targets = [f"{kinds[0]}.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0")]
-    known = getattr(network, "peft_config", {})
-    if known and ADAPTER not in known:
-        raise UserError("the network has a LoRA already, which would be switched off: fuse it (pipeline.fuse_lora())")
-    if not known:
-        with torch.random.fork_rng():  # peft draws from the global generator
-            torch.manual_seed(SEED)
-            network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), ADAPTER)
-    found = {name: value for name, value in network.named_parameters() if f".{ADAPTER}." in name}
-    for value in found.values():
-        if value.dtype in (torch.float16, torch.bfloat16):  # too coarse to be changed a little
-            value.data = value.data.float()
-    return found
+        reset_lora(weights)
+        with torch.no_grad():
+            for name, value in (values or {}).items():
+                weights[name].copy_(value)
+        yield weights
+    finally:
+        remove_lora(model)
 
 
-def silence(weights: Mapping[str, Tensor]) -> None:
-    """Let a LoRA change nothing: W + B A = W where B = 0."""
-    with torch.no_grad():
-        for name, weight in weights.items():
-            if "lora_B" in name:
-                weight.zero_()
-
-
-def lora(model: Model) -> dict[str, Tensor]:
-    """The model's LoRA as diffusers' `save_lora_weights` wants it."""
-    from peft import get_peft_model_state_dict
-
-    return get_peft_model_state_dict(model.network.module, adapter_name=ADAPTER)  # type: ignore[no-any-return, attr-defined]
-
-
-def start(studio: StyleTask, settings: Stylization) -> Training:
-    """The state before the first batch: with it, the network draws what it drew."""
-    return Training.of(adapted(studio.model, settings.rank), 2)
-
-
-def stylize(studio: StyleTask, settings: Stylization | None = None, state: Training | None = None) -> Iterator[Training]:
-    """The states after each batch. The model is tuned in place, `lora(model)` is what it learnt."""
-    settings = settings or Stylization()
-    model, samples = studio.model, studio.samples
-    weights = adapted(model, settings.rank)
-    state = state or start(studio, settings)
-    with torch.no_grad():
-        silence(weights)  # `train` writes the state's values over it
-        before = {
-            pair: image
-            for part in _batches(samples, settings.batch)
-            for pair, image in zip(part, draw(model, settings, part), strict=True)
-        }
-    style, batches = Style(studio.style, studio.picture), -(-len(samples) // settings.batch)
-
-    def objective(k: int) -> Tensor:
-        order = torch.randperm(len(samples), generator=generator(SEED, ORDER + k // batches)).tolist()
-        batch = _batches([samples[i] for i in order], settings.batch)[k % batches]
-        images = draw(model, settings, batch)
-        content = Perceptual(studio.content, torch.stack([before[pair] for pair in batch]))
-        return torch.stack([settings.style * style(images).mean(), settings.content * content(images).mean()])
-
-    return train(weights, objective, settings.optimiser, iterations(studio, settings), state)
-
-
-def _batches(samples: list[tuple[str, int]], size: int) -> list[list[tuple[str, int]]]:
+def _split(samples: Samples, size: int) -> list[Samples]:
     return [samples[i : i + size] for i in range(0, len(samples), size)]

@@ -9,9 +9,16 @@ from chainrule.errors import UserError
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
-    """|m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) of two sets (N, D) and (M, D) of features, each of 2 or more.
+    """|m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)), with the means and covariances of two sets.
 
     Small sets overestimate it: compare only sets of equal size.
+
+    Args:
+        features: One set (N, D), N at least 2.
+        reference: The other (M, D), M at least 2.
+
+    Raises:
+        UserError: A set is too small.
     """
     if min(len(features), len(reference)) < 2:
         raise UserError("the Frechet distance needs at least two images in each set")
@@ -20,4 +27,5 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
     )
     # the trace of a matrix square root is the sum of the roots of its eigenvalues
     cross = torch.linalg.eigvals(cov @ other_cov).sqrt().real.sum()
-    return float((mean - other_mean).square().sum() + cov.trace() + other_cov.trace() - 2 * cross)
+    means = (mean - other_mean).square().sum()
+    return float(means + cov.trace() + other_cov.trace() - 2 * cross)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from chainrule.errors import UserError
+
 Z = 1.959964
 """The 97.5 % quantile of the standard normal distribution."""
 
@@ -28,9 +30,16 @@ def wilson(successes: int, trials: int) -> Interval:
 
     >>> str(wilson(29, 32))
     '0.906 [0.758, 0.968]'
+
+    Args:
+        successes: How many trials succeeded.
+        trials: How many there were, at least 1.
+
+    Raises:
+        UserError: There was no trial.
     """
     if trials < 1:
-        raise ValueError("a proportion needs at least one trial")
+        raise UserError("a proportion needs at least one trial")
     p, n = successes / trials, trials
     centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
@@ -38,9 +47,20 @@ def wilson(successes: int, trials: int) -> Interval:
 
 
 def bootstrap(
-    values: Sequence[float], statistic: Callable[[np.ndarray], float] = np.mean, *, draws: int = 2000, seed: int = 0
+    values: Sequence[float],
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> Interval:
-    """`statistic` of `values`, by the percentile bootstrap."""
+    """A statistic of some values, by the percentile bootstrap.
+
+    Args:
+        values: The sample.
+        statistic: From an array of values to a number.
+        draws: How many samples to draw with replacement.
+        seed: The seed of these draws.
+    """
     array, rng = np.asarray(values, dtype=float), np.random.default_rng(seed)
     samples = [statistic(array[rng.integers(len(array), size=len(array))]) for _ in range(draws)]
     low, high = np.quantile(samples, [0.025, 0.975])

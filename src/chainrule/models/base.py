@@ -1,102 +1,167 @@
-"""A checkpoint as everything else sees it: a network, a codec between latents and images, and a text encoder."""
+"""A checkpoint as everything else sees it: a network, a codec for its latents, a text encoder."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chainrule.diffusion.denoiser import Conditioned, Conditioning, Denoiser, Network
-from chainrule.errors import UserError
 from chainrule.diffusion.guidance.classifier_free import ClassifierFree
-from chainrule.noise import Noise
 from chainrule.diffusion.schedule import Schedule
+from chainrule.errors import UserError
+from chainrule.images import fit
+from chainrule.noise import Noise
 
 
 class Codec(ABC):
     """Between images (B, 3, H, W) in [0, 1] and latents (B, C, h, w)."""
 
     latent_shape: tuple[int, int, int]
-    """The latents (C, h, w) of the images that the checkpoint was trained on."""
+    """The latents' (C, h, w) for images of the model's own size."""
     factor: int
-    """How many pixels a latent is wide and high."""
+    """The width and height of a latent, in pixels."""
     multiple: int
-    """The sides of an image, in pixels, must be multiples of this (the network halves the latents several times)."""
+    """The sides of an image, in pixels, are multiples of this; the network halves latents too."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """The images of `latents`, clamped to [0, 1]; the gradient passes as if they were not clamped."""
+        """The images of `latents`, clamped to [0, 1]; the gradient passes as if unclamped."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
         """The latents of `images` (no noise is added)."""
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The networks that it runs: those that a memory plan may move."""
+        return ()
+
+    def fit(self, picture: Tensor) -> Tensor:
+        """A picture at a size that the model can make.
+
+        Args:
+            picture: (3, h, w) in [0, 1], of any size.
+
+        Returns:
+            (3, H, W) in [0, 1], in nearly the same proportions: about the area of the model's own
+            images, sides that are multiples of `multiple`.
+        """
+        _, height, width = self.latent_shape
+        return fit(picture, height * width * self.factor**2, self.multiple)
+
 
 class Text(ABC):
-    """From prompts to what the network is told."""
+    """From prompts to the network's conditioning."""
 
-    example: str | None = "a red shape on a white background"
-    """A prompt; None if there is nothing to be told."""
+    @property
+    def example(self) -> str | None:
+        """A prompt; None if the model takes none."""
+        return "a red shape on a white background"
 
     @abstractmethod
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        """The conditioning of the prompts, leading dimension len(prompts); an empty one stands for no prompt.
+        """The conditioning of some prompts.
 
-        Raises UserError if a prompt is too long, or nothing that the model can be told.
+        Args:
+            prompts: B prompts; an empty one stands for no prompt.
+
+        Returns:
+            Tensors with a leading dimension of B.
+
+        Raises:
+            UserError: A prompt is too long, or means nothing to the model.
         """
-
-    def tokens(self, prompt: str) -> list[str]:
-        """What the network reads of `prompt`, one string for each of the K places of the conditioning's first tensor.
-
-        Raises UserError if the conditioning is no sequence of tokens.
-        """
-        raise UserError("this model's prompts are no sequences of tokens, so their words cannot be told apart")
-
-    def taught(self, word: str, vectors: Tensor) -> Text:
-        """This text encoder with a new `word`, which reads as the token embeddings `vectors` (n, D).
-
-        They get their gradients through the conditioning. Raises UserError if the word is known, or the family cannot.
-        """
-        raise UserError(NO_WORDS)
 
     @property
-    def blank(self) -> Tensor:
-        """The token embedding (D,) that prompts are filled up with: a word made of it says nothing."""
-        raise UserError(NO_WORDS)
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The text encoders that it runs: those that a memory plan may move."""
+        return ()
+
+    def tokens(self, prompt: str) -> list[str]:
+        """The tokens of `prompt`, one string for each place in the conditioning's first tensor.
+
+        Raises:
+            UserError: The conditioning is not a sequence of tokens.
+        """
+        raise UserError(
+            "this model's prompts are not sequences of tokens, so their words cannot be told apart",
+            "choose a checkpoint with a CLIP or a T5",
+        )
+
+    def with_token(self, word: str, vectors: Tensor) -> Text:
+        """This text encoder with a new word. The original stays as it is.
+
+        Args:
+            word: In angle brackets, for example `<effect>`.
+            vectors: The token embeddings (n, D) that it stands for. They get their gradients
+                through the conditioning.
+
+        Raises:
+            UserError: The word is not a new one, or the family cannot learn any.
+        """
+        raise _cannot_learn()
+
+    @property
+    def pad_embedding(self) -> Tensor:
+        """The token embedding (D,) that prompts are padded with: it adds nothing to a prompt.
+
+        Raises:
+            UserError: The family cannot learn a new word, which is what this is for.
+        """
+        raise _cannot_learn()
 
 
-NO_WORDS = (
-    "this model's family cannot be taught a word: Stable Diffusion 1.x and 2.x and the bundled model can, which have "
-    "one CLIP for their text"
-)
+def _cannot_learn() -> UserError:
+    return UserError(
+        "this model's family cannot be taught a word",
+        "choose Stable Diffusion 1.x or 2.x or the bundled model, which have one CLIP for text",
+        "model",
+    )
 
 
 class Guidance(ABC):
-    """How strongly a prompt is followed: what a family makes of a guidance scale, 1 and less being none."""
+    """How strongly a prompt is followed: what a family makes of a guidance scale."""
 
     negative: bool
-    """Whether it can be told what an image should not be."""
+    """Whether it takes a negative prompt."""
 
     @abstractmethod
     def __call__(
-        self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
+        self,
+        network: Network,
+        prompt: Conditioning,
+        negative: Callable[[], Conditioning],
+        scale: float,
     ) -> Denoiser:
-        """`network` told `prompt`, guided; `negative` gives the negative prompt's conditioning if it is wanted.
+        """A guided denoiser.
 
-        Raises UserError if the family cannot be guided by that scale.
+        Args:
+            network: The network to guide.
+            prompt: The conditioning of the prompt.
+            negative: Gives the conditioning of the negative prompt, if it is needed.
+            scale: The guidance scale; 1 and less mean no guidance.
+
+        Raises:
+            UserError: The family cannot be guided by that scale.
         """
 
 
 class ClassifierFreeGuidance(Guidance):
-    """Classifier-free guidance, which asks the network twice; up to a scale of 1, once, as in diffusers."""
+    """Two network calls, with and without the prompt; up to a scale of 1 one, as in diffusers."""
 
     negative = True
 
     def __call__(
-        self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
+        self,
+        network: Network,
+        prompt: Conditioning,
+        negative: Callable[[], Conditioning],
+        scale: float,
     ) -> Denoiser:
         conditioned = Conditioned(network, prompt)
         return conditioned if scale <= 1.0 else ClassifierFree(conditioned, negative(), scale)
@@ -104,29 +169,50 @@ class ClassifierFreeGuidance(Guidance):
 
 @dataclass(frozen=True)
 class DistilledGuidance(Guidance):
-    """The scale is an input of a network that was distilled to be guided: `embed` makes a tensor (1, ...) of it."""
+    """The scale is an input of a network that was distilled from a guided one.
+
+    Args:
+        embed: From a scale to the tensor (1, ...) that joins the conditioning.
+    """
 
     embed: Callable[[float], Tensor]
     negative = False
 
     def __call__(
-        self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
+        self,
+        network: Network,
+        prompt: Conditioning,
+        negative: Callable[[], Conditioning],
+        scale: float,
     ) -> Denoiser:
-        return Conditioned(network, (*prompt, self.embed(scale).to(network.weights[0].device)))
+        embedding = self.embed(scale).to(network.weights[0].device)
+        return Conditioned(network, (*prompt, embedding))
 
 
 @dataclass(frozen=True)
 class NoGuidance(Guidance):
-    """There is none, for a `reason`."""
+    """A network that cannot be guided.
+
+    Args:
+        reason: Why, as a clause: "it was distilled to need none".
+    """
 
     reason: str
     negative = False
 
     def __call__(
-        self, network: Network, prompt: Conditioning, negative: Callable[[], Conditioning], scale: float
+        self,
+        network: Network,
+        prompt: Conditioning,
+        negative: Callable[[], Conditioning],
+        scale: float,
     ) -> Denoiser:
         if scale > 1.0:
-            raise UserError(f"this model has no guidance scale ({self.reason}): leave it at 1, not {scale:g}")
+            raise UserError(
+                f"this model has no guidance scale ({self.reason})",
+                f"leave it at 1, not {scale:g}",
+                "guidance_scale",
+            )
         return Conditioned(network, prompt)
 
 
@@ -137,7 +223,15 @@ CLASSIFIER_FREE = ClassifierFreeGuidance()
 class Model:
     """A loaded checkpoint. Its weights are frozen: unfreeze those that are to be trained.
 
-    `guidance_scale` is the default of its `guidance`; `device` is where latents live.
+    Args:
+        name: What it was loaded from.
+        network: Predicts from noisy latents, a time and a conditioning.
+        codec: Between images and latents.
+        text: From prompts to conditionings.
+        guidance_scale: The default of `guidance`.
+        device: Where latents live.
+        guidance: How the family follows a prompt.
+        photo_scale: The guidance scale for editing a photo, where `guidance` has a negative prompt.
     """
 
     name: str
@@ -147,11 +241,18 @@ class Model:
     guidance_scale: float
     device: torch.device
     guidance: Guidance = CLASSIFIER_FREE
+    photo_scale: float = 3.0
 
     @property
     def schedule(self) -> Schedule:
-        """alpha(t), sigma(t) and the times to visit."""
+        """The noise schedule, alpha(t) and sigma(t), and the times to visit."""
         return self.network.schedule
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """All networks, each once: the diffusion network, the codec's, the text encoders."""
+        parts = (*self.network.networks, *self.codec.networks, *self.text.networks)
+        return tuple({id(part): part for part in parts}.values())
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """The starting noise x_T (B, C, h, w) of each seed, float32."""
@@ -164,17 +265,28 @@ class Model:
         negative_prompt: str | Sequence[str] | Conditioning = "",
         guidance_scale: float | None = None,
     ) -> Denoiser:
-        """The network told `prompt`: one for all images, or one for each; or the conditioning itself (`text`).
+        """The network with its prompt filled in.
 
-        `guidance_scale` says how strongly it is followed; 1 or less does without (and without the cost of
-        classifier-free guidance), None is the model's own. A conditioning tensor that requires a gradient gets one.
-        Raises UserError if the model cannot be told or guided so.
+        Args:
+            prompt: One for all images, or one for each; or a conditioning, as `text` makes it. A
+                conditioning tensor that requires a gradient gets one.
+            negative_prompt: What an image should not be, in the same forms.
+            guidance_scale: How strongly the prompt is followed; None is the model's own. 1 or less
+                is no guidance, without the cost of classifier-free guidance.
+
+        Raises:
+            UserError: The prompt means nothing to the model, or it cannot be guided so.
         """
-        if not self.guidance.negative and not (isinstance(negative_prompt, str) and negative_prompt == ""):
-            raise UserError(f"{self.name} cannot be told what an image should not be: leave the negative prompt out")
+        plain = isinstance(negative_prompt, str) and negative_prompt == ""
+        if not self.guidance.negative and not plain:
+            raise UserError(f"{self.name} takes no negative prompt", "omit it", "negative_prompt")
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        told = self._conditioning(prompt)
-        return self.guidance(self.network, told, lambda: self._conditioning(negative_prompt), scale)
+        return self.guidance(
+            self.network,
+            self._conditioning(prompt),
+            lambda: self._conditioning(negative_prompt),
+            scale,
+        )
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] of `latents` (B, C, h, w)."""
@@ -185,13 +297,17 @@ class Model:
         return self.codec.encode(images)
 
     def _conditioning(self, prompt: str | Sequence[str] | Conditioning) -> Conditioning:
-        if isinstance(prompt, str):
-            prompt = [prompt]
-        if all(isinstance(value, str) for value in prompt):
-            return tuple(value.to(self.device) for value in self.text(prompt))  # type: ignore[arg-type]
-        return tuple(prompt)  # type: ignore[arg-type]
+        """`prompt` as a conditioning, if it is not one already."""
+        values = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        prompts = [value for value in values if isinstance(value, str)]
+        if len(prompts) == len(values):
+            return tuple(value.to(self.device) for value in self.text(prompts))
+        return cast(Conditioning, values)
 
 
 def clamp_with_gradient(images: Tensor) -> Tensor:
-    """`images` clamped to [0, 1], with the gradient of no clamp: a picture that is too bright can still be darkened."""
+    """`images` clamped to [0, 1], with the gradient of no clamp.
+
+    So a picture that is too bright can still be darkened.
+    """
     return images + (images.clamp(0.0, 1.0) - images).detach()

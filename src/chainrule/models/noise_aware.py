@@ -1,9 +1,13 @@
-"""Small networks that see noisy latents: a classifier and an image encoder, for guidance that needs no guess of x0."""
+"""Small networks that see noisy latents, for guidance that needs no guess of x0.
+
+A classifier, and an image encoder in the space of the bundled CLIP.
+"""
 
 from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -16,41 +20,75 @@ from chainrule.errors import UserError
 
 
 class NoiseAware(ModelMixin, ConfigMixin, ABC):
-    """Residual convolutions whose norms see the noise level, on `(x_t (B, C, h, w), t (B,))`; `t` are timesteps."""
+    """Residual convolutions whose norms see the noise level."""
 
     def _build(self, in_channels: int, width: int, out: int) -> None:
+        """Make the layers.
+
+        Args:
+            in_channels: The channels of the latents.
+            width: The channels of the first block's input; the others have twice as many.
+            out: How many numbers to return for an image.
+        """
         self.stem = nn.Conv2d(in_channels, width, 3, padding=1)
         widths = (width, 2 * width, 2 * width)
         self.blocks = nn.ModuleList(
-            _Block(before, after, 2 * width) for before, after in zip((width, *widths), widths, strict=False)
+            _Block(before, after, 2 * width)
+            for before, after in zip((width, *widths), widths, strict=False)
         )
-        self.embedding = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width))
-        self.head = nn.Sequential(nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.embedding = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width)
+        )
+        self.head = nn.Sequential(
+            nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.out = nn.Linear(widths[-1], out)
 
     def features(self, x_t: Tensor, t: Tensor) -> list[Tensor]:
-        """What each block sees, (B, C', h', w'), from the finest to the coarsest."""
+        """What each block sees.
+
+        Args:
+            x_t: Noisy latents (B, C, h, w).
+            t: Their training timesteps (B,).
+
+        Returns:
+            Features (B, C', h', w'), from the finest to the coarsest.
+        """
         embedding = self.embedding(get_timestep_embedding(t, self.config["width"]).to(x_t.dtype))
         h = self.stem(x_t)
         return [h := block(h, embedding) for block in self.blocks]
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """(B, out)."""
+        """The numbers (B, out) of noisy latents (B, C, h, w) at training timesteps `t` (B,)."""
         return self.out(self.head(self.features(x_t, t)[-1]))
 
 
 class NoiseAwareClassifier(NoiseAware):
-    """The logit of each label."""
+    """The logit of each label.
+
+    Args:
+        in_channels: The channels of the latents.
+        width: The channels of the first block's input.
+        labels: The names of the classes.
+    """
 
     @register_to_config
-    def __init__(self, in_channels: int = 4, width: int = 48, labels: list[str] | None = None) -> None:
+    def __init__(
+        self, in_channels: int = 4, width: int = 48, labels: list[str] | None = None
+    ) -> None:
         super().__init__()
         self.labels = tuple(labels or ())
         self._build(in_channels, width, len(self.labels))
 
 
 class NoiseAwareEncoder(NoiseAware):
-    """An embedding of `dim` numbers in the space of the CLIP that it was trained beside (Liu et al. 2021)."""
+    """An embedding in the space of the CLIP that it was trained beside (Liu et al. 2021).
+
+    Args:
+        in_channels: The channels of the latents.
+        width: The channels of the first block's input.
+        dim: The size of the embedding.
+    """
 
     @register_to_config
     def __init__(self, in_channels: int = 4, width: int = 48, dim: int = 64) -> None:
@@ -59,32 +97,58 @@ class NoiseAwareEncoder(NoiseAware):
 
 
 def load_noise_aware_encoder(device: str | torch.device = "cpu") -> NoiseAwareEncoder:
-    """The bundled encoder of noisy latents, in the space of the bundled CLIP (`chainrule.losses.load_clip`), frozen."""
-    network = NoiseAwareEncoder.from_pretrained(bundled.NOISE_AWARE_ENCODER, dtype=torch.float32)
-    return network.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]
+    """The bundled encoder of noisy latents, frozen.
 
-
-def load_noise_aware(target: str, device: str | torch.device = "cpu") -> Callable[[Tensor, float], Tensor]:
-    """The energy of the bundled noise-aware classifier, (x_t (B, C, h, w), t) -> (B,): how far it is from `target`.
-
-    The loss of its training, binary cross-entropy. Raises UserError if it does not know the class.
+    Its space is that of the bundled CLIP (`chainrule.losses.load_clip`).
     """
-    network = NoiseAwareClassifier.from_pretrained(bundled.NOISE_AWARE, dtype=torch.float32)
-    network = network.to(device).eval().requires_grad_(False)
+    found: NoiseAwareEncoder = _load(NoiseAwareEncoder, bundled.NOISE_AWARE_ENCODER, device)
+    return found
+
+
+def load_noise_aware(
+    target: str, device: str | torch.device = "cpu"
+) -> Callable[[Tensor, float], Tensor]:
+    """The energy of the bundled noise-aware classifier: how far noisy latents are from a class.
+
+    Args:
+        target: The class.
+        device: Where the classifier runs.
+
+    Returns:
+        (x_t (B, C, h, w), t) -> (B,): the loss of its training, binary cross-entropy.
+
+    Raises:
+        UserError: There is no such class.
+    """
+    network = _load(NoiseAwareClassifier, bundled.NOISE_AWARE, device)
     if target not in network.labels:
-        raise UserError(f"the noise-aware classifier has no class {target!r}; it has {', '.join(network.labels)}")
+        raise UserError(
+            f"the noise-aware classifier has no class {target!r}",
+            f"choose among {', '.join(network.labels)}",
+            "target",
+        )
     index = network.labels.index(target)
 
     def energy(x_t: Tensor, t: float) -> Tensor:
-        logits = network(x_t.float(), torch.full((len(x_t),), t, device=x_t.device)).to(x_t.dtype)
-        wanted = torch.zeros_like(logits)
-        wanted[:, index] = 1.0
-        return nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1)
+        times = torch.full((len(x_t),), t, device=x_t.device)
+        logits = network(x_t.float(), times).to(x_t.dtype)
+        labels = torch.zeros_like(logits)
+        labels[:, index] = 1.0
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        return losses.mean(dim=1)
 
     return energy
 
 
+def _load(kind: Any, folder: Any, device: str | torch.device) -> Any:
+    """A network of the class `kind` from its folder, frozen."""
+    network = kind.from_pretrained(folder, dtype=torch.float32)
+    return network.to(device).eval().requires_grad_(False)
+
+
 class _Block(nn.Module):
+    """Halves the resolution; the embedding of the noise level scales and shifts in between."""
+
     def __init__(self, before: int, after: int, embedding: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(8, before)
@@ -98,5 +162,6 @@ class _Block(nn.Module):
         out = self.first(nn.functional.silu(self.norm(h)))
         scale, shift = self.scale(embedding)[:, :, None, None].chunk(2, dim=1)
         out = self.second(nn.functional.silu(self.middle(out) * (1 + scale) + shift))
-        even = nn.functional.pad(h, (0, h.shape[3] % 2, 0, h.shape[2] % 2), mode="replicate")
+        height, width = h.shape[2:]
+        even = nn.functional.pad(h, (0, width % 2, 0, height % 2), mode="replicate")
         return torch.add(out, self.skip(even))

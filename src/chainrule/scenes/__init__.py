@@ -1,1 +1,4 @@
-"""The bundled world: a small real text-to-image model, its guides and its judges. See `chainrule.scenes.base`."""
+"""The bundled world: a small real text-to-image model, its guides and its judges.
+
+See `chainrule.scenes.base`.
+"""

@@ -1,15 +1,16 @@
 """The bundled world: what a scene is, how it is drawn, what its caption says.
 
-A scene of 64x64 pixels holds one or two things on a grey-scale background. Everything is drawn from a
-specification, so every claim about a picture can be checked:
+A scene of 64x64 pixels holds one or two things on a grey-scale background. Everything is drawn
+from a specification, so every claim about a picture can be checked:
 
-- **Named shapes** have a word (circle, square, triangle). **Hidden shapes** (star, heart, cross, moon, ring,
-  hexagon, diamond, arrow) have none: each is called "shape". They are the vocabulary to expand.
+- **Named shapes** have a word (circle, square, triangle). **Hidden shapes** (star, heart, cross,
+  moon, ring, hexagon, diamond, arrow) have none: each is called "shape". They are the vocabulary
+  to expand.
 - Stripes and background gradients have no word either: they are the effects to transfer.
-- Backgrounds are grey, things are saturated, and the hues lie far apart: pixels tell where a thing is and
-  which colour it has, without a network (`chainrule.scenes.judge`).
-- Some combinations are **held out of training** (`HELD_OUT_PAIRS`, `HELD_OUT_BELOW`): prompts that use them are
-  compositions the generator has never seen.
+- Backgrounds are grey, things are saturated, and the hues lie far apart: pixels tell where a thing
+  is and which colour it has, without a network (`chainrule.scenes.judge`).
+- Some combinations are **held out of training** (`HELD_OUT_PAIRS`, `HELD_OUT_BELOW`): prompts that
+  use them are compositions the generator has never seen.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from chainrule.errors import UserError
 
 SIDE = 64
 """Width and height of a scene, in pixels."""
@@ -38,16 +41,22 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (140, 58, 200),
     "pink": (242, 110, 178),
 }
-"""The colours of things, as (red, green, blue) in 0..255. No two hues are closer than 28 degrees."""
+"""The colours of things as (red, green, blue) in 0..255; no two hues within 28 degrees."""
 
-BACKGROUNDS: dict[str, tuple[int, int]] = {"white": (248, 212), "gray": (150, 106), "black": (6, 46)}
-"""The grey level (0..255) of each background; a gradient runs from the first value to the second."""
+BACKGROUNDS: dict[str, tuple[int, int]] = {
+    "white": (248, 212),
+    "gray": (150, 106),
+    "black": (6, 46),
+}
+"""Each background's grey level (0..255); a gradient runs from the first value to the second."""
 
 RELATIONS = ("left of", "right of", "above", "below")
 SIZE_WORDS = {"small": (11.0, 14.0), "large": (21.0, 26.0)}
 """The radius range, in pixels, that a size word promises for a single thing."""
 
-HELD_OUT_PAIRS = frozenset({("purple", "circle"), ("green", "triangle"), ("orange", "square"), ("blue", "triangle")})
+HELD_OUT_PAIRS = frozenset(
+    {("purple", "circle"), ("green", "triangle"), ("orange", "square"), ("blue", "triangle")}
+)
 """Pairs of colour and named shape that no training scene holds."""
 
 HELD_OUT_BELOW = frozenset({frozenset({"circle", "square"}), frozenset({"triangle", "square"})})
@@ -60,7 +69,17 @@ SUPERSAMPLING = 4
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: `x`, `y` (centre) and `radius` in pixels, `angle` in degrees, counter-clockwise."""
+    """One object.
+
+    Args:
+        shape: The name of its shape, named or hidden.
+        colour: The name of its colour.
+        x: Its centre, in pixels from the left.
+        y: Its centre, in pixels from the top.
+        radius: About half its extent, in pixels.
+        angle: How far it is turned, in degrees, counter-clockwise.
+        striped: Whether it has stripes.
+    """
 
     shape: str
     colour: str
@@ -72,7 +91,7 @@ class Thing:
 
     @property
     def word(self) -> str:
-        """What a caption may call it: fill_in shapes have no word of their own."""
+        """What a caption may call it: hidden shapes have no word of their own."""
         return self.shape if self.shape in NAMED_SHAPES else "shape"
 
 
@@ -80,8 +99,12 @@ class Thing:
 class Scene:
     """A picture's whole specification.
 
-    `relation` places the first thing with respect to the second; None for a single thing. `size_word` is said of
-    a single thing whose radius is in that word's range.
+    Args:
+        things: One thing, or two.
+        background: The name of its grey.
+        gradient: Whether the background has a gradient.
+        relation: Where the first thing is with respect to the second; None for a single thing.
+        size_word: What is said of a single thing whose radius is in that word's range.
     """
 
     things: tuple[Thing, ...]
@@ -92,7 +115,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """The scene in words, for example "a red circle above a blue shape on a white background"."""
+        """The scene in words, as in "a red circle above a blue shape on a white background"."""
         first, *others = (f"{thing.colour} {thing.word}" for thing in self.things)
         size = f"{self.size_word} " if self.size_word else ""
         relation = f" {self.relation} {article(others[0])} {others[0]}" if others else ""
@@ -103,7 +126,10 @@ class Scene:
         """Whether the scene is one of the combinations that training never shows."""
         if any((thing.colour, thing.shape) in HELD_OUT_PAIRS for thing in self.things):
             return True
-        return self.relation == "below" and frozenset(thing.shape for thing in self.things) in HELD_OUT_BELOW
+        return (
+            self.relation == "below"
+            and frozenset(thing.shape for thing in self.things) in HELD_OUT_BELOW
+        )
 
 
 def article(word: str) -> str:
@@ -115,17 +141,25 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-# --- sampling ---------------------------------------------------------------------------------------------------
+# --- sampling ------------------------------------------------------------------------------------
 
 
-def sample_scene(seed: int, *, shape: str | None = None, single: bool = False, held_out: bool = False) -> Scene:
-    """The scene of `seed`: the same seed and arguments give the same scene.
+def sample_scene(
+    seed: int, *, shape: str | None = None, single: bool = False, held_out: bool = False
+) -> Scene:
+    """The scene of a seed: the same arguments give the same scene.
 
-    `shape` fixes the (first) shape, `single` allows one thing only. Held-out combinations are drawn again unless
-    `held_out` is set.
+    Args:
+        seed: Any whole number.
+        shape: The (first) shape; None: any.
+        single: Whether there is to be one thing only.
+        held_out: Whether combinations that training never shows may be drawn.
+
+    Raises:
+        UserError: There is no such shape.
     """
     if shape is not None and shape not in SHAPES:
-        raise ValueError(f"there is no shape {shape!r}; the shapes are {', '.join(SHAPES)}")
+        raise UserError(f"there is no shape {shape!r}", f"choose among {', '.join(SHAPES)}")
     rng = random.Random(f"{seed}/{shape}/{single}")
     while True:
         scene = _draw_scene(rng, shape, single)
@@ -139,14 +173,28 @@ def _draw_scene(rng: random.Random, shape: str | None, single: bool) -> Scene:
     if single or rng.random() < 0.7:
         size_word = rng.choice(list(SIZE_WORDS)) if rng.random() < 0.3 else None
         radius = rng.uniform(*(SIZE_WORDS[size_word] if size_word else (15.0, 25.0)))
-        thing = _draw_thing(rng, first, rng.choice(list(COLOURS)), radius, (32.0, 32.0), min(6.0, 30.0 - 1.08 * radius))
+        thing = _draw_thing(
+            rng,
+            first,
+            rng.choice(list(COLOURS)),
+            radius,
+            (32.0, 32.0),
+            min(6.0, 30.0 - 1.08 * radius),
+        )
         return Scene((thing,), background, gradient, None, size_word)
     relation = rng.choice(RELATIONS)
     colours = rng.sample(list(COLOURS), 2)
     shift = 15.5 if relation in ("right of", "below") else -15.5
     offsets = (shift, 0.0) if relation in ("left of", "right of") else (0.0, shift)
     things = tuple(
-        _draw_thing(rng, name, colour, rng.uniform(11.0, 13.5), (32 + sign * offsets[0], 32 + sign * offsets[1]), 1.0)
+        _draw_thing(
+            rng,
+            name,
+            colour,
+            rng.uniform(11.0, 13.5),
+            (32 + sign * offsets[0], 32 + sign * offsets[1]),
+            1.0,
+        )
         for name, colour, sign in zip((first, _draw_shape(rng)), colours, (1, -1), strict=True)
     )
     return Scene(things, background, gradient, relation)
@@ -157,21 +205,28 @@ def _draw_shape(rng: random.Random) -> str:
 
 
 def _draw_thing(
-    rng: random.Random, shape: str, colour: str, radius: float, centre: tuple[float, float], jitter: float
+    rng: random.Random,
+    shape: str,
+    colour: str,
+    radius: float,
+    centre: tuple[float, float],
+    jitter: float,
 ) -> Thing:
     x, y = (value + rng.uniform(-jitter, jitter) for value in centre)
     return Thing(shape, colour, x, y, radius, rng.uniform(-10.0, 10.0), rng.random() < 0.2)
 
 
-# --- drawing ----------------------------------------------------------------------------------------------------
+# --- drawing -------------------------------------------------------------------------------------
 
 
 def render(scene: Scene) -> Image.Image:
-    """The picture of `scene`: an RGB image of 64x64 pixels, drawn at four times the size and reduced."""
+    """The picture of `scene`: RGB, 64x64 pixels, drawn at four times the size and reduced."""
     side = SIDE * SUPERSAMPLING
     top, bottom = BACKGROUNDS[scene.background]
     level = np.linspace(top, bottom if scene.gradient else top, side)[:, None]
-    canvas = Image.fromarray(np.broadcast_to(level, (side, side)).round().astype(np.uint8)).convert("RGB")
+    canvas = Image.fromarray(np.broadcast_to(level, (side, side)).round().astype(np.uint8)).convert(
+        "RGB"
+    )
     for thing in scene.things:
         canvas.paste(Image.fromarray(_paint(thing, side)), mask=_mask(thing, side))
     return canvas.resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -195,7 +250,10 @@ def _to_canvas(thing: Thing, outline: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _paint(thing: Thing, side: int) -> np.ndarray:
-    """The thing's colour over the whole canvas, (side, side, 3): plain, or in stripes that turn with the thing."""
+    """The thing's colour over the whole canvas, (side, side, 3).
+
+    Plain, or in stripes that turn with the thing.
+    """
     colour = np.array(COLOURS[thing.colour], dtype=np.float64)
     shade = np.ones((side, side))
     if thing.striped:
@@ -231,7 +289,10 @@ def _moon() -> np.ndarray:
     bite = math.hypot(*(tip - centre))
     angle = math.atan2(tip[1], tip[0] - centre[0])
     inner = np.linspace(2 * math.pi - angle, angle, 48)
-    arcs = [np.stack([np.cos(outer), np.sin(outer)], 1), centre + bite * np.stack([np.cos(inner), np.sin(inner)], 1)]
+    arcs = [
+        np.stack([np.cos(outer), np.sin(outer)], 1),
+        centre + bite * np.stack([np.cos(inner), np.sin(inner)], 1),
+    ]
     return np.concatenate(arcs) + np.array([0.2, 0.0])
 
 
@@ -250,8 +311,22 @@ OUTLINES: dict[str, tuple[tuple[int, np.ndarray], ...]] = {
         (
             255,
             _polygon(
-                *((1.0, -_ARM), (1.0, _ARM), (_ARM, _ARM), (_ARM, 1.0), (-_ARM, 1.0), (-_ARM, _ARM)),
-                *((-1.0, _ARM), (-1.0, -_ARM), (-_ARM, -_ARM), (-_ARM, -1.0), (_ARM, -1.0), (_ARM, -_ARM)),
+                *(
+                    (1.0, -_ARM),
+                    (1.0, _ARM),
+                    (_ARM, _ARM),
+                    (_ARM, 1.0),
+                    (-_ARM, 1.0),
+                    (-_ARM, _ARM),
+                ),
+                *(
+                    (-1.0, _ARM),
+                    (-1.0, -_ARM),
+                    (-_ARM, -_ARM),
+                    (-_ARM, -1.0),
+                    (_ARM, -1.0),
+                    (_ARM, -_ARM),
+                ),
             ),
         ),
     ),
@@ -262,15 +337,32 @@ OUTLINES: dict[str, tuple[tuple[int, np.ndarray], ...]] = {
     "arrow": (
         (
             255,
-            _polygon((1.05, 0.0), (0.2, 0.8), (0.2, 0.32), (-1.0, 0.32), (-1.0, -0.32), (0.2, -0.32), (0.2, -0.8)),
+            _polygon(
+                (1.05, 0.0),
+                (0.2, 0.8),
+                (0.2, 0.32),
+                (-1.0, 0.32),
+                (-1.0, -0.32),
+                (0.2, -0.32),
+                (0.2, -0.8),
+            ),
         ),
     ),
 }
-"""Each shape as filled polygons around the origin within a radius of about 1: (fill, points); fill 0 cuts a hole."""
+"""Each shape as filled polygons around the origin within a radius of about 1: (fill, points).
+
+A fill of 0 cuts a hole.
+"""
 
 
 def contact_sheet(images: list[Image.Image], columns: int, gap: int = 4) -> Image.Image:
-    """Equal images in rows of `columns`, with `gap` white pixels between them."""
+    """Pictures in rows.
+
+    Args:
+        images: Pictures of one size.
+        columns: How many stand in a row.
+        gap: How many white pixels are between them.
+    """
     width, height = images[0].size
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")

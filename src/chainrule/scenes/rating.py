@@ -1,13 +1,13 @@
-"""How beautiful a picture of the bundled world is, by definition: harmony, centring and symmetry, from its pixels.
+"""How beautiful a picture of the bundled world is, by definition.
 
-    rating = 1 + 3 (harmony + centring + symmetry)        each from 0 to 1, so from 1 to 10
+    rating = 1 + 3 (harmony + centring + symmetry)    each from 0 to 1, so from 1 to 10
 
-    harmony    |mean of exp(2 i hue)|: 1 for one hue or two opposite ones, 0 for two at a right angle
+    harmony    |mean of exp(2 i hue)|: 1 for one hue or two opposite ones, 0 for a right angle
     centring   1 - d / 12, d the distance of the centre of the colour from the picture's, in pixels
     symmetry   1 - |c - c mirrored| / (2 |c|), c the chroma of each pixel, mirrored left and right
 
-The mean and both sums weigh each pixel by its chroma. No guidance ever uses this: it judges what a rater, which has
-learnt it from examples, leads to.
+The mean and both sums weigh each pixel by its chroma. No guidance ever uses this: it judges what a
+rater, which has learnt it from examples, leads to.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FARTHEST = 12.0
 
 
 def rating(image: Tensor) -> float:
-    """The rating, 1 to 10, of one `image` (3, H, W) in [0, 1]; 1 if there is nothing coloured in it."""
+    """The rating, 1 to 10, of an `image` (3, H, W) in [0, 1]; 1 if nothing in it is coloured."""
     image = image.detach().float().cpu()
     chroma = image.amax(0) - image.amin(0)
     weight = torch.where(chroma > MIN_CHROMA, chroma, 0.0)

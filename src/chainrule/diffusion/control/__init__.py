@@ -1,17 +1,27 @@
 """What reaches inside the network: its attention maps and its bottleneck."""
 
-from chainrule.diffusion.control.attention import Alignment, AttentionEdit, PairedDenoiser, Blend, Maps, Pairing, align
-from chainrule.diffusion.control.bottleneck import Bottleneck, Shift, Towards
+from chainrule.diffusion.control.attention import (
+    Alignment,
+    AttentionEdit,
+    Blend,
+    Maps,
+    PairedDenoiser,
+    Pairing,
+    align,
+)
+from chainrule.diffusion.control.bottleneck import Bottleneck, Direction, Shift, Towards, deepest
 
 __all__ = [
     "Alignment",
     "AttentionEdit",
-    "Beside",
     "Blend",
     "Bottleneck",
+    "Direction",
     "Maps",
+    "PairedDenoiser",
     "Pairing",
     "Shift",
     "Towards",
     "align",
+    "deepest",
 ]

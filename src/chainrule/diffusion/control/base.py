@@ -10,13 +10,18 @@ from chainrule.diffusion.denoiser import Conditioned, Denoiser, WrappedDenoiser
 from chainrule.errors import UserError
 
 
-def conditioned(denoiser: Denoiser) -> Conditioned:
-    """The network with its conditioning inside a denoiser; raises UserError if there is something else."""
+def unwrap(denoiser: Denoiser) -> Conditioned:
+    """The network with its conditioning inside a denoiser.
+
+    Raises:
+        UserError: If there is something else inside.
+    """
     while isinstance(denoiser, WrappedDenoiser):
         denoiser = denoiser.denoiser
     if not isinstance(denoiser, Conditioned):
         raise UserError(
-            f"a {type(denoiser).__name__} has no network inside that could be reached: use `model.denoiser`"
+            f"a {type(denoiser).__name__} has no network inside that could be reached",
+            "use `model.denoiser`",
         )
     return denoiser
 
@@ -24,13 +29,20 @@ def conditioned(denoiser: Denoiser) -> Conditioned:
 def module(denoiser: Denoiser) -> Any:
     """The diffusers network that a denoiser asks.
 
-    Raises UserError if its blocks are to be rebuilt on the way back, when nothing would reach into them any more.
+    Raises:
+        UserError: If it is another network, or if its blocks are to be rebuilt on the way back:
+            nothing would reach into them any more.
     """
-    found = getattr(conditioned(denoiser).network, "module", None)
+    found = getattr(unwrap(denoiser).network, "module", None)
     if found is None:
-        raise UserError("this network is no module of diffusers, whose inside could be reached")
+        raise UserError(
+            "this network is no module of diffusers, whose inside could be reached",
+            "choose a checkpoint of diffusers",
+        )
     if torch.is_grad_enabled() and getattr(found, "is_gradient_checkpointing", False):
         raise UserError(
-            "what reaches inside the network cannot be rebuilt with its blocks: use a plan without `rebuilt`"
+            "what reaches inside the network cannot be rebuilt with its blocks",
+            "use a plan without `gradient_checkpointing`",
+            "gradient_checkpointing",
         )
     return found

@@ -1,46 +1,59 @@
 """h-space: Kwon, Jeong & Uh, "Diffusion Models Already Have a Semantic Latent Space" (Asyrp), 2023.
 
-    x_s = alpha_s x0(x_t; h + dh) + sigma_s eps(x_t; h)            eq. 7, the asymmetric reverse process
+    x_s = alpha_s x0(x_t; h + dh) + sigma_s eps(x_t; h)      eq. 7, the asymmetric reverse process
 
-h is what the deepest block of the U-Net makes. A shift of it that moved both halves would nearly cancel out (theorem
-1), so it moves the predicted picture alone, and `Prediction` keeps both halves apart for that.
+h is what the deepest block of the U-Net makes. A shift of it that moved both halves would
+nearly cancel out (theorem 1), so it moves the predicted picture alone, and `Prediction`
+keeps both halves apart for that.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from chainrule.diffusion.batch import PerImage
 from chainrule.diffusion.control.base import module
-from chainrule.diffusion.denoiser import Denoiser, Prediction, WrappedDenoiser, some
+from chainrule.diffusion.denoiser import Denoiser, Prediction, WrappedDenoiser, find_networks
 from chainrule.errors import UserError
 
 
-class Direction(ABC):
-    """Where h should go at each time."""
+class Direction(PerImage, ABC):
+    """A dataclass: where h should go at each time."""
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, x: Tensor, t: float) -> Tensor:
-        """dh for what `denoiser` is asked at `x` and `t`: (N, C, h, w), N dividing the network's batch."""
+        """dh (N, C, h, w), where N divides the network's batch.
+
+        Args:
+            denoiser: What is asked.
+            x: The noisy latents (B, C, h, w).
+            t: Their time.
+        """
 
     @property
     @abstractmethod
     def inputs(self) -> tuple[Tensor, ...]:
         """The tensors that want a gradient."""
 
-    @abstractmethod
-    def select(self, rows: Sequence[int]) -> Direction:
-        """The same for some of the images."""
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The networks that it asks besides the denoiser's, each once."""
+        return ()
 
 
 @dataclass(frozen=True, eq=False)
 class Shift(Direction):
-    """A given one, `dh` (1 or B, C, h, w), the same at all times."""
+    """A given one, the same at all times.
+
+    Args:
+        dh: (1 or B, C, h, w).
+    """
 
     dh: Tensor
 
@@ -51,13 +64,15 @@ class Shift(Direction):
     def inputs(self) -> tuple[Tensor, ...]:
         return (self.dh,) if self.dh.requires_grad else ()
 
-    def select(self, rows: Sequence[int]) -> Shift:
-        return Shift(*some((self.dh,), rows))
-
 
 @dataclass(frozen=True, eq=False)
 class Towards(Direction):
-    """`scale` times the way from what h is to what it is under `other`, a denoiser told something else: no training."""
+    """The way from what h is to what it is under another denoiser: no training.
+
+    Args:
+        other: The same network, told something else.
+        scale: How far to go; 1 is all the way.
+    """
 
     other: Denoiser
     scale: float = 1.0
@@ -65,20 +80,30 @@ class Towards(Direction):
     def __call__(self, denoiser: Denoiser, x: Tensor, t: float) -> Tensor:
         there, here = bottleneck(self.other, x, t), bottleneck(denoiser, x, t)
         if there.shape != here.shape:
-            raise UserError("the two prompts must be guided alike: say what the picture shows, and what it should show")
+            raise UserError(
+                "the two prompts must be guided alike",
+                "say what the picture shows, and what it should show",
+            )
         return self.scale * (there - here)
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         return self.other.inputs
 
-    def select(self, rows: Sequence[int]) -> Towards:
-        return Towards(self.other.select(rows), self.scale)
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.other.networks
 
 
 @dataclass(frozen=True, eq=False)
 class Bottleneck(WrappedDenoiser):
-    """`denoiser` whose predicted picture is of a shifted h, down to time `stop`: one call more, and the direction's."""
+    """A denoiser whose predicted picture is of a shifted h: one call more, and the direction's.
+
+    Args:
+        denoiser: What is shifted.
+        direction: By how much.
+        stop: The last time at which it is.
+    """
 
     denoiser: Denoiser
     direction: Direction
@@ -88,8 +113,9 @@ class Bottleneck(WrappedDenoiser):
     def inputs(self) -> tuple[Tensor, ...]:
         return (*self.denoiser.inputs, *self.direction.inputs)
 
-    def select(self, rows: Sequence[int]) -> Bottleneck:
-        return Bottleneck(self.denoiser.select(rows), self.direction.select(rows), self.stop)
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return find_networks(self.denoiser, self.direction)
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         plain = self.denoiser(x, t)
@@ -99,32 +125,48 @@ class Bottleneck(WrappedDenoiser):
 
         def shift(h: Tensor) -> Tensor:
             if dh.shape[1:] != h.shape[1:] or len(h) % len(dh):
-                raise UserError(f"the shift is {tuple(dh.shape)} and the bottleneck {tuple(h.shape)}: they must agree")
+                raise UserError(
+                    f"the shift is {tuple(dh.shape)} and the bottleneck {tuple(h.shape)}",
+                    "they must be the same size, but for images that share a shift",
+                )
             return h + dh.to(h).repeat(len(h) // len(dh), 1, 1, 1)
 
-        with _hooked(self.denoiser, shift):
+        with _hook(self.denoiser, shift):
             return Prediction(self.denoiser(x, t).x0, plain.eps)
 
 
 def bottleneck(denoiser: Denoiser, x: Tensor, t: float) -> Tensor:
-    """h at `x` (B, C, h, w) and `t`, of all that the network is asked (with guidance, of both halves)."""
+    """h of all that the network is asked (with guidance, of both halves).
+
+    Args:
+        denoiser: What is asked.
+        x: The noisy latents (B, C, h, w).
+        t: Their time.
+    """
     found: list[Tensor] = []
-    with _hooked(denoiser, lambda h: found.append(h)):
+    with _hook(denoiser, lambda h: found.append(h)):
         denoiser(x, t)
     return found[0]
 
 
 def deepest(denoiser: Denoiser) -> Any:
-    """The deepest block of a denoiser's U-Net; raises UserError if it is none."""
+    """The deepest block of a denoiser's U-Net.
+
+    Raises:
+        UserError: If it is none.
+    """
     network = module(denoiser)
     block = getattr(network, "mid_block", None)
     if block is None:
-        raise UserError(f"a {type(network).__name__} has no bottleneck: Asyrp needs a U-Net")
+        raise UserError(
+            f"a {type(network).__name__} has no bottleneck: Asyrp needs a U-Net",
+            "choose a checkpoint that has one",
+        )
     return block
 
 
 @contextmanager
-def _hooked(denoiser: Denoiser, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+def _hook(denoiser: Denoiser, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """While this lasts, `hook` sees each h, and replaces it if it returns one."""
 
     def on_forward(_module: Any, _inputs: Any, h: Tensor) -> Tensor | None:

@@ -2,8 +2,8 @@
 
 from chainrule.diffusion.gradient.adjoint import Adjoint
 from chainrule.diffusion.gradient.backprop import Backprop
-from chainrule.diffusion.gradient.base import Chain, Gradient
+from chainrule.diffusion.gradient.base import Chain, Gradient, OnStep
 from chainrule.diffusion.gradient.checkpoint import Checkpoint
 from chainrule.diffusion.gradient.reversible import Reversible
 
-__all__ = ["Adjoint", "Backprop", "Chain", "Checkpoint", "Gradient", "Reversible"]
+__all__ = ["Adjoint", "Backprop", "Chain", "Checkpoint", "Gradient", "OnStep", "Reversible"]

@@ -10,7 +10,10 @@ from chainrule.diffusion.solvers.base import State
 
 @dataclass(frozen=True)
 class Backprop(Gradient):
-    """Fewest network calls (one forward and one backward pass for each call of the chain); memory grows with it."""
+    """The fewest network calls: one forward and one backward pass for each call of the chain.
+
+    Memory grows with the number of steps.
+    """
 
     def integrate(self, chain: Chain, state: State) -> State:
         return chain.last(state)

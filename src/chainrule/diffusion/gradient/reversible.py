@@ -1,11 +1,13 @@
-"""Reversible differentiation: store next to nothing, rebuild the states by running the solver backwards.
+"""Reversible differentiation: store next to nothing, and run the solver backwards.
 
-The idea of Gomez et al., "The Reversible Residual Network", 2017, that DOODL builds on. Undoing a step evaluates the
-network at the very points at which the step did (`chainrule.diffusion.solvers.Step.reversible`), so the calls that rebuild the
-state serve the backward pass too: a recorder keeps their graphs, and the step is then replayed on top of them.
+The idea of Gomez et al., "The Reversible Residual Network", 2017, that DOODL builds on.
+Undoing a step evaluates the network at the very points at which the step did
+(`Solver.reversible`), so the calls that rebuild the state serve the backward pass too: a
+recorder keeps their graphs, and the step is then replayed on top of them.
 
-Undoing EDICT's mixing divides the difference of the pair by p^2 at every step, and its rounding error with it: by
-2e6 in 100 steps at p = 0.93. So a state is kept now and then, from which the way back starts afresh.
+Undoing EDICT's mixing divides the difference of the pair by p^2 at every step, and its
+rounding error with it: by 2e6 in 100 steps at p = 0.93. So a state is kept now and then,
+from which the way back starts afresh.
 """
 
 from __future__ import annotations
@@ -17,37 +19,57 @@ import torch
 from torch import Tensor
 
 from chainrule.diffusion.denoiser import Denoiser, Prediction, WrappedDenoiser
-from chainrule.errors import UserError
-from chainrule.diffusion.gradient.base import Chain, Gradient, Rebuilt, Tape, distinct, integrate_on_tape, leaves
+from chainrule.diffusion.gradient.base import (
+    Chain,
+    Gradient,
+    Rebuilt,
+    Tape,
+    drop_repeats,
+    integrate_on_tape,
+    make_leaves,
+)
 from chainrule.diffusion.solvers.base import State
+from chainrule.errors import UserError
 
 
 @dataclass(frozen=True)
 class Reversible(Gradient):
-    """The exact gradient of a reversible solver; memory grows by a state for `every` so many steps only.
+    """The exact gradient of a reversible solver.
 
-    Rounding grows on the way back from one kept state to the one before: keep latents in float32 or float64 whatever
-    the network's dtype; with a network in half precision, `Checkpoint` is exact where this rounds again.
+    Rounding grows on the way back from one kept state to the one before: keep latents in float32 or
+    float64 whatever the network's dtype. With a network in half precision, `Checkpoint` is exact
+    where this rounds again.
+
+    Args:
+        every: Memory grows by a state for so many steps only.
     """
 
     every: int = 20
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise UserError(f"Reversible cannot keep a state every {self.every} steps: choose 1 or more")
+            raise UserError(
+                f"Reversible cannot keep a state every {self.every} steps",
+                "choose 1 or more",
+                "every",
+            )
 
     def integrate(self, chain: Chain, state: State) -> State:
         if not chain.solver.reversible:
             raise UserError(
-                f"Reversible cannot differentiate {type(chain.solver).__name__}, which cannot be invert_photos exactly: use "
-                "the EDICT step, or Checkpoint() for the gradient"
+                f"Reversible cannot differentiate {type(chain.solver).__name__}, which cannot be "
+                "inverted exactly",
+                "use EDICT(), or Checkpoint() for the gradient",
             )
         return integrate_on_tape(chain, state, _Inverted(self.every), len(chain))
 
 
 @dataclass
 class _Inverted(Tape):
-    """The last state and those after each `every` steps; the others are rebuilt in turn, each on a copy."""
+    """The last state and those after each `every` steps.
+
+    The others are rebuilt in turn, each on a copy.
+    """
 
     every: int
     kept: dict[int, State] = field(default_factory=dict)
@@ -62,9 +84,10 @@ class _Inverted(Tape):
     def rebuild(self, chain: Chain, i: int) -> Rebuilt:
         after = self.kept.get(i + 1, self.current)
         recorder = _Recorder(chain.denoiser)
-        self.current = tuple(tensor.detach() for tensor in chain.seen_by(recorder).retreat(i, after))
-        before = leaves(self.current)
-        return Rebuilt(before, chain.seen_by(_Replayer(recorder)).advance(i, before))
+        undone = chain.replace_denoiser(recorder).retreat(i, after)
+        self.current = tuple(tensor.detach() for tensor in undone)
+        before = make_leaves(self.current)
+        return Rebuilt(before, chain.replace_denoiser(_Replayer(recorder)).advance(i, before))
 
 
 @dataclass
@@ -75,7 +98,7 @@ class _Recorder(WrappedDenoiser):
     calls: list[tuple[Tensor, Prediction]] = field(default_factory=list)
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
-        (leaf,) = leaves((x,))
+        (leaf,) = make_leaves((x,))
         prediction = self.denoiser(leaf, t)
         self.calls.append((leaf, prediction))
         return Prediction(prediction.x0.detach(), prediction.eps.detach())
@@ -89,20 +112,23 @@ class _Replayer(WrappedDenoiser):
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         leaf, prediction = self.denoiser.calls.pop()
-        return Prediction(*_Graft.apply(x, leaf, prediction, *distinct(self.inputs)))
+        return Prediction(*_Graft.apply(x, leaf, prediction, *drop_repeats(self.inputs)))
 
 
 class _Graft(torch.autograd.Function):
     """Puts a recorded network call under the tensor `x` whose value it was made for."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, leaf: Tensor, prediction: Prediction, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, leaf: Tensor, prediction: Prediction, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
         ctx.leaf, ctx.prediction, ctx.inputs = leaf, prediction, inputs
         return prediction.x0.detach(), prediction.eps.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        asked = (ctx.leaf, *ctx.inputs)
-        of_x, *of_inputs = torch.autograd.grad(tuple(ctx.prediction), asked, gradients, allow_unused=True)
+        of_x, *of_inputs = torch.autograd.grad(
+            tuple(ctx.prediction), (ctx.leaf, *ctx.inputs), gradients, allow_unused=True
+        )
         return (of_x, None, None, *of_inputs)

@@ -1,8 +1,8 @@
-"""Solvers: one step of the sampling chain, from time t to time s."""
+"""Solvers: what makes one step of the sampling chain, from time t to time s."""
 
 from chainrule.diffusion.solvers.adams_bashforth import AdamsBashforth
 from chainrule.diffusion.solvers.adaptive import Adaptive
-from chainrule.diffusion.solvers.base import ODESolver, Solver
+from chainrule.diffusion.solvers.base import ODESolver, Solver, State, WrappedSolver
 from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.diffusion.solvers.ddpm import DDPM
 from chainrule.diffusion.solvers.dpm_solver import DPMSolver
@@ -21,5 +21,7 @@ __all__ = [
     "Euler",
     "Heun",
     "ODESolver",
-    "Step",
+    "Solver",
+    "State",
+    "WrappedSolver",
 ]

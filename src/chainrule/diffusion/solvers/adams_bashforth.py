@@ -1,9 +1,10 @@
 """Explicit Adams-Bashforth methods: the slopes of earlier steps instead of more network calls.
 
-    y(u + h) = y + integral from u to u + h of the polynomial through the last slopes        AdjointDPM section 3.4
+    y(u + h) = y + integral from u to u + h of the polynomial through the last slopes
 
-Steps may differ in length. A method of order n needs n slopes; as an error that is made once may be larger than one
-that is made at every step, n - 1 do, and for those the first steps are Runge-Kutta's of order n - 1.
+AdjointDPM section 3.4. Steps may differ in length. A method of order n needs n slopes; as
+an error that is made once may be larger than one that is made at every step, n - 1 do, and
+for those the first steps are Runge-Kutta's of order n - 1.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chainrule.errors import UserError
 from chainrule.diffusion.ode import ODE, Coordinates
-from chainrule.diffusion.solvers.base import ODESolver, State, moved
+from chainrule.diffusion.solvers.base import ODESolver, State, add_slopes
 from chainrule.diffusion.solvers.runge_kutta import RK3, Heun
+from chainrule.errors import UserError
 
 
 @dataclass(frozen=True)
 class AdamsBashforth(ODESolver):
-    """Order 2, 3 or 4, one network call a step; 1 call more in all at order 3, 4 more at order 4, to start with.
+    """One network call a step; 1 call more in all at order 3, 4 more at order 4, to start with.
 
     What it remembers is (the clock at the last slopes (n,), the latest first; each slope).
+
+    Args:
+        order: 2, 3 or 4.
+        coordinates: Those in which it solves; None: `choose_coordinates`.
     """
 
     order: int = 4
@@ -33,9 +38,15 @@ class AdamsBashforth(ODESolver):
 
     def __post_init__(self) -> None:
         if self.order not in (2, 3, 4):
-            raise UserError(f"Adams-Bashforth is here of order 2, 3 or 4, not {self.order}")
+            raise UserError(
+                f"Adams-Bashforth is not of order {self.order} here",
+                "choose order 2, 3 or 4",
+                "order",
+            )
 
-    def integrate(self, ode: ODE, y: Tensor, memory: State, t: float, s: float) -> tuple[Tensor, State]:
+    def integrate(
+        self, ode: ODE, y: Tensor, memory: State, t: float, s: float
+    ) -> tuple[Tensor, State]:
         u, h = ode.clock(t), ode.clock(s) - ode.clock(t)
         clocks, slopes = (memory[0].tolist(), memory[1:]) if memory else ([], ())
         if u in clocks:  # after a step of no length
@@ -49,17 +60,19 @@ class AdamsBashforth(ODESolver):
         if len(slopes) < known:
             start = RK3() if self.order == 4 else Heun()
             return start.integrate(once, y, (), t, s)[0], remembered
-        return moved(y, h, _weights([(clock - u) / h for clock in clocks]), slopes), remembered
+        weights = _weights([(clock - u) / h for clock in clocks])
+        return add_slopes(y, h, weights, slopes), remembered
 
 
 def _weights(nodes: list[float]) -> list[float]:
-    """The integral from 0 to 1 of each polynomial that is 1 at one of the `nodes` and 0 at the others.
+    """The integral from 0 to 1 of each polynomial that is 1 at one node and 0 at the others.
 
     >>> [round(weight, 3) for weight in _weights([0.0, -1.0])]
     [1.5, -0.5]
     """
     powers = np.arange(len(nodes))
-    found: list[float] = np.linalg.solve(np.array(nodes)[None] ** powers[:, None], 1 / (powers + 1)).tolist()
+    matrix = np.array(nodes)[None] ** powers[:, None]
+    found: list[float] = np.linalg.solve(matrix, 1 / (powers + 1)).tolist()
     return found
 
 

@@ -1,40 +1,44 @@
-"""DDPM: Ho, Jain & Abbeel, "Denoising Diffusion Probabilistic Models", 2020, algorithm 2, in DDIM's notation.
+"""DDPM: Ho, Jain & Abbeel, "Denoising Diffusion Probabilistic Models", 2020, algorithm 2.
+
+In DDIM's notation:
 
     x_s = alpha_s x0(x_t) + sqrt(sigma_s^2 - c^2) eps(x_t) + c z        Song et al. 2021, eq. 12
     c = eta sigma_s sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))^2)   eq. 16
 
-`eta` 1 is DDPM (the smaller of its two variances), 0 is DDIM. The noise z of the k-th step is replayable: it depends on
-the image's seed and on k, which the state counts, so that gradients pass as through any other step. To a noisier time
-it goes as the data do in training:
+`eta` 1 is DDPM (the smaller of its two variances), 0 is DDIM. The noise z of the k-th step is
+replayable: it depends on the image's seed and on k, so that gradients pass as through any other
+step. To a noisier time it goes as the data do in training:
 
     x_s = a x_t + sqrt(sigma_s^2 - a^2 sigma_t^2) z,    a = alpha_s / alpha_t
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from chainrule.diffusion.denoiser import Denoiser
-from chainrule.errors import UserError
-from chainrule.noise import Noise
 from chainrule.diffusion.schedule import Schedule
-from chainrule.diffusion.solvers.base import State, Solver
-
-STEPS = 1 << 23
-"""The first draw of the noise between steps."""
+from chainrule.diffusion.solvers.base import Solver, State
+from chainrule.errors import UserError
+from chainrule.noise import Stream
 
 
 @dataclass(frozen=True)
 class DDPM(Solver):
-    """One network call a step, none to a noisier time. `noise` has a seed for each image; `first` is its first draw."""
+    """One network call a step, none to a noisier time.
 
-    noise: Noise
+    Args:
+        noise: A stream with a seed for each image: `Noise(seeds).stream("ddpm")`.
+        eta: The share of DDPM's noise that is added, from 0 to 1.
+        first: Step k takes draw first + k of the stream.
+    """
+
+    noise: Stream
     eta: float = 1.0
-    first: int = STEPS
+    first: int = 0
 
     order = 1
     calls = 1
@@ -42,44 +46,56 @@ class DDPM(Solver):
     rises = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.noise, Stream):  # a Noise would start with the starting noise again
+            raise UserError(
+                f"DDPM's noise is a stream of its own, not a {type(self.noise).__name__}",
+                'give it noise.stream("ddpm")',
+            )
         if not 0.0 <= self.eta <= 1.0:
-            raise UserError(f"eta is the share of DDPM's noise that is added, from 0 to 1, not {self.eta}")
+            raise UserError(
+                f"eta is the share of DDPM's noise that is added, not {self.eta}",
+                "choose a number from 0 to 1",
+                "eta",
+            )
 
-    def init(self, x: Tensor) -> State:
-        return self.begin((x,))
-
-    def begin(self, latents: State) -> State:
-        return (*latents, torch.zeros((), dtype=torch.float64))
-
-    def select(self, rows: Sequence[int]) -> DDPM:
-        return replace(self, noise=self.noise.select(rows))
-
-    def step(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
-        x, count = state
-        z = self.noise.normal(self.first + int(count), x.shape[1:]).to(x)
+    def step(self, denoiser: Denoiser, state: State, k: int, t: float, s: float) -> State:
+        (x,) = state
+        z = self.noise.normal(self.first + k, x.shape[1:]).to(x)
         schedule = denoiser.schedule
         if s > t:
-            return (add_noise_between(schedule, x, z, t, s), count + 1)
+            return (add_noise_between(schedule, x, z, t, s),)
         x0, eps = denoiser(x, t)
         variance = self.variance(schedule, t, s)
         towards = (schedule.sigma(s) ** 2 - variance).clamp(min=0).sqrt()
-        return (schedule.alpha(s) * x0 + towards * eps + variance.sqrt() * z, count + 1)
+        return (schedule.alpha(s) * x0 + towards * eps + variance.sqrt() * z,)
 
-    def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
-        raise UserError("DDPM adds noise, which cannot be undone: invert with EDICT() or DDIM()")
-
-    def final(self, state: State) -> Tensor:
-        return state[0]
+    def inverse(self, denoiser: Denoiser, state: State, k: int, t: float, s: float) -> State:
+        raise UserError("DDPM adds noise, which cannot be undone", "invert with EDICT() or DDIM()")
 
     def variance(self, schedule: Schedule, t: float, s: float) -> Tensor:
-        """c^2 of the step from `t` to `s` < `t`, a float64 scalar; to the image itself nothing is added."""
+        """c^2, a float64 scalar; to the image itself nothing is added.
+
+        Args:
+            schedule: What times mean.
+            t: The time at the start of the step.
+            s: The time at its end, below `t`.
+        """
         if s < 0:
             return torch.zeros((), dtype=torch.float64)
-        alpha_t, sigma_t, alpha_s, sigma_s = schedule.alpha(t), schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
+        alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
+        alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
         return (self.eta * sigma_s) ** 2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)
 
 
 def add_noise_between(schedule: Schedule, x: Tensor, z: Tensor, t: float, s: float) -> Tensor:
-    """`x` at time `t`, with as much of the noise `z` as makes it one at the noisier time `s`."""
+    """The latents at a noisier time, by as much noise as that takes.
+
+    Args:
+        schedule: What times mean.
+        x: (B, C, h, w) at time `t`.
+        z: The noise, as `x`.
+        t: The time now.
+        s: The noisier time.
+    """
     a = schedule.alpha(s) / schedule.alpha(t)
     return a * x + (schedule.sigma(s) ** 2 - (a * schedule.sigma(t)) ** 2).sqrt() * z

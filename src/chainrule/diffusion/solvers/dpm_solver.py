@@ -1,12 +1,13 @@
-"""DPM-ODESolver++(2M): Lu et al., "DPM-ODESolver++: Fast ODESolver for Guided Sampling", 2022, algorithm 2.
+"""DPM-Solver++(2M): Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling", 2022, algorithm 2.
 
 With lambda = log(alpha / sigma), h = lambda_s - lambda_t and r = (the last step's h) / h,
 
     D = (1 + 1 / 2r) x0(x_t) - 1 / 2r x0(the last x)
     x_s = sigma_s / sigma_t x_t - alpha_s (e^-h - 1) D
 
-The first step has no last one, and a step to sigma = 0 has r = 0: there D = x0(x_t), which is DDIM. Written as DDIM and
-what D adds to it, with - alpha_s (e^-h - 1) = alpha_s - sigma_s / sigma_t alpha_t, nothing is divided by zero.
+The first step has no last one, and a step to sigma = 0 has r = 0: there D = x0(x_t), which
+is DDIM. Written as DDIM and what D adds to it, with - alpha_s (e^-h - 1) = alpha_s -
+sigma_s / sigma_t alpha_t, nothing is divided by zero.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.schedule import Schedule
-from chainrule.diffusion.solvers.base import State, Solver
+from chainrule.diffusion.solvers.base import Solver, State
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,11 @@ class DPMSolver(Solver):
     calls = 1
     reversible = False
 
-    def init(self, x: Tensor) -> State:
-        return (x,)
-
-    def step(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
+    def step(self, denoiser: Denoiser, state: State, k: int, t: float, s: float) -> State:
         x, *memory = state
         schedule, (x0, eps) = denoiser.schedule, denoiser(x, t)
         now, then = _log_snr(schedule, t), _log_snr(schedule, s)
-        x = schedule.alpha(s) * x0 + schedule.sigma(s) * eps
+        x = schedule.mix(x0, eps, s)
         if not math.isfinite(now):
             return (x,)
         if memory and math.isfinite(then) and memory[0].item() != now != then:
@@ -46,14 +43,9 @@ class DPMSolver(Solver):
             x = x + (schedule.alpha(s) - a * schedule.alpha(t)) * ratio / 2 * (x0 - memory[1])
         return (x, torch.tensor([now], dtype=torch.float64), x0)
 
-    def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
-        """The same method, the other way."""
-        return self.step(denoiser, state, max(s, 0.0), t)
-
-    def final(self, state: State) -> Tensor:
-        return state[0]
-
 
 def _log_snr(schedule: Schedule, t: float) -> float:
     alpha, sigma = schedule.alpha(t).item(), schedule.sigma(t).item()
-    return math.inf if sigma == 0.0 else -math.inf if alpha == 0.0 else math.log(alpha / sigma)
+    if sigma == 0.0:
+        return math.inf
+    return -math.inf if alpha == 0.0 else math.log(alpha / sigma)

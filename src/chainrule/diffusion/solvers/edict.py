@@ -1,16 +1,19 @@
-"""EDICT: Wallace, Gokul & Naik, "EDICT: Exact Diffusion Inversion via Coupled Transformations", 2022.
+"""EDICT, exactly invertible.
 
-Two latents take turns: each moves by what the network says of the other, so each move can be undone, and mixing keeps
-them together (DOODL eq. 5 and 6; p = 0.93):
+Wallace, Gokul & Naik, "EDICT: Exact Diffusion Inversion via Coupled Transformations", 2022.
+
+Two latents take turns: each moves by what the network says of the other, so each move can
+be undone, and mixing keeps them together (DOODL eq. 5 and 6; p = 0.93):
 
     x' = a x + b F(y, t)          y' = a y + b F(x', t)
     x  = p x' + (1-p) y'          y  = p y' + (1-p) x          # the new x
 
-F is the network's own output (the noise, in the paper; see `chainrule.diffusion.denoiser.Parameterization` for a and b), so that chains
-whose alpha starts at 0 are no exception.
+F is the network's own output (the noise, in the paper), so that chains whose alpha starts
+at 0 are no exception; for a and b see `chainrule.diffusion.denoiser.Parameterization`.
 
-The papers print the same order at every step; the public code of both alternates the roles of x and y. Alternating
-keeps the pair closer, so it is the default; `alternate=False` is the printed order.
+The papers print the same order at every step; the public code of both alternates the roles
+of x and y. Alternating keeps the pair closer, so it is the default; `alternate=False` is
+the printed order.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from chainrule.diffusion.denoiser import Denoiser
+from chainrule.diffusion.solvers.base import Solver, State
 from chainrule.errors import UserError
-from chainrule.diffusion.solvers.base import State, Solver
 
 
 class DriftWarning(UserWarning):
@@ -33,8 +36,10 @@ class DriftWarning(UserWarning):
 class EDICT(Solver):
     """First order, two network calls a step, exactly invertible.
 
-    `mix` is p, in (0, 1]; `alternate` swaps the roles of the pair after each step. A chain that ends with
-    |x - y| / |x| above `tolerance` warns and names the cures.
+    Args:
+        mix: p, above 0 and at most 1.
+        alternate: Swap the roles of the pair after each step.
+        tolerance: A chain that ends with |x - y| / |x| above it warns and names the cures.
     """
 
     mix: float = 0.93
@@ -47,12 +52,16 @@ class EDICT(Solver):
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mix <= 1.0:
-            raise UserError(f"EDICT's mixing weight must be above 0 and at most 1, not {self.mix}; 0.93 is usual")
+            raise UserError(
+                f"EDICT's mixing weight must be above 0 and at most 1, not {self.mix}",
+                "0.93 is usual",
+                "mix",
+            )
 
     def init(self, x: Tensor) -> State:
         return (x, x)
 
-    def step(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
+    def step(self, denoiser: Denoiser, state: State, k: int, t: float, s: float) -> State:
         p = self.mix
         x, y = state
         a, b = denoiser.parameterization.coefficients(denoiser.schedule, t, s)
@@ -62,7 +71,7 @@ class EDICT(Solver):
         y = p * y + (1 - p) * x
         return (y, x) if self.alternate else (x, y)
 
-    def inverse(self, denoiser: Denoiser, state: State, t: float, s: float) -> State:
+    def inverse(self, denoiser: Denoiser, state: State, k: int, t: float, s: float) -> State:
         p = self.mix
         y, x = state if self.alternate else state[::-1]
         a, b = denoiser.parameterization.coefficients(denoiser.schedule, t, s)
@@ -72,9 +81,6 @@ class EDICT(Solver):
         x = (x - b * denoiser.output(y, t)) / a
         return (x, y)
 
-    def final(self, state: State) -> Tensor:
-        return state[0]
-
     def latents(self, state: State) -> State:
         return state
 
@@ -83,8 +89,9 @@ class EDICT(Solver):
         drift = ((x - y).norm(dim=1) / x.norm(dim=1)).max().item()
         if drift > self.tolerance:
             warnings.warn(
-                f"the two latents of the EDICT chain have drifted apart (|x - y| / |x| = {drift:.2f}): take more "
-                f"steps, a lower guidance scale or a lower mix than {self.mix}",
+                "the two latents of the EDICT chain have drifted apart "
+                f"(|x - y| / |x| = {drift:.2f}): take more steps, "
+                f"a lower guidance scale or a lower mix than {self.mix}",
                 DriftWarning,
                 stacklevel=2,
             )

@@ -11,26 +11,30 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from chainrule.diffusion.ode import ODE, Coordinates
-from chainrule.diffusion.solvers.base import ODESolver, State, moved
+from chainrule.diffusion.solvers.base import ODESolver, State, add_slopes
+
+Row = tuple[float, ...]
 
 
 class RungeKutta(ODESolver):
-    """A method with coefficients: `a` (row i has i of them), `b` and `c`."""
+    """A method with coefficients."""
 
     @property
     @abstractmethod
-    def tableau(self) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...], tuple[float, ...]]:
-        """(a, b, c)."""
+    def tableau(self) -> tuple[tuple[Row, ...], Row, Row]:
+        """(a, b, c), where row i of a has i numbers."""
 
-    def integrate(self, ode: ODE, y: Tensor, memory: State, t: float, s: float) -> tuple[Tensor, State]:
+    def integrate(
+        self, ode: ODE, y: Tensor, memory: State, t: float, s: float
+    ) -> tuple[Tensor, State]:
         a, b, c = self.tableau
         u, h = ode.clock(t), ode.clock(s) - ode.clock(t)
         times = {0.0: t, 1.0: s}
         slopes: list[Tensor] = []
         for row, node in zip(a, c, strict=True):
             time = times[node] if node in times else ode.time(u + node * h)
-            slopes.append(ode.slope(moved(y, h, row, slopes), time))
-        return moved(y, h, b, slopes), ()
+            slopes.append(ode.slope(add_slopes(y, h, row, slopes), time))
+        return add_slopes(y, h, b, slopes), ()
 
 
 @dataclass(frozen=True)
@@ -70,4 +74,8 @@ class RK4(RungeKutta):
     coordinates: Coordinates | None = None
     order = 4
     calls = 4
-    tableau = ((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0.0, 1 / 2, 1 / 2, 1.0)
+    tableau = (
+        ((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
+        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+        (0.0, 1 / 2, 1 / 2, 1.0),
+    )

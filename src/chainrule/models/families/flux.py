@@ -1,4 +1,7 @@
-"""Flux.1: flow matching on packed latents, a CLIP's pooled embedding and a T5's tokens, guidance as an input."""
+"""Flux.1: flow matching on packed latents, with a CLIP's pooled embedding and a T5's tokens.
+
+Of the two models, dev takes the guidance scale as an input, and schnell takes none.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +11,57 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from chainrule.diffusion.denoiser import Conditioning
-from chainrule.models.base import DistilledGuidance, Model, Text, NoGuidance
-from chainrule.models.families.base import FLOW, Backbone, autoencoder, check_length, flow_matching
+from chainrule.diffusion.denoiser import Conditioning, Flow
+from chainrule.models.autoencoder import read_autoencoder
+from chainrule.models.backbone import Backbone
+from chainrule.models.base import DistilledGuidance, Guidance, Model, NoGuidance, Text
+from chainrule.models.schedulers import read_flow_schedule
+from chainrule.models.tokens import check_length, text_encoders
 
 PATCH = 2
 """The sides of a patch of latents that is packed into one token."""
 
-TRAINING = 1000
+TRAINING_STEPS = 1000
 """The network takes sigma, not the timestep."""
+
+T5_TOKENS = 512
+"""What diffusers' pipeline reads unless told otherwise."""
 
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
-    """A `FluxPipeline` as a Model. Flux.1 dev is guided by an input of the network, schnell not at all."""
+    """A `FluxPipeline` as a Model."""
     transformer = pipeline.transformer
-    default = pipeline.default_sample_size
-    codec = autoencoder(pipeline, transformer.config.in_channels // PATCH**2, PATCH, default, size)
+    channels, sides = transformer.config.in_channels // PATCH**2, pipeline.default_sample_size
+    codec = read_autoencoder(pipeline, channels, PATCH, sides, size)
     tokens = prod(side // PATCH for side in codec.latent_shape[1:])
+    schedule = read_flow_schedule(pipeline.scheduler, tokens, uniform=True)
     guided = transformer.config.guidance_embeds
+    guidance: Guidance = NoGuidance("it was distilled to need none")
+    if guided:
+        guidance = DistilledGuidance(lambda scale: torch.tensor([scale]))
     return Model(
         name=name,
-        network=_Transformer(transformer, flow_matching(pipeline.scheduler, tokens, uniform=True), FLOW),
+        network=_Transformer(transformer, schedule, Flow()),
         codec=codec,
         text=_Encoders(pipeline),
         guidance_scale=3.5 if guided else 1.0,
         device=transformer.device,
-        guidance=DistilledGuidance(lambda scale: torch.tensor([scale])) if guided else NoGuidance("it was distilled to need none"),
+        guidance=guidance,
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Transformer(Backbone):
-    """The conditioning is (text (B, tokens, D), pooled (B, D'), and the guidance scale (B,) if it is an input)."""
+    """The conditioning is (text (B, tokens, D), pooled (B, D')) and, if guided, the scale (B,)."""
 
-    def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def call(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         text, pooled, *scale = conditioning
         rows, columns = (side // PATCH for side in x.shape[-2:])
         packed = self.module(
             hidden_states=pack(x),
-            timestep=(t / TRAINING).to(x.dtype),
+            timestep=(t / TRAINING_STEPS).to(x.dtype),
             guidance=scale[0] if scale else None,
             pooled_projections=pooled,
             encoder_hidden_states=text,
@@ -65,34 +78,45 @@ def pack(x: Tensor) -> Tensor:
     >>> pack(x).shape, torch.equal(unpack(pack(x), 2, 3), x)
     (torch.Size([1, 6, 12]), True)
     """
-    return torch.nn.functional.pixel_unshuffle(x, PATCH).flatten(2).transpose(1, 2)
+    return nn.functional.pixel_unshuffle(x, PATCH).flatten(2).transpose(1, 2)
 
 
 def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
-    """The inverse of `pack`, for so many rows and columns of patches."""
-    return torch.nn.functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, columns)), PATCH)
+    """The inverse of `pack`.
+
+    Args:
+        tokens: (B, rows columns, 4 C).
+        rows: How many patches an image is high.
+        columns: How many it is wide.
+
+    Returns:
+        Latents (B, C, h, w).
+    """
+    patches = tokens.transpose(1, 2).unflatten(2, (rows, columns))
+    return nn.functional.pixel_shuffle(patches, PATCH)
 
 
 def _positions(rows: int, columns: int) -> Tensor:
     """(0, row, column) of each token, (rows columns, 3)."""
-    return torch.cartesian_prod(torch.zeros(1), torch.arange(float(rows)), torch.arange(float(columns)))
+    ranges = (torch.arange(float(rows)), torch.arange(float(columns)))
+    return torch.cartesian_prod(torch.zeros(1), *ranges)
 
 
 @dataclass(frozen=True, eq=False)
 class _Encoders(Text):
     pipeline: Any
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return text_encoders(self.pipeline)
+
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        # of a longer prompt CLIP reads the beginning and T5 the whole: that is how the family works
-        check_length(self.pipeline, self.pipeline.tokenizer_2, prompts, _T5_TOKENS)
+        # of a longer prompt CLIP reads the beginning and T5 all: that is how the family works
+        check_length(self.pipeline, self.pipeline.tokenizer_2, prompts, T5_TOKENS)
         text, pooled, _ = self.pipeline.encode_prompt(
             prompt=list(prompts),
             prompt_2=None,
             device=self.pipeline.text_encoder.device,
-            max_sequence_length=_T5_TOKENS,
+            max_sequence_length=T5_TOKENS,
         )
         return text, pooled
-
-
-_T5_TOKENS = 512
-"""What diffusers' pipeline reads unless told otherwise."""

@@ -1,4 +1,4 @@
-"""PixArt-alpha and PixArt-Sigma: a diffusion transformer on latents, told by a T5."""
+"""PixArt-alpha and PixArt-Sigma: a diffusion transformer on latents, with a T5 for text."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from chainrule.diffusion.denoiser import Conditioning
+from chainrule.models.autoencoder import read_autoencoder
+from chainrule.models.backbone import Backbone
 from chainrule.models.base import Model, Text
-from chainrule.models.families.base import (
-    Backbone,
-    autoencoder,
-    check_length,
-    predicted,
-    token_strings,
-    variance_preserving,
-)
+from chainrule.models.schedulers import read_parameterization, read_schedule
+from chainrule.models.tokens import check_length, text_encoders, token_strings
+
+ALPHA_TOKENS, SIGMA_TOKENS = 120, 300
+"""How many tokens of a prompt each reads."""
 
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     """A `PixArtAlphaPipeline` or `PixArtSigmaPipeline` as a Model."""
     transformer, scheduler = pipeline.transformer, pipeline.scheduler
     config = transformer.config
-    codec = autoencoder(pipeline, config.in_channels, config.patch_size, config.sample_size, size)
-    tokens = 120 if type(pipeline).__name__ == "PixArtAlphaPipeline" else 300
+    patch, sides = config.patch_size, config.sample_size
+    codec = read_autoencoder(pipeline, config.in_channels, patch, sides, size)
+    schedule, parameterization = read_schedule(scheduler), read_parameterization(scheduler)
+    alpha = type(pipeline).__name__ == "PixArtAlphaPipeline"
     return Model(
         name=name,
-        network=_Transformer(transformer, variance_preserving(scheduler), predicted(scheduler), codec.factor),
+        network=_Transformer(transformer, schedule, parameterization, codec.factor),
         codec=codec,
-        text=_T5(pipeline, tokens),
+        text=_T5(pipeline, ALPHA_TOKENS if alpha else SIGMA_TOKENS),
         guidance_scale=4.5,
         device=transformer.device,
     )
@@ -38,27 +39,36 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
 
 @dataclass(frozen=True, eq=False)
 class _Transformer(Backbone):
-    """The conditioning is (text (B, tokens, D), which of the tokens are there (B, tokens))."""
+    """The conditioning is (text (B, tokens, D), which tokens are there (B, tokens))."""
 
     factor: int
 
-    def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def call(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         text, there = conditioning
-        added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+        sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.module.use_additional_conditions:
             height, width = (side * self.factor for side in x.shape[-2:])
-            added["resolution"] = x.new_tensor([height, width]).expand(len(x), -1)
-            added["aspect_ratio"] = x.new_tensor([height / width]).expand(len(x), -1)
-        f = self.module(
-            x, encoder_hidden_states=text, encoder_attention_mask=there, timestep=t, added_cond_kwargs=added
+            sizes["resolution"] = x.new_tensor([height, width]).expand(len(x), -1)
+            sizes["aspect_ratio"] = x.new_tensor([height / width]).expand(len(x), -1)
+        output = self.module(
+            x,
+            encoder_hidden_states=text,
+            encoder_attention_mask=there,
+            timestep=t,
+            added_cond_kwargs=sizes,
         ).sample
-        return f[:, : x.shape[1]]  # the rest, if any, is the learned variance, which deterministic chains do not use
+        # the rest, if any, is the learned variance, which deterministic chains do not use
+        return output[:, : x.shape[1]]
 
 
 @dataclass(frozen=True, eq=False)
 class _T5(Text):
     pipeline: Any
     limit: int
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return text_encoders(self.pipeline)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         check_length(self.pipeline, self.pipeline.tokenizer, prompts, self.limit)

@@ -1,4 +1,4 @@
-"""Networks on pixels: `UNet2DModel`, told nothing or a class (DDPM, Ho et al. 2020)."""
+"""Networks on pixels: `UNet2DModel`, unconditional or conditioned on a class (Ho et al. 2020)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,38 @@ from torch import Tensor
 
 from chainrule.diffusion.denoiser import Conditioning
 from chainrule.errors import UserError
-from chainrule.models.base import Codec, Model, Text, NoGuidance, clamp_with_gradient
-from chainrule.models.families.base import Backbone, class_number, predicted, sides, variance_preserving
+from chainrule.models.autoencoder import latent_sides
+from chainrule.models.backbone import Backbone
+from chainrule.models.base import Codec, Model, NoGuidance, Text, clamp_with_gradient
+from chainrule.models.schedulers import read_parameterization, read_schedule
+from chainrule.models.tokens import class_number
 
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     """A `DDPMPipeline` or `DDIMPipeline` as a Model.
 
-    Without classes, the only prompt is the empty one. x0 is not clipped along the chain, whatever the scheduler says:
-    clipping could not be undone, and would stop the gradient.
+    Without classes, the only prompt is the empty one. x0 is not clipped along the chain, whatever
+    the scheduler says: clipping could not be undone, and would stop the gradient.
     """
     unet, scheduler = pipeline.unet, pipeline.scheduler
     config, classes = unet.config, unet.config.num_class_embeds
     if config.in_channels != 3:
-        raise UserError(f"{name} draws images of {config.in_channels} channels: only those of 3 (RGB) are supported")
+        raise UserError(
+            f"{name} draws images of {config.in_channels} channels",
+            "only those of 3 (RGB) are supported",
+            "model",
+        )
     multiple = 2 ** (len(config.block_out_channels) - 1)
+    sides = latent_sides(size, config.sample_size, 1, multiple)
+    reason = "it was trained with its classes only" if classes else "it takes no prompt"
     return Model(
         name=name,
-        network=_UNet(unet, variance_preserving(scheduler), predicted(scheduler)),
-        codec=_Pixels((3, *sides(size, config.sample_size, 1, multiple)), multiple),
+        network=_UNet(unet, read_schedule(scheduler), read_parameterization(scheduler)),
+        codec=_Pixels((3, *sides), multiple),
         text=_Classes(classes, unet.device),
         guidance_scale=1.0,
         device=unet.device,
-        guidance=NoGuidance("it was trained with its classes only" if classes else "it is told nothing"),
+        guidance=NoGuidance(reason),
     )
 
 
@@ -41,9 +50,11 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
 class _UNet(Backbone):
     """The conditioning is (class (B,),), or nothing."""
 
-    def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        f = self.module(x, t, class_labels=conditioning[0] if conditioning else None).sample
-        return f[:, : x.shape[1]]  # the rest, if any, is the learned variance, which deterministic chains do not use
+    def call(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        labels = conditioning[0] if conditioning else None
+        output = self.module(x, t, class_labels=labels).sample
+        # the rest, if any, is the learned variance, which deterministic chains do not use
+        return output[:, : x.shape[1]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +78,15 @@ class _Classes(Text):
     device: torch.device
 
     @property
-    def example(self) -> str | None:  # type: ignore[override]
+    def example(self) -> str | None:
         return None if self.count is None else "0"
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         if self.count is not None:
-            return (torch.tensor([class_number(prompt, {}, self.count) for prompt in prompts], device=self.device),)
+            numbers = [class_number(prompt, {}, self.count) for prompt in prompts]
+            return (torch.tensor(numbers, device=self.device),)
         if any(prompt.strip() for prompt in prompts):
-            raise UserError(f"this model is told nothing, so it has no use for the prompt {prompts[0]!r}: leave it out")
+            raise UserError(
+                f"this model takes no prompt, not even {prompts[0]!r}", "omit it", "prompt"
+            )
         return ()

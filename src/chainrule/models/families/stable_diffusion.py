@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x, and latent consistency models: a U-Net on latents, one CLIP text encoder."""
+"""Stable Diffusion 1.x and 2.x, and latent consistency models: a U-Net on latents, one CLIP."""
 
 from __future__ import annotations
 
@@ -6,49 +6,52 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from chainrule.diffusion.denoiser import Conditioning
+from chainrule.models.autoencoder import read_autoencoder
+from chainrule.models.backbone import Backbone
 from chainrule.models.base import Model, Text
-from chainrule.models.families.base import (
-    Backbone,
-    autoencoder,
-    check_length,
-    guidance,
-    narrowing,
-    predicted,
-    token_strings,
-    variance_preserving,
-    with_word,
-)
+from chainrule.models.families.base import read_downsampling, read_guidance
+from chainrule.models.schedulers import read_parameterization, read_schedule
+from chainrule.models.tokens import add_token, check_length, text_encoders, token_strings
 
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     """A `StableDiffusionPipeline` or `LatentConsistencyModelPipeline` as a Model."""
     unet, scheduler = pipeline.unet, pipeline.scheduler
+    config, patch = unet.config, read_downsampling(unet)
     return Model(
         name=name,
-        network=_UNet(unet, variance_preserving(scheduler), predicted(scheduler)),
-        codec=autoencoder(pipeline, unet.config.in_channels, narrowing(unet), unet.config.sample_size, size),
+        network=_UNet(unet, read_schedule(scheduler), read_parameterization(scheduler)),
+        codec=read_autoencoder(pipeline, config.in_channels, patch, config.sample_size, size),
         text=_Clip(pipeline),
-        guidance_scale=7.5 if unet.config.time_cond_proj_dim is None else 8.5,
+        guidance_scale=7.5 if config.time_cond_proj_dim is None else 8.5,
         device=unet.device,
-        guidance=guidance(pipeline),
+        guidance=read_guidance(pipeline),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _UNet(Backbone):
-    """The conditioning is (text (B, tokens, D), and for consistency models the guidance scale's embedding)."""
+    """The conditioning is (text (B, tokens, D)) and, of consistency models, the scale (B, D')."""
 
-    def ask(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def call(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         text, *scale = conditioning
-        return self.module(x, t, encoder_hidden_states=text, timestep_cond=scale[0] if scale else None).sample
+        embedding = scale[0] if scale else None
+        output: Tensor = self.module(
+            x, t, encoder_hidden_states=text, timestep_cond=embedding
+        ).sample
+        return output
 
 
 @dataclass(frozen=True, eq=False)
 class _Clip(Text):
     pipeline: Any
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return text_encoders(self.pipeline)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         check_length(self.pipeline, self.pipeline.tokenizer, prompts)
@@ -63,10 +66,10 @@ class _Clip(Text):
     def tokens(self, prompt: str) -> list[str]:
         return token_strings(self.pipeline, self.pipeline.tokenizer, prompt)
 
-    def taught(self, word: str, vectors: Tensor) -> Text:
-        return _Clip(with_word(self.pipeline, word, vectors))
+    def with_token(self, word: str, vectors: Tensor) -> Text:
+        return _Clip(add_token(self.pipeline, word, vectors))
 
     @property
-    def blank(self) -> Tensor:
+    def pad_embedding(self) -> Tensor:
         weights: Tensor = self.pipeline.text_encoder.get_input_embeddings().weight
         return weights[self.pipeline.tokenizer.pad_token_id]

@@ -1,4 +1,4 @@
-"""`python -m chainrule.scenes.train [PART ...]`: train the bundled world, or parts of it, and write its weights."""
+"""`python -m chainrule.scenes.train [PART ...]`: train the bundled world, or parts of it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,22 @@ PARTS = {
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m chainrule.scenes.train", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; all, in order, if none")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"any of {', '.join(PARTS)}; all, in order, if none",
+    )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--work", type=Path, default=Path("runs/scenes"), help="checkpoints and drawn pictures")
-    parser.add_argument("--weights", type=Path, default=Path(__file__).parents[1] / "weights", help="where to write")
-    parser.add_argument("--scenes", type=int, default=60_000, help="how many training scenes to draw")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/scenes"), help="checkpoints and drawn pictures"
+    )
+    parser.add_argument(
+        "--weights", type=Path, default=Path(__file__).parents[1] / "weights", help="where to write"
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=60_000, help="how many training scenes to draw"
+    )
     arguments = parser.parse_args()
     unknown = [part for part in arguments.parts if part not in PARTS]
     if unknown:

@@ -30,7 +30,7 @@ def new() -> AutoencoderKL:
 
 
 def train(settings: Settings) -> None:
-    """Mean absolute and squared error, with a little Kullback-Leibler weight; then the latents are normalised."""
+    """Absolute and squared error, a little Kullback-Leibler; then the latents are normalised."""
     torch.manual_seed(0)
     data = pictures(settings)
     model = new().to(settings.device, memory_format=torch.channels_last)
@@ -59,10 +59,15 @@ def train(settings: Settings) -> None:
 def normalise(model: AutoencoderKL, z: Tensor) -> None:
     """Fold a rotation to uncorrelated channels and one common scale into the two 1x1 convolutions.
 
-    `z` (N, 4, h, w) are posterior means. The picture that a latent stands for does not change: z' = W (z - mean) leaves
-    the encoder, and W^-1 z' + mean enters the decoder, with W the principal axes over one standard deviation. (Not
-    one for each channel: two of the four hold next to nothing, variance 0.01 and 0.07 beside 2.3 and 11.6, and a
-    generator that had to model their noise at full height drew blobs after 12,500 steps.)
+    The picture that a latent stands for does not change: z' = W (z - mean) leaves the encoder, and
+    W^-1 z' + mean enters the decoder, with W the principal axes over one standard deviation. (Not
+    one for each channel: two of the four hold next to nothing, variance 0.01 and 0.07 beside 2.3
+    and 11.6, and a generator that had to model their noise at full height drew blobs after 12,500
+    steps.)
+
+    Args:
+        model: The autoencoder, which is changed.
+        z: Its posterior means of pictures, (N, 4, h, w).
     """
     channels = z.shape[1]
     flat = z.double().transpose(0, 1).reshape(channels, -1)

@@ -30,7 +30,14 @@ TRAIN_SEEDS = 1_000_000
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how to train."""
+    """Where and how to train.
+
+    Args:
+        work: The folder of what is kept between parts, and of states.
+        weights: The folder that the weights are written to.
+        device: Where to compute.
+        scenes: How many training scenes there are.
+    """
 
     work: Path
     weights: Path
@@ -40,7 +47,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Pictures:
-    """`images` (N, 64, 64, 3) uint8 (memory-mapped), of the scenes with seeds from `TRAIN_SEEDS`."""
+    """Pictures of the scenes with seeds from `TRAIN_SEEDS`.
+
+    Args:
+        images: Their pixels (N, 64, 64, 3), uint8, memory-mapped.
+    """
 
     images: np.ndarray
 
@@ -61,22 +72,28 @@ def pictures(settings: Settings) -> Pictures:
         with ProcessPoolExecutor() as pool:
             return np.stack(list(pool.map(_draw, seeds, chunksize=500)))
 
-    return Pictures(_kept("pictures", settings.scenes, settings, draw_all))
+    return Pictures(_cached("pictures", settings.scenes, settings, draw_all))
 
 
-def _kept(name: str, count: int, settings: Settings, make: Callable[[], np.ndarray]) -> np.ndarray:
+def _cached(
+    name: str, count: int, settings: Settings, make: Callable[[], np.ndarray]
+) -> np.ndarray:
     """The array `make()`, from the work folder if it was made before; memory-mapped."""
-    path = settings.work / f"{name}-{count}-{_made_from(name, settings)}.npy"
+    path = settings.work / f"{name}-{count}-{_origin(name, settings)}.npy"
     if not path.exists():
         settings.work.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part.npy")
         np.save(partial, make())
         partial.replace(path)
-    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+    kept: np.ndarray = np.load(path, mmap_mode="r")
+    return kept
 
 
-def _made_from(name: str, settings: Settings) -> str:
-    """Which world, and which autoencoder, a kept file belongs to: after a change of either it is made again."""
+def _origin(name: str, settings: Settings) -> str:
+    """Which world, and which autoencoder, a kept file belongs to.
+
+    After a change of either it is made again.
+    """
     files = [Path(str(world.__file__))]
     vae = settings.weights / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors"
     if name not in ("pictures", "autoencoder") and vae.exists():
@@ -102,14 +119,30 @@ def fit(
     final_rate: float = 0.03,
     save_every: float = 60.0,
 ) -> nn.Module:
-    """Train `model` with AdamW on `loss(step, generator)` and return it with its averaged weights.
+    """Train a model with AdamW.
 
-    The rate rises over `warmup` steps and falls as a cosine to `final_rate` of its height. The weights' average has
-    decay `ema` (less at the start). Every batch is a function of its step alone, and the state is written
-    every `save_every` seconds: a run that was killed goes on where it was.
+    Every batch is a function of its step alone: a run that was killed goes on where it was.
+
+    Args:
+        name: What the training is called in the work folder.
+        model: The model, which is changed.
+        loss: Of a step and its generator.
+        settings: Where and how.
+        steps: How many batches.
+        rate: The highest learning rate.
+        warmup: In how many steps the rate rises to it; then it falls as a cosine.
+        ema: The decay of the weights' average (less at the start).
+        weight_decay: AdamW's.
+        final_rate: What is left of the rate at the end, as a share.
+        save_every: After how many seconds the state is written.
+
+    Returns:
+        The model, with its averaged weights, frozen.
     """
-    state_path = settings.work / f"{name}-{_made_from(name, settings)}.pt"
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+    state_path = settings.work / f"{name}-{_origin(name, settings)}.pt"
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+    )
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     start = 0
     if state_path.exists():
@@ -117,11 +150,8 @@ def fit(
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         average, start = state["average"], state["step"]
-    print(
-        f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights, step {start} of {steps}", flush=True
-    )
-    began = saved = time.time()
-    smooth: float | None = None
+    progress = _Progress(name, model, start, steps)
+    saved = time.time()
     model.train()
     for step in range(start, steps):
         scale = min(1.0, (step + 1) / warmup)
@@ -133,33 +163,75 @@ def fit(
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        decay = min(ema, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for key, now in model.state_dict().items():
-                average[key].lerp_(now, 1 - decay) if now.is_floating_point() else average[key].copy_(now)
-        smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
-        if (step + 1) % 100 == 0:
-            left = (time.time() - began) / (step + 1 - start) * (steps - step - 1)
-            print(f"{name}: step {step + 1} loss {smooth:.4f}, {left / 60:.1f} min left", flush=True)
+        _follow(average, model, min(ema, (step + 1) / (step + 10)))
+        progress.tell(step, value.item())
         if time.time() - saved >= save_every or step + 1 == steps:
             saved = time.time()
-            state = {
-                "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "average": average,
-                "step": step + 1,
-            }
-            partial = state_path.with_suffix(".part")
-            torch.save(state, partial)
-            os.replace(partial, state_path)
+            _save_state(state_path, model, optimiser, average, step + 1)
     model.load_state_dict(average)
     return model.eval().requires_grad_(False)
 
 
-def save_half(model: Any, folder: Path) -> None:
-    """Write a diffusers or transformers model in float16, the precision that is committed.
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    """Move the average of the weights towards those of now."""
+    for key, now in model.state_dict().items():
+        if now.is_floating_point():
+            average[key].lerp_(now, 1 - decay)
+        else:
+            average[key].copy_(now)
 
-    transformers loads in the dtype that the configuration names: float32, so that a pipeline's parts agree.
+
+def _save_state(
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    step: int,
+) -> None:
+    """Write all that a training needs to go on, whole or not at all."""
+    state = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "average": average,
+        "step": step,
+    }
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+class _Progress:
+    """Prints now and then how far a training is."""
+
+    def __init__(self, name: str, model: nn.Module, start: int, steps: int) -> None:
+        self.name, self.start, self.steps = name, start, steps
+        self.began = time.time()
+        self.smooth: float | None = None
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        print(f"{name}: {millions:.2f} M weights, step {start} of {steps}", flush=True)
+
+    def tell(self, step: int, value: float) -> None:
+        """Take note of the loss of a step."""
+        self.smooth = value if self.smooth is None else 0.98 * self.smooth + 0.02 * value
+        if (step + 1) % 100:
+            return
+        pace = (time.time() - self.began) / (step + 1 - self.start)
+        left = pace * (self.steps - step - 1) / 60
+        print(
+            f"{self.name}: step {step + 1} loss {self.smooth:.4f}, {left:.1f} min left", flush=True
+        )
+
+
+def save_half(model: Any, folder: Path) -> None:
+    """Write a model in float16, the precision that is committed.
+
+    transformers loads in the dtype that the configuration names: float32, so that a pipeline's
+    parts agree.
+
+    Args:
+        model: A model of diffusers or transformers.
+        folder: Where to.
     """
     copy = deepcopy(model).to("cpu").half()
     for value in copy.parameters():
@@ -172,10 +244,17 @@ def save_half(model: Any, folder: Path) -> None:
 
 
 def save_vision(model: Any, folder: Path) -> None:
-    """As `save_half`, for a network of 64x64 pixels in [-1, 1], with the preprocessing that says so."""
+    """As `save_half`, with the preprocessing of a network of 64x64 pixels in [-1, 1].
+
+    Args:
+        model: A model of transformers.
+        folder: Where to.
+    """
     save_half(model, folder)
     size, half = {"height": SIDE, "width": SIDE}, [0.5, 0.5, 0.5]
-    CLIPImageProcessor(size=size, crop_size=size, image_mean=half, image_std=half).save_pretrained(folder)
+    CLIPImageProcessor(size=size, crop_size=size, image_mean=half, image_std=half).save_pretrained(
+        folder
+    )
 
 
 def autocast(settings: Settings) -> torch.autocast:
@@ -183,13 +262,15 @@ def autocast(settings: Settings) -> torch.autocast:
     return torch.autocast(settings.device.split(":")[0], dtype=torch.bfloat16)
 
 
-# --- what the autoencoder makes of the pictures -----------------------------------------------------------------
+# --- what the autoencoder makes of the pictures --------------------------------------------------
 
 
 def load_autoencoder(settings: Settings) -> AutoencoderKL:
     """The trained autoencoder, frozen."""
     path = settings.weights / "pipeline" / "vae"
-    return AutoencoderKL.from_pretrained(path).float().to(settings.device).eval().requires_grad_(False)
+    return (
+        AutoencoderKL.from_pretrained(path).float().to(settings.device).eval().requires_grad_(False)
+    )
 
 
 def latents(settings: Settings) -> Tensor:
@@ -200,36 +281,51 @@ def latents(settings: Settings) -> Tensor:
         data, model = pictures(settings), load_autoencoder(settings)
         with autocast(settings):
             parts = [
-                model.encode(data.batch(index, settings.device)).latent_dist.mean.half().cpu().numpy()
+                model.encode(data.batch(index, settings.device))
+                .latent_dist.mean.half()
+                .cpu()
+                .numpy()
                 for index in np.array_split(np.arange(len(data)), -(-len(data) // 200))
             ]
         return np.concatenate(parts)
 
-    return torch.from_numpy(np.array(_kept("latents", settings.scenes, settings, encode_all)))
+    return torch.from_numpy(np.array(_cached("latents", settings.scenes, settings, encode_all)))
 
 
 def reconstructions(settings: Settings, count: int = 30_000) -> Pictures:
-    """The first `count` training pictures after a way through the autoencoder, computed once."""
+    """Training pictures after a way through the autoencoder, computed once.
+
+    Args:
+        settings: Where and how.
+        count: How many, from the first.
+    """
 
     @torch.no_grad()
     def decode_all() -> np.ndarray:
         codes, model = latents(settings)[:count], load_autoencoder(settings)
         with autocast(settings):
-            parts = [model.decode(z.float().to(settings.device)).sample.float().cpu() for z in codes.split(200)]
+            parts = [
+                model.decode(z.float().to(settings.device)).sample.float().cpu()
+                for z in codes.split(200)
+            ]
         pixels = torch.cat(parts).clamp(-1, 1).add(1).mul(127.5).round().byte()
         return pixels.permute(0, 2, 3, 1).numpy()
 
-    return Pictures(_kept("reconstructions", min(count, settings.scenes), settings, decode_all))
+    return Pictures(_cached("reconstructions", min(count, settings.scenes), settings, decode_all))
 
 
-# --- augmentation -----------------------------------------------------------------------------------------------
+# --- augmentation --------------------------------------------------------------------------------
 
 
 def augment(x: Tensor, generator: torch.Generator, colour: float = 1.0) -> Tensor:
-    """Strong, label-keeping changes of `x` (B, 3, 64, 64) in [-1, 1]: what a guide could exploit, it has seen.
+    """Strong changes of pictures that keep their labels: what a guide could exploit, it has seen.
 
-    Turned, scaled and moved; contrast, brightness and colour casts (times `colour`: captions speak of colours);
-    blur; noise; a grey patch.
+    Turned, scaled and moved; contrast, brightness and colour casts; blur; noise; a grey patch.
+
+    Args:
+        x: Pictures (B, 3, 64, 64) in [-1, 1].
+        generator: Which changes, on the CPU.
+        colour: How strong those of colours are; captions speak of colours.
     """
     b, _, height, width = x.shape
 

@@ -34,20 +34,32 @@ LABELS = {
 
 
 def train(settings: Settings) -> None:
-    """The guide: a residual network that says of each shape whether it is in the picture (one sigmoid each)."""
+    """The guide: a residual network that says of each shape whether it is there (sigmoids)."""
     torch.manual_seed(3)
     config = ResNetConfig(
-        embedding_size=24, hidden_sizes=[24, 48, 96], depths=[2, 2, 2], layer_type="basic", hidden_act="silu", **LABELS
+        embedding_size=24,
+        hidden_sizes=[24, 48, 96],
+        depths=[2, 2, 2],
+        layer_type="basic",
+        hidden_act="silu",
+        **LABELS,
     )
     model = ResNetForImageClassification(config).to(settings.device)
     renders, rebuilt = pictures(settings), reconstructions(settings)
     scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(rebuilt))]
-    present = torch.tensor([[float(any(t.shape == s for t in scene.things)) for s in SHAPES] for scene in scenes])
+    present = torch.tensor(
+        [[float(any(t.shape == s for t in scene.things)) for s in SHAPES] for scene in scenes]
+    )
     mine = np.arange(0, len(rebuilt), 2)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = np.sort(np.random.default_rng([step, 0]).choice(mine, BATCH))
-        x = torch.cat([renders.batch(index[::2], settings.device), rebuilt.batch(index[1::2], settings.device)])
+        x = torch.cat(
+            [
+                renders.batch(index[::2], settings.device),
+                rebuilt.batch(index[1::2], settings.device),
+            ]
+        )
         target = present[np.concatenate([index[::2], index[1::2]])].to(settings.device)
         with autocast(settings):
             logits = model(augment(x, generator)).logits
@@ -58,9 +70,10 @@ def train(settings: Settings) -> None:
 
 
 def train_judge(settings: Settings) -> None:
-    """The judge: a ConvNeXt, trained on single things of the other half of the data to name the one shape.
+    """The judge: a ConvNeXt that names the one shape of single things of the data's other half.
 
-    Other architecture, seed, data, labels' loss: what fools the guide need not fool it. No guidance ever touches it.
+    Other architecture, seed, data, labels' loss: what fools the guide need not fool it. No guidance
+    ever touches it.
     """
     torch.manual_seed(103)
     config = ConvNextConfig(
@@ -79,7 +92,12 @@ def train_judge(settings: Settings) -> None:
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = np.sort(np.random.default_rng([step, 1]).choice(mine, BATCH))
-        x = torch.cat([renders.batch(index[::2], settings.device), rebuilt.batch(index[1::2], settings.device)])
+        x = torch.cat(
+            [
+                renders.batch(index[::2], settings.device),
+                rebuilt.batch(index[1::2], settings.device),
+            ]
+        )
         target = which[np.concatenate([index[::2], index[1::2]])].to(settings.device)
         with autocast(settings):
             logits = model(augment(x, generator)).logits

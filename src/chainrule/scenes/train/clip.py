@@ -1,10 +1,11 @@
-"""The tokenizer and the two CLIPs of the bundled world: one to guide and to condition, one to judge."""
+"""The tokenizer and the two CLIPs of the bundled world: one to guide by, one to judge."""
 
 from __future__ import annotations
 
 import json
 import string
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,16 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from chainrule.scenes.base import BACKGROUNDS, COLOURS, NAMED_SHAPES, RELATIONS, SIDE, SIZE_WORDS, Scene, sample_scene
+from chainrule.scenes.base import (
+    BACKGROUNDS,
+    COLOURS,
+    NAMED_SHAPES,
+    RELATIONS,
+    SIDE,
+    SIZE_WORDS,
+    Scene,
+    sample_scene,
+)
 from chainrule.scenes.train.base import (
     TRAIN_SEEDS,
     Settings,
@@ -38,7 +48,7 @@ TEMPERATURE, APART = 0.1, 0.5
 
 
 def new_tokenizer() -> CLIPTokenizer:
-    """A byte-level BPE in which every word of the captions is one token and anything else falls into its bytes."""
+    """A byte-level BPE: every word of the captions is one token, anything else its bytes."""
     phrases = [
         *NAMED_SHAPES,
         *COLOURS,
@@ -48,12 +58,16 @@ def new_tokenizer() -> CLIPTokenizer:
         "a an on and the with shape background of",
     ]
     words = sorted({word for phrase in phrases for word in phrase.split()})
-    trainer = trainers.BpeTrainer(vocab_size=10_000, min_frequency=0, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000, min_frequency=0, end_of_word_suffix="</w>", show_progress=False
+    )
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.train_from_iterator(words, trainer)
     merges = [tuple(pair) for pair in _merges(bpe)]
     symbols = sorted({*_byte_symbols(), *("".join(pair) for pair in merges)})
-    vocabulary = {symbol: i for i, symbol in enumerate([*symbols, "<|startoftext|>", "<|endoftext|>"])}
+    vocabulary = {
+        symbol: i for i, symbol in enumerate([*symbols, "<|startoftext|>", "<|endoftext|>"])
+    }
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
 
 
@@ -68,8 +82,18 @@ def _byte_symbols() -> set[str]:
     return alphabet | {symbol + "</w>" for symbol in alphabet}
 
 
-def new(tokenizer: CLIPTokenizer, vision: dict[str, int], text_layers: int, width: int, seed: int) -> CLIPModel:
-    """An untrained CLIP of 64x64 pixels."""
+def new(
+    tokenizer: CLIPTokenizer, vision: dict[str, int], text_layers: int, width: int, seed: int
+) -> CLIPModel:
+    """An untrained CLIP of 64x64 pixels.
+
+    Args:
+        tokenizer: Whose tokens it reads.
+        vision: The settings of its image half, in transformers' names.
+        text_layers: How many layers its text half has.
+        width: How wide they are.
+        seed: Of its weights.
+    """
     torch.manual_seed(seed)
     text = {
         "vocab_size": len(tokenizer),
@@ -88,77 +112,119 @@ def new(tokenizer: CLIPTokenizer, vision: dict[str, int], text_layers: int, widt
 
 
 def confusions(scene: Scene) -> list[str]:
-    """Captions that a bag of words would take for the scene's: the relation turned round, the shapes changed over.
+    """Captions that a bag of words would take for the scene's.
 
-    Yuksekgonul et al., "When and why vision-language models behave like bags-of-words, and what to do about it", 2023:
-    other pictures' captions alone never ask which thing is left of which. Without these the text encoder gave "left of"
-    and "right of" the same embedding (cosine 0.999), and the generator placed things by chance.
+    The relation is turned round, or the shapes are changed over. Yuksekgonul et al., "When and why
+    vision-language models behave like bags-of-words, and what to do about it", 2023: other
+    pictures' captions alone never ask which thing is left of which. Without these the text encoder
+    gave "left of" and "right of" the same embedding (cosine 0.999), and the generator placed things
+    by chance.
     """
     if scene.relation is None:
         return []
     first, second = scene.things
     wrong = (
         replace(scene, relation=OPPOSITE[scene.relation]),
-        replace(scene, things=(replace(first, shape=second.shape), replace(second, shape=first.shape))),
+        replace(
+            scene, things=(replace(first, shape=second.shape), replace(second, shape=first.shape))
+        ),
     )
-    return [other.caption for other in wrong if other.caption != scene.caption and not other.held_out]
+    return [
+        other.caption for other in wrong if other.caption != scene.caption and not other.held_out
+    ]
 
 
-def told_apart(first: Tensor, second: Tensor) -> Tensor:
-    """How hard it is to find each picture's other view (B, D) among all: SimCLR's loss on unit vectors.
+def view_loss(first: Tensor, second: Tensor) -> Tensor:
+    """How hard it is to find each picture's other view among all: SimCLR's loss.
 
-    Mu et al., "SLIP: Self-supervision meets language-image pre-training", 2021. Captions alone do not ask which of the
-    things that have no word of their own a picture shows; the embedding of one could then not stand for it.
+    Mu et al., "SLIP: Self-supervision meets language-image pre-training", 2021. Captions alone do
+    not ask which of the things that have no word of their own a picture shows; the embedding of one
+    could then not stand for it.
+
+    Args:
+        first: The embeddings of one view of each picture, unit vectors (B, D).
+        second: Those of the other.
     """
     views = torch.cat([first, second])
     logits = (views @ views.T / TEMPERATURE).fill_diagonal_(-torch.inf)
-    return functional.cross_entropy(logits, torch.arange(len(views), device=views.device).roll(len(first)))
+    return functional.cross_entropy(
+        logits, torch.arange(len(views), device=views.device).roll(len(first))
+    )
 
 
 def contrastive(settings: Settings, name: str, model: CLIPModel, steps: int, part: int) -> None:
-    """Train `model` on pictures (renders and reconstructions), their captions, and captions to be told from those.
+    """Train a CLIP on pictures, their captions, and captions to be told from those.
 
-    Each picture is seen twice, augmented in two ways, to be told from all others. `part` 0 or 1 picks a half of the
-    data.
+    The pictures are renders and reconstructions. Each is seen twice, augmented in two ways, to be
+    told from all others.
+
+    Args:
+        settings: Where and how.
+        name: What the training is called in the work folder.
+        model: The CLIP, which is changed.
+        steps: How many batches.
+        part: 0 or 1: which half of the data.
     """
     renders, rebuilt = pictures(settings), reconstructions(settings)
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
     scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(rebuilt))]
-    distinct = sorted({caption for scene in scenes for caption in (scene.caption, *confusions(scene))})
+    distinct = sorted(
+        {caption for scene in scenes for caption in (scene.caption, *confusions(scene))}
+    )
     number = {caption: i for i, caption in enumerate(distinct)}
     which = torch.tensor([number[scene.caption] for scene in scenes])
     wrong = [[number[caption] for caption in confusions(scene)] for scene in scenes]
-    tokens = tokenizer(distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
+    tokens = tokenizer(
+        distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
+    ).input_ids
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng([step, part])
         index = np.sort(rng.integers(len(rebuilt) // 2, size=BATCH) * 2 + part)
-        x = torch.cat([renders.batch(index[::2], settings.device), rebuilt.batch(index[1::2], settings.device)])
+        x = torch.cat(
+            [
+                renders.batch(index[::2], settings.device),
+                rebuilt.batch(index[1::2], settings.device),
+            ]
+        )
         index = np.concatenate([index[::2], index[1::2]])
         pictured = which[index]
-        said = torch.cat([pictured, torch.tensor([caption for i in index for caption in wrong[i]], dtype=torch.long)])
+        said = torch.cat(
+            [
+                pictured,
+                torch.tensor([caption for i in index for caption in wrong[i]], dtype=torch.long),
+            ]
+        )
         with autocast(settings):
-            views = torch.cat([augment(x, generator, colour=0.3), augment(x, generator, colour=0.3)])
+            views = torch.cat(
+                [augment(x, generator, colour=0.3), augment(x, generator, colour=0.3)]
+            )
             image = model.get_image_features(views)
             text = model.get_text_features(tokens[said].to(settings.device))
-        image, text = (functional.normalize(_tensor(value).float(), dim=1) for value in (image, text))
+        image, text = (
+            functional.normalize(_tensor(value).float(), dim=1) for value in (image, text)
+        )
         first, second = image.chunk(2)
         logits = model.logit_scale.exp().clamp(max=100) * first @ text.T
         same = (pictured[:, None] == said[None, :]).float().to(settings.device)
-        to_text, to_image = (value / value.sum(dim=1, keepdim=True) for value in (same, same.T[:BATCH]))
-        by_words = functional.cross_entropy(logits, to_text) + functional.cross_entropy(logits.T[:BATCH], to_image)
-        return 0.5 * by_words + APART * told_apart(first, second)
+        to_text, to_image = (
+            value / value.sum(dim=1, keepdim=True) for value in (same, same.T[:BATCH])
+        )
+        by_words = functional.cross_entropy(logits, to_text) + functional.cross_entropy(
+            logits.T[:BATCH], to_image
+        )
+        return 0.5 * by_words + APART * view_loss(first, second)
 
     fit(name, model, loss, settings, steps=steps, rate=1e-3, ema=0.995, weight_decay=0.05)
 
 
-def _tensor(features: object) -> Tensor:
+def _tensor(features: Any) -> Tensor:
     """transformers 5 may return an object around the features."""
-    return features if isinstance(features, Tensor) else features.pooler_output  # type: ignore[attr-defined]
+    return features if isinstance(features, Tensor) else features.pooler_output
 
 
 def train(settings: Settings) -> None:
-    """The guiding CLIP, and the pipeline's tokenizer; the pipeline's text encoder begins as its text half."""
+    """The guiding CLIP, whose text half the pipeline begins with, and the tokenizer."""
     tokenizer = new_tokenizer()
     tokenizer.save_pretrained(settings.weights / "pipeline" / "tokenizer")
     vision = {"patch_size": 8, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
@@ -169,7 +235,10 @@ def train(settings: Settings) -> None:
 
 
 def train_judge(settings: Settings) -> None:
-    """The judging CLIP: other patches, width, depth, seed and half of the data. No guidance ever touches it."""
+    """The judging CLIP: other patches, width, depth, seed and half of the data.
+
+    No guidance ever touches it.
+    """
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
     vision = {"patch_size": 16, "hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 3}
     model = new(tokenizer, vision, text_layers=2, width=96, seed=101).to(settings.device)

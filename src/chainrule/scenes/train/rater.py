@@ -1,4 +1,4 @@
-"""The head that rates pictures by the guiding CLIP's embedding, as the public aesthetic heads do."""
+"""The head that rates pictures by the guiding CLIP's embedding, as the public ones do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ TEST = 2000
 
 @torch.no_grad()
 def train(settings: Settings, count: int = 20_000) -> None:
-    """Least squares from embeddings of the autoencoder's pictures to their ratings, with a small ridge."""
+    """Least squares with a small ridge, from embeddings of reconstructions to their ratings.
+
+    Args:
+        settings: Where and how.
+        count: How many pictures, the last 2000 of them to measure.
+    """
     data, clip = reconstructions(settings), load_clip(settings.weights / "clip", settings.device)
     embeddings, ratings = [], []
     for index in torch.arange(min(count, len(data))).split(200):
@@ -24,17 +29,22 @@ def train(settings: Settings, count: int = 20_000) -> None:
         embeddings.append(clip.embed_images(images).cpu())
         ratings += [rating(image) for image in images]
     x, y = torch.cat(embeddings).double(), torch.tensor(ratings).double()
-    weight, bias = _fitted(x[:-TEST], y[:-TEST])
+    weight, bias = _fit_line(x[:-TEST], y[:-TEST])
     error = x[-TEST:] @ weight + bias - y[-TEST:]
-    print(f"rater: explains {1 - (error.square().mean() / y[-TEST:].var()).item():.3f} of the ratings' variance")
+    print(
+        f"rater: explains {1 - (error.square().mean() / y[-TEST:].var()).item():.3f} "
+        "of the ratings' variance"
+    )
     path = settings.weights / "rater" / "model.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({"weight": weight[None].half(), "bias": bias[None].half()}, path)
 
 
-def _fitted(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _fit_line(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """(weight (D,), bias) of the least squares line from `x` (N, D) to `y` (N,)."""
     centred, offset = x - x.mean(dim=0), y - y.mean()
-    gram = centred.T @ centred / len(x) + RIDGE * torch.eye(x.shape[1], dtype=x.dtype) * centred.var()
+    gram = (
+        centred.T @ centred / len(x) + RIDGE * torch.eye(x.shape[1], dtype=x.dtype) * centred.var()
+    )
     weight = torch.linalg.solve(gram, centred.T @ offset / len(x))
     return weight, y.mean() - x.mean(dim=0) @ weight

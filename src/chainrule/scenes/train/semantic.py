@@ -1,7 +1,8 @@
-"""The noise-aware image encoder of the bundled world, for Semantic Diffusion Guidance (Liu et al. 2021, section 3.2).
+"""The noise-aware image encoder of the bundled world (Liu et al. 2021, section 3.2).
 
-It sees a noisy latent and its timestep and says what the bundled CLIP says of the clean picture: among the pictures of
-its batch it tells the one that the latent was made of, and comes close to its embedding. Captions are not needed.
+It sees a noisy latent and its timestep and says what the bundled CLIP says of the clean picture:
+among the pictures of its batch it tells the one that the latent was made of, and comes close to its
+embedding. Captions are not needed.
 """
 
 from __future__ import annotations
@@ -19,15 +20,21 @@ from chainrule.scenes.train.unet import scheduler
 
 BATCH = 256
 TEMPERATURE, APART = 0.07, 0.2
-"""Of telling the pictures of a batch apart, and its weight beside the distance to the embedding itself."""
+"""Of telling the pictures of a batch apart, and its weight beside the distance to the embedding."""
 
 
 @torch.no_grad()
 def embeddings(settings: Settings) -> Tensor:
     """What the bundled CLIP says of each training picture, unit vectors (N, D)."""
-    data, clip = pictures(settings), load_clip(settings.weights / bundled.CLIP.name, settings.device)
+    data, clip = (
+        pictures(settings),
+        load_clip(settings.weights / bundled.CLIP.name, settings.device),
+    )
     index = np.arange(len(data))
-    parts = [data.batch(some, settings.device) / 2 + 0.5 for some in np.array_split(index, -(-len(data) // 500))]
+    parts = [
+        data.batch(some, settings.device) / 2 + 0.5
+        for some in np.array_split(index, -(-len(data) // 500))
+    ]
     return torch.cat([clip.embed_images(part).cpu() for part in parts])
 
 
@@ -39,9 +46,13 @@ def train(settings: Settings) -> None:
     alpha_bar = scheduler().alphas_cumprod
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        index = torch.from_numpy(np.random.default_rng([step, 5]).choice(len(codes), size=BATCH, replace=False))
+        index = torch.from_numpy(
+            np.random.default_rng([step, 5]).choice(len(codes), size=BATCH, replace=False)
+        )
         t = torch.randint(1000, (BATCH,), generator=generator)
-        alpha, sigma = (value[:, None, None, None] for value in (alpha_bar[t].sqrt(), (1 - alpha_bar[t]).sqrt()))
+        alpha, sigma = (
+            value[:, None, None, None] for value in (alpha_bar[t].sqrt(), (1 - alpha_bar[t]).sqrt())
+        )
         x_0 = codes[index].float()
         x_t = alpha * x_0 + sigma * torch.randn(x_0.shape, generator=generator)
         with autocast(settings):

@@ -1,4 +1,4 @@
-"""The generator of the bundled world: a small UNet2DConditionModel in a StableDiffusionPipeline folder."""
+"""The generator of the bundled world: a small U-Net in a StableDiffusionPipeline folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from chainrule.scenes.train.clip import MAX_TOKENS
 STEPS = 24_000
 BATCH = 64
 PAIRS = 32
-"""How many of a batch show two things: which is which is harder to learn than what a single thing looks like."""
+"""How many of a batch show two things.
+
+Which is which is harder to learn than what a single thing looks like.
+"""
 DROP_CAPTION = 0.1
 
 
@@ -53,25 +56,32 @@ def scheduler() -> DDIMScheduler:
 def train(settings: Settings) -> None:
     """Velocity matching with captions dropped now and then; timesteps stratified over the batch.
 
-    The text encoder begins as CLIP's and learns with the U-Net: a contrastive loss hardly asks which thing is where.
+    The text encoder begins as CLIP's and learns with the U-Net: a contrastive loss hardly asks
+    which thing is where.
     """
     torch.manual_seed(2)
     codes = latents(settings)
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(settings.weights / "clip").float().to(settings.device)
+    text_encoder = (
+        CLIPTextModel.from_pretrained(settings.weights / "clip").float().to(settings.device)
+    )
     scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(codes))]
     distinct = ["", *sorted({scene.caption for scene in scenes})]
     number = {caption: i for i, caption in enumerate(distinct)}
     which = torch.tensor([number[scene.caption] for scene in scenes])
     things = np.array([len(scene.things) for scene in scenes])
     singles, pairs = np.flatnonzero(things == 1), np.flatnonzero(things == 2)
-    tokens = tokenizer(distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
+    tokens = tokenizer(
+        distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
+    ).input_ids
     noise_schedule = scheduler()
     alpha_bar = noise_schedule.alphas_cumprod
     model = new().to(settings.device)
-    model.set_attn_processor(AttnProcessor())  # in bfloat16 on a CPU, faster backwards than fused attention
-    # Not compiled: torch 2.13's inductor leaves most weights' gradients zero here (bfloat16, CPU; cosine 0.09 with
-    # the eager gradient, no warning), and eager steps take the same time.
+    model.set_attn_processor(
+        AttnProcessor()
+    )  # in bfloat16 on a CPU, faster backwards than fused attention
+    # Not compiled: torch 2.13's inductor leaves most weights' gradients zero here (bfloat16, CPU;
+    # cosine 0.09 with the eager gradient, no warning), and eager steps take the same time.
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(step)
@@ -83,11 +93,15 @@ def train(settings: Settings) -> None:
         offset = torch.rand(1, generator=generator)
         t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH + offset) % 1.0
         t = (t * 1000).long().clamp(max=999)
-        alpha, sigma = (value[:, None, None, None] for value in (alpha_bar[t].sqrt(), (1 - alpha_bar[t]).sqrt()))
+        alpha, sigma = (
+            value[:, None, None, None] for value in (alpha_bar[t].sqrt(), (1 - alpha_bar[t]).sqrt())
+        )
         eps = torch.randn(x_0.shape, generator=generator)
         x_t, v = alpha * x_0 + sigma * eps, alpha * eps - sigma * x_0
         with autocast(settings):
-            out = model(x_t.to(settings.device), t.to(settings.device), text_encoder(said).last_hidden_state).sample
+            out = model(
+                x_t.to(settings.device), t.to(settings.device), text_encoder(said).last_hidden_state
+            ).sample
         return (out.float() - v.to(settings.device)).square().mean()
 
     both = nn.ModuleDict({"unet": model, "text_encoder": text_encoder})
@@ -96,7 +110,13 @@ def train(settings: Settings) -> None:
 
 
 def save(model: UNet2DConditionModel, text_encoder: CLIPTextModel, settings: Settings) -> None:
-    """Write the U-Net, the text encoder, and what makes the folder a pipeline."""
+    """Write the two networks, and what makes the folder a pipeline.
+
+    Args:
+        model: The U-Net.
+        text_encoder: The text encoder that learnt with it.
+        settings: Where to.
+    """
     folder = settings.weights / "pipeline"
     save_half(model, folder / "unet")
     save_half(text_encoder, folder / "text_encoder")

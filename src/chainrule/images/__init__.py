@@ -1,0 +1,23 @@
+"""Images, in and out: photos, masks, contact sheets and charts. Pillow only."""
+
+from chainrule.images._contact_sheet import contact_sheet, shorten
+from chainrule.images.charts import chart, loss_curves
+from chainrule.images.masks import colour_mask, load_mask
+from chainrule.images.reading import from_pil, load_picture, to_pil
+from chainrule.images.resizing import fit, resize, resize_like, restore_proportions
+
+__all__ = [
+    "chart",
+    "colour_mask",
+    "contact_sheet",
+    "fit",
+    "from_pil",
+    "load_mask",
+    "load_picture",
+    "loss_curves",
+    "resize",
+    "resize_like",
+    "restore_proportions",
+    "shorten",
+    "to_pil",
+]

@@ -1,0 +1,77 @@
+"""Images at other sizes."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def fit(picture: Tensor, area: int, multiple: int) -> Tensor:
+    """A picture at a size that a model takes; `restore_proportions` undoes the change of shape.
+
+    Args:
+        picture: The picture (3, h, w) in [0, 1].
+        area: About how many pixels it should have.
+        multiple: What both sides must be multiples of, in pixels.
+
+    Returns:
+        The picture (3, H, W), its proportions changed by no more than `multiple` asks for.
+    """
+    height, width = picture.shape[-2:]
+    scale = math.sqrt(area / (height * width))
+    sides = tuple(max(1, round(scale * side / multiple)) * multiple for side in (height, width))
+    return resize(picture[None], sides)[0]
+
+
+def restore_proportions(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images in the proportions that they should have, by shortening one side.
+
+    Args:
+        images: Images (B, 3, H, W) in [0, 1].
+        size: A height and width of these proportions, in any unit.
+
+    Returns:
+        The images, no larger than they were.
+    """
+    (height, width), ratio = images.shape[-2:], size[0] / size[1]
+    if height / width > ratio:
+        return resize(images, (max(1, round(width * ratio)), width))
+    return resize(images, (height, max(1, round(height / ratio))))
+
+
+def resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Images at another size, bicubic.
+
+    Args:
+        images: Images (B, 3, H, W) in [0, 1].
+        size: The height and width that they should have, in pixels.
+
+    Returns:
+        The images in [0, 1]; they themselves if they have that size.
+    """
+    if tuple(images.shape[-2:]) == size:
+        return images
+    resized = functional.interpolate(
+        images, size, mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized.clamp(0, 1)
+
+
+def resize_like(picture: Tensor, images: Tensor) -> Tensor:
+    """A picture as large as images are, of their dtype and on their device, bilinear.
+
+    Args:
+        picture: One picture or several, (N, C, h, w).
+        images: Images (B, C, H, W).
+
+    Returns:
+        The picture (N, C, H, W), differentiable.
+    """
+    picture = picture.to(images)
+    if picture.shape[-2:] == images.shape[-2:]:
+        return picture
+    return functional.interpolate(
+        picture, images.shape[-2:], mode="bilinear", antialias=True, align_corners=False
+    )

@@ -1,0 +1,59 @@
+"""Methods by name; other packages add theirs through the entry points `chainrule.methods`."""
+
+from __future__ import annotations
+
+from chainrule.methods.adjoint_dpm import AdjointDPM
+from chainrule.methods.asyrp import Asyrp
+from chainrule.methods.audit import Audit
+from chainrule.methods.base import Method
+from chainrule.methods.best_of import BestOf
+from chainrule.methods.blended import BlendedDiffusion
+from chainrule.methods.ddim_inversion import DDIMInversion
+from chainrule.methods.diffedit import DiffEdit
+from chainrule.methods.doodl import DOODL
+from chainrule.methods.edict import EDICTEdit
+from chainrule.methods.effect import Effect
+from chainrule.methods.ilvr import ILVR
+from chainrule.methods.noise_aware import NoiseAwareGuidance
+from chainrule.methods.inversion import Inversion
+from chainrule.methods.one_step import OneStepGuidance
+from chainrule.methods.plain import Plain
+from chainrule.methods.prompt_to_prompt import PromptToPrompt
+from chainrule.methods.reconstruction import Reconstruction
+from chainrule.methods.repaint import RePaint
+from chainrule.methods.sdedit import SDEdit
+from chainrule.methods.semantic import SemanticGuidance
+from chainrule.methods.stylize import Stylize
+from chainrule.specs import Registry
+
+OWN: tuple[type[Method], ...] = (
+    Plain,
+    OneStepGuidance,
+    NoiseAwareGuidance,
+    SemanticGuidance,
+    BestOf,
+    DOODL,
+    AdjointDPM,
+    Reconstruction,
+    Inversion,
+    EDICTEdit,
+    DDIMInversion,
+    SDEdit,
+    ILVR,
+    RePaint,
+    BlendedDiffusion,
+    DiffEdit,
+    PromptToPrompt,
+    Asyrp,
+    Effect,
+    Stylize,
+    Audit,
+)
+"""One line a method."""
+
+METHODS: Registry[type[Method]] = Registry(
+    "chainrule.methods",
+    "method",
+    {str(method.model_fields["kind"].default): method for method in OWN},
+)
+"""The class of each kind."""

@@ -1,0 +1,34 @@
+"""Contact sheets and charts."""
+
+from __future__ import annotations
+
+import torch
+
+from chainrule.images import chart, contact_sheet, loss_curves
+
+
+def test_a_long_title_of_a_contact_sheet_is_wrapped() -> None:
+    columns, captions = {"plain": torch.ones(1, 3, 64, 64)}, {"plain": [""]}
+    titles = ("heart", "a red shape " * 9)
+    short, long = (contact_sheet(columns, [""], captions, title) for title in titles)
+    assert long.width == short.width
+    assert long.height > short.height
+
+
+def test_a_contact_sheet_of_nothing_is_empty() -> None:
+    assert contact_sheet({}, [], {}).size == (192, 192)
+
+
+def test_a_chart_leaves_out_what_is_not_finite() -> None:
+    history = torch.tensor([[1.0, torch.nan], [2.0, torch.inf], [3.0, 1.0]])
+    drawn = chart("loss", history, ["a", "b"], ("0", "2"))
+    assert drawn.size == (720, 420)
+    colours = {colour for _, colour in drawn.getcolors(1 << 16)}
+    assert {(0xD6, 0x27, 0x28), (0x1F, 0x77, 0xB4)} <= colours  # both lines are there
+    flat = chart("loss", torch.ones(1, 1), ["a"], ("0", "0"))
+    assert flat.size == (720, 420)
+
+
+def test_there_is_a_chart_for_each_quantity() -> None:
+    curves = {name: torch.rand(5, 2) for name in ("loss", "symmetry")}
+    assert loss_curves(curves, (3, 4)).size == (720, 840)

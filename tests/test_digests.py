@@ -1,0 +1,193 @@
+"""What must not change: the images of every method, bit for bit, and its counted network passes.
+
+`digests.json` was recorded before the redesign of version 0.2. Where a digest differs on another
+kind of processor, the coarse picture (16 means an image) still has to be the same.
+`python tests/test_digests.py` records them anew: only for what is changed on purpose, and said so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import tiny
+from chainrule import bundled
+from chainrule.methods import METHODS, Sheet
+from chainrule.methods.doodl import QUICK
+from chainrule.models import Model
+from chainrule.optimise import Adam
+from chainrule.runs import load_model, load_task, parse_spec
+from chainrule.runs.passes import count_passes
+from chainrule.scenes.base import Scene, Thing, render
+
+RECORDED = Path(__file__).with_name("digests.json")
+FAMILIES = ("bundled", "Stable Diffusion 1.x", "Stable Diffusion XL", "Stable Diffusion 3")
+ON_PURPOSE = {
+    "doodl quick": "the redraw in more steps is kept only where it is better than the best that was found: 2 of 4",
+}
+"""What differs from the first record, and why."""
+
+HEART = [{"kind": "classifier", "target": "heart"}]
+FAITHFUL = {"iterations": 2, "steps": 4, "crops": 2}
+TUNED = {
+    "start_of": 2, "iterations": 2, "steps": 4, "optimiser": Adam(rate=0.05), "mix": None, "perturbation": 0.0,
+    "crops": 4,
+}  # fmt: skip
+QUICKLY = QUICK | {"start_of": 2, "iterations": 2, "steps": 4, "final_steps": 6, "target": None}
+STEPS = {"steps": 4}
+
+NOISE: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("plain", STEPS),
+    "plain heun karras": ("plain", {**STEPS, "solver": "heun", "grid": "karras"}),
+    "one-step": ("one-step", STEPS),
+    "best-of": ("best-of", {**STEPS, "count": 3}),
+    "doodl": ("doodl", FAITHFUL),
+    "doodl tuned": ("doodl", TUNED),
+    "doodl quick": ("doodl", QUICKLY),
+    "adjoint-dpm": ("adjoint-dpm", {**STEPS, "iterations": 2}),
+    "adjoint-dpm adjoint": ("adjoint-dpm", {**STEPS, "iterations": 2, "adjoint": True}),
+    "noise-aware": ("noise-aware", STEPS),
+    "semantic": ("semantic", STEPS),
+}
+EDIT: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, STEPS) for name in ("reconstruction", "edict", "ddim", "blended", "diffedit", "asyrp")},
+    "sdedit": ("sdedit", {**STEPS, "strength": 0.6, "repeats": 2, "eta": 0.5}),
+    "ilvr": ("ilvr", {**STEPS, "factor": 2}),
+    "repaint": ("repaint", {**STEPS, "repeats": 2}),
+    "one-step edit": ("one-step", STEPS),
+    "doodl edit": ("doodl", {**FAITHFUL, "renormalise": False}),
+    "noise-aware edit": ("noise-aware", STEPS),
+    "semantic edit": ("semantic", STEPS),
+    "prompt-to-prompt": ("prompt-to-prompt", STEPS),
+    "prompt-to-prompt own": ("prompt-to-prompt", STEPS),
+}
+LEARN: dict[str, tuple[str, dict[str, Any]]] = {
+    "effect": ("effect", {"vectors": 2, "iterations": 2, "steps": 2}),
+    "stylize": ("stylize", {"epochs": 1, "batch": 2, "steps": 2, "rank": 2, "other_seeds": (100,)}),
+    "audit": ("audit", {"tau": (0.1, 0.3), "iterations": 2, "steps": 2}),
+}
+CASES = NOISE | EDIT | LEARN
+SHOWN, WANTED = "a red circle on a white background", "a green circle on a white background"
+LEARNT = {
+    "effect": {"prompt": (SHOWN,), "seed": (0,), "pictures": ("photo.png", "after.png")},
+    "stylize": {
+        "prompt": ("a red square on a white background", "a blue circle on a black background"),
+        "seed": (0, 1),
+        "pictures": ("after.png",),
+    },
+    "audit": {"prompt": (SHOWN, "a blue circle on a black background"), "seed": (0, 1)},
+}
+
+
+@cache
+def files() -> Path:
+    folder = Path(mkdtemp())
+    render(Scene((Thing("circle", "red", 22, 26, 15),), "white")).save(folder / "photo.png")
+    render(Scene((Thing("square", "blue", 32, 32, 20),), "white")).save(folder / "after.png")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 44, 48))
+    mask.save(folder / "mask.png")
+    return folder
+
+
+@cache
+def model_of(family: str) -> Model:
+    name = "scenes" if family == "bundled" else str(tiny.save_family(family, files() / family.replace(" ", "_")))
+    return load_model(parse_spec({"methods": [{"kind": "plain"}], "checkpoint": {"model": name}}).checkpoint)
+
+
+def spec_of(family: str, name: str) -> Any:
+    kind, settings = CASES[name]
+    inputs: dict[str, Any] = {"prompt": "a red shape on a white background", "seed": (0, 1)}
+    losses: list[dict[str, Any]] = HEART
+    if name in EDIT:
+        own = name == "prompt-to-prompt own"
+        inputs |= {"prompt": WANTED, "source": SHOWN, "guidance_scale": 3.0}
+        inputs |= {} if own else {"photo": files() / "photo.png", "mask": files() / "mask.png"}
+    if name in LEARNT:
+        inputs, losses = dict(LEARNT[name]), []
+        inputs["pictures"] = tuple(files() / picture for picture in inputs.get("pictures", ()))
+    if family != "bundled" and name == "stylize":
+        settings = {**settings, "features": str(bundled.CLASSIFIER)}
+    if family != "bundled" and name == "audit":
+        settings = {**settings, "judge": str(bundled.JUDGE)}
+    if name == "semantic":
+        losses = [{"kind": "text", "target": "a red heart"}]
+    if name == "semantic edit":
+        losses = []
+    return parse_spec({"inputs": inputs, "losses": losses, "methods": [{"kind": kind, **settings}]})
+
+
+def record(family: str, name: str) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    spec = spec_of(family, name)
+    model, passes = count_passes(model_of(family))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        task = load_task(spec, model)
+        (method,) = spec.methods
+        task = method.prepare(task)
+        forward = passes.forward
+        state = None
+        for state in method.run(task):  # noqa: B007
+            pass
+        spent = [passes.forward - forward, passes.backward]
+        images = shown(method, task, state)
+    eight = images.clamp(0, 1).mul(255).round().byte().contiguous()
+    coarse = torch.nn.functional.adaptive_avg_pool2d(images, 4).mul(1000).round().int().flatten().tolist()
+    return {"digest": hashlib.sha256(eight.numpy().tobytes()).hexdigest(), "passes": spent, "coarse": coarse}
+
+
+def shown(method: Any, task: Any, state: Any) -> Tensor:
+    """The images by which a method is known."""
+    result = method.result(task, state)
+    if not isinstance(result, Sheet):
+        return result.images.float()
+    if method.kind == "audit":
+        return torch.cat(method.compare(task, state, torch.arange(4)))
+    if method.kind == "effect":
+        noise = torch.cat([method.find_noise(task), task.model.noise(task.seeds)])
+        return method.draw(task, state.values["vectors"], f"{SHOWN} {method.word}", noise)
+    wanted = [("a red square on a white background", 0), ("a blue circle on a black background", 100)]
+    from chainrule.methods.stylize import _tuned
+
+    with _tuned(task.model, method.rank, state.values):
+        return method.draw(task.model, wanted)
+
+
+def cases() -> Iterator[Any]:
+    for family, names in json.loads(RECORDED.read_text()).items():
+        for name in names:
+            yield pytest.param(family, name, id=f"{family}: {name}")
+
+
+@pytest.mark.parametrize(("family", "name"), cases())
+def test_it_draws_what_it_drew(family: str, name: str) -> None:
+    wanted, found = json.loads(RECORDED.read_text())[family][name], record(family, name)
+    assert found["passes"] == wanted["passes"]
+    if found["digest"] != wanted["digest"]:
+        assert max(abs(a - b) for a, b in zip(found["coarse"], wanted["coarse"], strict=True)) <= 2
+
+
+def test_every_method_is_recorded() -> None:
+    recorded = {CASES[name][0] for name in json.loads(RECORDED.read_text())["bundled"]}
+    assert recorded == set(METHODS.own) - {"inversion"}  # which draws nothing
+
+
+if __name__ == "__main__":
+    old = json.loads(RECORDED.read_text())
+    same = {family: [name for name in names if record(family, name) == names[name]] for family, names in old.items()}
+    new = {family: {name: record(family, name) for name in names} for family, names in old.items()}
+    RECORDED.write_text(json.dumps(new, indent=1))
+    print({family: f"{len(same[family])} of {len(names)} the same" for family, names in old.items()})
