@@ -1,62 +1,99 @@
-"""Several methods on the same cases and seeds: their images, kept from run to run, and what they cost."""
+"""Several methods on the same cases and seeds: their images, kept from run to run, their cost."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from base import Passes, table
-from chainrule.methods import Adam, Doodl, Result, Task, best_of, doodl, one_step, plain
-from chainrule.methods.presets import Preset
+from base import Options, shorten, shorten_settings, table, use_preset
+from chainrule.diffusion.solvers import State as Latents
+from chainrule.methods import DOODL, Adam, BestOf, Method, OneStepGuidance, Plain, Result, Task
 from chainrule.metrics import Interval, bootstrap
-from chainrule.models import Model
+from chainrule.runs.passes import Passes
+from chainrule.specs import Spec
 
 
-def options(about: str | None, work: str, *, tune: bool = True) -> argparse.ArgumentParser:
-    """The options that all contests have; `tune` is whether there is something to choose."""
-    parser = argparse.ArgumentParser(description=about)
+def make_options(about: str | None, work: str, *, tune: bool = True) -> Options:
+    """The options that all contests have.
+
+    Args:
+        about: What the benchmark is.
+        work: The folder in runs/ where its images are kept.
+        tune: Whether there is something to choose.
+    """
+    options = Options(about)
     if tune:
-        parser.add_argument("--tune", action="store_true", help="compare hyper-parameters on other seeds")
-    parser.add_argument("--only", nargs="*", help="run only methods whose name begins so")
-    parser.add_argument("--work", type=Path, default=Path("runs") / work, help="where images are kept")
-    return parser
+        help_ = "compare hyper-parameters on other seeds"
+        options.add_argument("--tune", action="store_true", help=help_)
+    options.add_argument("--only", nargs="*", help="run only methods whose name begins so")
+    options.add(
+        "--work",
+        type=Path,
+        default=Path("runs") / work,
+        help="where images are kept",
+        toy=Path("runs") / "toy" / work,
+    )
+    return options
 
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """A method under test. `limit` is how many of each group's cases it is run on (None: all)."""
+    """A method under test.
+
+    Args:
+        name: What it is called in tables.
+        method: A method, or a function of a task and of `settings`.
+        settings: What such a function takes besides the task.
+        limit: How many of each group's cases it is run on; None: all.
+    """
 
     name: str
     method: Callable[..., Result]
-    settings: dict[str, object] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
 
     @property
     def made_by(self) -> str:
-        """What its images depend on, but for the weights; a setting that is new and at its default changes nothing."""
-        plain = {key: _plain(value) for key, value in self.settings.items()}
-        return f"{self.method.__name__} {json.dumps(plain, sort_keys=True, default=repr)}"
+        """What its images depend on, but for the weights.
+
+        A setting that is new and at its default changes nothing.
+        """
+        method = _dump(self.method) if isinstance(self.method, Method) else self.method.__name__
+        settings = {key: _dump(value) for key, value in self.settings.items()}
+        return json.dumps([method, settings], sort_keys=True, default=repr)
+
+    def shorten(self) -> Contender:
+        """The same at toy size."""
+        method = shorten(self.method) if isinstance(self.method, Method) else self.method
+        return replace(self, method=method, settings=shorten_settings(self.settings))
 
 
-def _plain(value: object) -> object:
-    return value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
+def _dump(value: object) -> object:
+    if not isinstance(value, Spec):
+        return value
+    return {"kind": getattr(value, "kind", "")} | value.model_dump(exclude_defaults=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Some images that are asked for together, one for each seed; `name` tells it from the contest's other cases."""
+    """Some images that are asked for together.
+
+    Args:
+        name: What tells it from the contest's other cases.
+        seeds: One for each image.
+        task: Makes the task.
+    """
 
     name: str
     seeds: tuple[int, ...]
@@ -65,9 +102,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Made:
-    """What a method made of all cases: `images` (N, 3, H, W) in the order of cases and seeds, and what one cost.
+    """What a method made of all cases.
 
-    `passes` is the mean, `seconds` the median: a benchmark may have been paused.
+    Args:
+        images: (N, 3, H, W), in the order of cases and seeds.
+        passes: What an image cost in network passes, the mean. A guidance pair is one.
+        seconds: Likewise, the median: a benchmark may have been paused.
     """
 
     images: Tensor
@@ -81,22 +121,38 @@ class Made:
 
 
 class Contest:
-    """Runs methods on cases. Images are kept under `work`, in a folder named after all that decides what they are.
+    """Runs methods on cases.
 
-    A stopped benchmark so goes on where it was. `weights` are the folders and files of the networks that are asked.
+    Images are kept in a folder named after all that decides what they are, so that a stopped
+    benchmark goes on where it was.
+
+    Args:
+        passes: Counts the evaluations of the model that the cases are for.
+        work: The folder.
+        weights: The folders and files of the networks that are asked.
+        toy: Whether everything is run at toy size.
     """
 
-    def __init__(self, model: Model, work: Path, weights: Sequence[Path]) -> None:
-        self.model, self.work, self.weights = model, work, weights
-        self.count = Passes(model)
+    def __init__(
+        self, passes: Passes, work: Path, weights: Sequence[Path], *, toy: bool = False
+    ) -> None:
+        self.passes, self.work, self.weights, self.toy = passes, work, weights, toy
 
     @cached_property
     def _made_with(self) -> bytes:
-        files = [file for path in self.weights for file in (sorted(path.rglob("*.safetensors")) or [path])]
+        files = [
+            file
+            for path in self.weights
+            for file in (sorted(path.rglob("*.safetensors")) or [path])
+        ]
         return b"".join(file.read_bytes() for file in files)
 
+    def _size(self, contender: Contender) -> Contender:
+        """A contender at the contest's size."""
+        return contender.shorten() if self.toy else contender
+
     def _path(self, contender: Contender, case: Case) -> Path:
-        key = zlib.crc32(contender.made_by.encode() + self._made_with)
+        key = zlib.crc32(self._size(contender).made_by.encode() + self._made_with)
         return self.work / f"{contender.name} {key:08x}" / f"{case.name}.safetensors"
 
     def play(
@@ -105,36 +161,49 @@ class Contest:
         cases: Sequence[Case] | Callable[[Contender], Sequence[Case]],
         only: Sequence[str] | None = None,
     ) -> dict[Contender, Made]:
-        """Run those whose name begins as `only` says (None: all) on their cases; what all of them have made so far."""
+        """Run methods on their cases.
+
+        Args:
+            contenders: The methods.
+            cases: Those of all, or of each.
+            only: How the names of those that are run begin; None: all are.
+
+        Returns:
+            What each has made so far, those that were not run included.
+        """
         found = {}
         for contender in contenders:
             asked = cases(contender) if callable(cases) else cases
             if only is None or contender.name.startswith(tuple(only)):
                 self.run(contender, asked)
-            if made := self.made(contender, asked):
+            if made := self.collect(contender, asked):
                 found[contender] = made
         return found
 
     def run(self, contender: Contender, cases: Iterable[Case]) -> None:
         """Make what is not yet made."""
+        asked = self._size(contender)
         for case in cases:
             path = self._path(contender, case)
             if path.exists():
                 continue
-            self.count.images, began = 0, time.perf_counter()
-            result = contender.method(case.task(), **contender.settings)
+            before, began = self.passes.total, time.perf_counter()
+            result = asked.method(case.task(), **asked.settings)
             seconds = time.perf_counter() - began
             path.parent.mkdir(parents=True, exist_ok=True)
-            cost = torch.tensor([self.count.images / 2, seconds]) / len(case.seeds)
+            spent = (self.passes.total - before) / 2
+            cost = torch.tensor([spent, seconds]) / len(case.seeds)
             partial = path.with_suffix(f".{time.time_ns()}")
             save_file({"images": result.images.contiguous().clone(), "cost": cost}, partial)
             partial.replace(path)
-            print(f"{contender.name}: {case.name}, {len(case.seeds)} images: {seconds:.0f} s", flush=True)
+            done = f"{case.name}, {len(case.seeds)} images: {seconds:.0f} s"
+            print(f"{contender.name}: {done}", flush=True)
 
-    def made(self, contender: Contender, cases: Sequence[Case]) -> Made | None:
-        """What has been made, None if a case is missing.
+    def collect(self, contender: Contender, cases: Sequence[Case]) -> Made | None:
+        """What has been made; None if a case is missing.
 
-        The cost is over the cases that had one: cases may share their draws, and the first then paid for all.
+        The cost is over the cases that had one: cases may share their draws, and the first then
+        paid for all.
         """
         paths = [self._path(contender, case) for case in cases]
         if not all(path.exists() for path in paths):
@@ -147,16 +216,21 @@ class Contest:
 
 
 class Rivals:
-    """What DOODL is compared with, under the settings of a preset: no guidance, one step's, the best of many draws."""
+    """What DOODL is compared with, tuned: no guidance, one step's, the best of many draws.
 
-    def __init__(self, found: Preset) -> None:
-        self.settings = settings = found.doodl
-        self.steps = settings.steps
-        count = equal_draws(settings)
-        self.plain = Contender("plain", plain, {"steps": self.steps})
-        self.one_step = self.one_step_at(found.one_step_scale)
-        self.best_of = Contender(f"best of {count} (DOODL's cost)", best_of, {"count": count, "steps": self.steps})
-        self.doodl = Contender("DOODL tuned", doodl, {"settings": settings})
+    Args:
+        loss: The kind of the loss.
+    """
+
+    def __init__(self, loss: str) -> None:
+        self.tuned = use_preset(DOODL, "tuned", loss)
+        self.steps = self.tuned.steps
+        count = count_equal_draws(self.tuned)
+        best_of = BestOf(count=count, steps=self.steps)
+        self.plain = Contender("plain", Plain(steps=self.steps))
+        self.one_step = self.one_step_at(use_preset(OneStepGuidance, "tuned", loss).scale)
+        self.best_of = Contender(f"best of {count} (DOODL's cost)", best_of)
+        self.doodl = Contender("DOODL tuned", self.tuned)
         self.all = (self.plain, self.one_step, self.best_of, self.doodl)
         self.questions = (
             (self.one_step, self.plain),
@@ -165,22 +239,55 @@ class Rivals:
 
     def one_step_at(self, scale: float) -> Contender:
         """One-step guidance at another scale."""
-        return Contender(f"one-step, scale {scale:g}", one_step, {"scale": scale, "steps": self.steps})
+        method = OneStepGuidance(scale=scale, steps=self.steps)
+        return Contender(f"one-step, scale {scale:g}", method)
 
     def doodl_from(self, start_of: int, iterations: int, rate: float, crops: int) -> Contender:
         """DOODL with other settings, for tuning."""
-        name = f"DOODL from the best of {start_of}, {iterations} iterations, Adam {rate:g}, {crops} crops"
-        changes = {"start_of": start_of, "iterations": iterations, "optimiser": Adam(rate=rate), "crops": crops}
-        return Contender(name, doodl, {"settings": self.settings.model_copy(update=changes)})
+        name = (
+            f"DOODL from the best of {start_of}, {iterations} iterations, Adam {rate:g}, "
+            f"{crops} crops"
+        )
+        changes = {
+            "start_of": start_of,
+            "iterations": iterations,
+            "optimiser": Adam(rate=rate),
+            "crops": crops,
+        }
+        return Contender(name, self.tuned.model_copy(update=changes))
 
 
-def equal_draws(settings: Doodl) -> int:
-    """As many draws as cost what DOODL does: its start, three passes a step and iteration, the last image."""
-    return settings.start_of + 3 * settings.iterations + 1
+def optimise_from(task: Task, method: DOODL, x_T: Tensor | Latents) -> Result:
+    """What DOODL finds from a start of one's own.
+
+    Args:
+        task: What is optimised.
+        method: DOODL's settings.
+        x_T: The starting noise (B, C, h, w), or the solver's latents there.
+    """
+    state = method.start(task, x_T)
+    for state in method.run(task, state):  # noqa: B007 - the last one is wanted
+        pass
+    return method.result(task, state)
 
 
-def differences(values: dict[Contender, np.ndarray], questions: Sequence[tuple[Contender, Contender]]) -> str:
-    """A table of paired differences of `values` (groups, ...) of each method; the groups are add_jumps."""
+def count_equal_draws(method: DOODL) -> int:
+    """How many draws cost what DOODL does.
+
+    That is its start, three passes a step and iteration, and the last image.
+    """
+    return method.start_of + 3 * method.iterations + 1
+
+
+def tabulate_differences(
+    values: dict[Contender, np.ndarray], questions: Sequence[tuple[Contender, Contender]]
+) -> str:
+    """A table of paired differences.
+
+    Args:
+        values: (groups, ...) of each method; the intervals are over groups.
+        questions: Which method is compared with which.
+    """
     rows = []
     for one, other in questions:
         if one in values and other in values:
@@ -189,6 +296,6 @@ def differences(values: dict[Contender, np.ndarray], questions: Sequence[tuple[C
     return table(["", "difference"], rows)
 
 
-def over_groups(values: np.ndarray) -> Interval:
+def average_groups(values: np.ndarray) -> Interval:
     """The mean of `values` (groups, ...), its interval over the groups."""
     return bootstrap(values.reshape(len(values), -1).mean(axis=1).tolist())

@@ -7,7 +7,7 @@ from chainrule.noise import Noise
 from chainrule.diffusion.sampling import invert, sample, sample_state
 from chainrule.diffusion.solvers import DDIM, EDICT, RK4, AdamsBashforth, Adaptive, DPMSolver, Euler, Heun
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DDIM",

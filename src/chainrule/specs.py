@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from chainrule.errors import UserError
 
@@ -34,6 +34,19 @@ class _File:
 FILE = _File()
 File = Annotated[Path, FILE]
 """A file that a run reads: it is copied into the run's folder, so that the folder can be moved."""
+
+
+def _locate(name: str) -> str:
+    """A network's name; of a folder or file that is here, its whole path."""
+    path = Path(name).expanduser()
+    configs = (path / "config.json", path / "model_index.json")
+    here = path.is_file() or any(config.is_file() for config in configs)
+    return str(path.absolute()) if here else name
+
+
+NetworkName = Annotated[str, AfterValidator(_locate)]
+"""A network by folder, file or hub name. What is here keeps its whole path, so that a run can be
+made again from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +107,16 @@ def map_files(value: Any, change: Callable[[Path], Path]) -> Any:
     changed: dict[str, Any] = {}
     for name, info in type(value).model_fields.items():
         old = getattr(value, name)
-        if FILE in info.metadata or "FILE" in repr(info.annotation) or "_File" in repr(info.annotation):
+        if FILE in info.metadata or _mentions_file(info.annotation):
             new: Any = tuple(map(change, old)) if isinstance(old, tuple) else old and change(old)
         else:
             new = map_files(old, change)
         if new is not old:
             changed[name] = new
     return value.model_copy(update=changed) if changed else value
+
+
+def _mentions_file(annotation: Any) -> bool:
+    """Whether a type is made of `File`."""
+    metadata = getattr(annotation, "__metadata__", ())
+    return FILE in metadata or any(map(_mentions_file, get_args(annotation)))

@@ -34,7 +34,12 @@ class Prediction(NamedTuple):
     eps: Tensor
 
     def combine(self, other: Prediction, rule: Callable[[Tensor, Tensor], Tensor]) -> Prediction:
-        """`rule` applied to both parts of this prediction and an `other`."""
+        """A rule applied to both parts of two predictions.
+
+        Args:
+            other: The second one.
+            rule: Of a part of this prediction and the same part of the other.
+        """
         return Prediction(rule(self.x0, other.x0), rule(self.eps, other.eps))
 
 
@@ -67,7 +72,13 @@ class Parameterization(ABC):
 
     @abstractmethod
     def coefficients(self, schedule: Schedule, t: float, s: float) -> tuple[Tensor, Tensor]:
-        """(a, b) of the step from `t` to `s`, float64 scalars."""
+        """(a, b) of a step, float64 scalars.
+
+        Args:
+            schedule: What times mean.
+            t: The time at the start of the step.
+            s: The time at its end.
+        """
 
 
 class Epsilon(Parameterization):

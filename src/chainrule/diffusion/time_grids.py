@@ -77,7 +77,12 @@ def linspace(training: int, steps: int) -> Tensor:
 
 
 def uniform(schedule: Schedule, steps: int) -> Tensor:
-    """The `TimeGrid` that is evenly spaced in t."""
+    """The `TimeGrid` that is evenly spaced in t.
+
+    Args:
+        schedule: What times mean.
+        steps: The number of steps.
+    """
     return _space(schedule, steps, lambda t: t, lambda t: t, 0.0)
 
 
@@ -85,12 +90,21 @@ def quadratic(schedule: Schedule, steps: int) -> Tensor:
     """The `TimeGrid` that is evenly spaced in the root of t: finer towards the image.
 
     Song et al. 2021, appendix D.2.
+
+    Args:
+        schedule: What times mean.
+        steps: The number of steps.
     """
     return _space(schedule, steps, math.sqrt, lambda root: root**2, 0.0)
 
 
 def log_snr(schedule: Schedule, steps: int) -> Tensor:
-    """The `TimeGrid` that is evenly spaced in log(alpha / sigma) (Lu et al. 2022)."""
+    """The `TimeGrid` that is evenly spaced in log(alpha / sigma) (Lu et al. 2022).
+
+    Args:
+        schedule: What times mean.
+        steps: The number of steps.
+    """
 
     def measure(t: float) -> float:
         return math.log(_rho(schedule, t))
@@ -102,6 +116,10 @@ def karras(schedule: Schedule, steps: int) -> Tensor:
     """The `TimeGrid` that is evenly spaced in (sigma / alpha)^(1/7), but for the step to `END`.
 
     Karras et al. 2022, eq. 5.
+
+    Args:
+        schedule: What times mean.
+        steps: The number of steps.
     """
 
     def measure(t: float) -> float:

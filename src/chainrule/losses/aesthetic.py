@@ -24,6 +24,7 @@ from chainrule.errors import UserError
 from chainrule.losses.base import LossSpec, Term
 from chainrule.losses.clip import Clip, load_clip
 from chainrule.vision import load_weights
+from chainrule.specs import NetworkName
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ class AestheticSpec(LossSpec):
     target: float = Field(
         allow_inf_nan=False, description="The rating: 10 for beautiful, 1 for ugly."
     )
-    rater: str | None = Field(
+    rater: NetworkName | None = Field(
         None, description="An aesthetic head (a file) for the CLIP; the bundled one."
     )
     clip: Annotated[dict[str, float], Field(min_length=1, max_length=1)] = Field(

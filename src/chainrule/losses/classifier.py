@@ -17,6 +17,7 @@ from chainrule import bundled
 from chainrule.errors import UserError
 from chainrule.losses.base import LossSpec, Term, find_networks
 from chainrule.vision import Preprocess, load_pretrained
+from chainrule.specs import NetworkName
 
 Objective = Callable[[Tensor, int], Tensor]
 """(logits (B, K), the index of the class) -> (B,)."""
@@ -132,7 +133,7 @@ class ClassifierSpec(LossSpec):
     hint: ClassVar[str] = "classifier=CLASS"
     kind: Literal["classifier"] = "classifier"
     target: str = Field(description="The class that it should see: a label, or its number.")
-    classifier: str | None = Field(
+    classifier: NetworkName | None = Field(
         None,
         description="Any transformers image classifier, a folder or owner/name; the bundled one.",
     )

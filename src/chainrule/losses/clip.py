@@ -21,9 +21,10 @@ from torch.nn.functional import normalize
 
 from chainrule import bundled
 from chainrule.errors import UserError
+from chainrule.specs import NetworkName
 from chainrule.vision import Preprocess, load_pretrained, quiet_transformers
 
-Clips = Annotated[dict[str, float], Field(min_length=1)]
+Clips = Annotated[dict[NetworkName, float], Field(min_length=1)]
 """CLIPs by folder or hub name ("" is the bundled one), each with its weight."""
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from chainrule.images import load_picture
 from chainrule.losses.base import LossSpec, Term, absolute, match_pictures, select_picture
 from chainrule.losses.features import Features, load_features
-from chainrule.specs import File
+from chainrule.specs import File, NetworkName
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class PerceptualSpec(LossSpec):
     hint: ClassVar[str] = "perceptual=FILE"
     kind: Literal["perceptual"] = "perceptual"
     target: File = Field(description="The picture.")
-    features: str | None = Field(
+    features: NetworkName | None = Field(
         None,
         description="A VGG's weights (a file), or a transformers vision network; the bundled one.",
     )

@@ -21,7 +21,7 @@ from chainrule.diffusion.guidance.semantic import gram
 from chainrule.images import load_picture
 from chainrule.losses.base import LossSpec, Term, absolute
 from chainrule.losses.features import Features, load_features
-from chainrule.specs import File
+from chainrule.specs import File, NetworkName
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class StyleSpec(LossSpec):
     hint: ClassVar[str] = "style=FILE"
     kind: Literal["style"] = "style"
     target: File = Field(description="The picture.")
-    features: str | None = Field(
+    features: NetworkName | None = Field(
         None,
         description="A VGG's weights (a file), or a transformers vision network; the bundled one.",
     )

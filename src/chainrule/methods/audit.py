@@ -26,6 +26,7 @@ from chainrule.metrics import wilson
 from chainrule.models import BUNDLED
 from chainrule.models.base import Model
 from chainrule.optimise import Adam
+from chainrule.specs import NetworkName
 
 SHOWN = 6
 """How many of the images that misled the classifier are shown."""
@@ -134,10 +135,10 @@ class Audit(Method):
     kind: Literal["audit"] = "audit"
     needs = Needs.PROMPT
     state: ClassVar[type[State]] = AuditState
-    classifier: str | None = Field(
+    classifier: NetworkName | None = Field(
         default=None, description="Any transformers image classifier; the bundled one."
     )
-    judge: str | None = Field(
+    judge: NetworkName | None = Field(
         default=None, description="An independent one with the same labels; the bundled one."
     )
     tau: Annotated[tuple[Tau, ...], Field(min_length=1)] = Field(

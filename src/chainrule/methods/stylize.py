@@ -39,6 +39,7 @@ from chainrule.models.base import Model
 from chainrule.models.lora import add_lora, remove_lora, reset_lora, save_lora
 from chainrule.noise import Noise
 from chainrule.optimise import Adam
+from chainrule.specs import NetworkName
 
 ORDER = Noise((0,))
 """The random numbers of the order of the samples."""
@@ -96,7 +97,7 @@ class Stylize(Method):
     kind: Literal["stylize"] = "stylize"
     needs = Needs.PICTURES | Needs.PROMPT
     state: ClassVar[type[State]] = Training
-    features: str | None = Field(
+    features: NetworkName | None = Field(
         default=None,
         description="What sees style and content: a VGG's weights (a file) or a transformers "
         "vision network; the bundled CLIP (style) and classifier (content).",

@@ -25,7 +25,12 @@ class Constraint(PerImage, ABC):
 
 
 def constrain(solver: Solver, constraints: Sequence[Constraint]) -> Solver:
-    """`solver` under all `constraints`, the first one innermost."""
+    """A solver that keeps to all constraints.
+
+    Args:
+        solver: What makes the steps.
+        constraints: The first one is innermost.
+    """
     return reduce(lambda inner, constraint: constraint.on(inner), constraints, solver)
 
 

@@ -1,0 +1,45 @@
+"""The command line: each command parses, makes a spec, and follows what becomes of it."""
+
+from __future__ import annotations
+
+import typer
+
+import chainrule
+from chainrule.cli.ask import COMMANDS, rerun, resume_run, run
+from chainrule.cli.show import add_estimate, methods, models
+
+app = typer.Typer(
+    name="chainrule",
+    help="Steer diffusion models with exact gradients through their whole sampling chain.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    add_completion=False,
+)
+for command in COMMANDS:
+    command.add_to(app)
+add_estimate(app)
+app.command("run")(run)
+app.command("resume")(resume_run)
+app.command("rerun")(rerun)
+app.command("methods")(methods)
+app.command("models")(models)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chainrule {chainrule.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _callback(
+    version: bool = typer.Option(
+        False, "--version", callback=_tell_version, is_eager=True, help="Say which version it is."
+    ),
+) -> None:
+    """Steer diffusion models with exact gradients through their whole sampling chain."""
+
+
+def main() -> None:
+    """The entry point of the `chainrule` command."""
+    app()

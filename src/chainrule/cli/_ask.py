@@ -1,0 +1,119 @@
+"""From what was typed to a run's spec."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chainrule.cli._options import take
+from chainrule.cli._settings import Typed, apply_settings, choose_losses, choose_methods
+from chainrule.errors import UserError
+from chainrule.methods.base import PRESETS, Situation
+from chainrule.models import BUNDLED
+from chainrule.runs.spec import Checkpoint, Inputs, RunSpec, parse_spec
+
+PAPER_PHOTO_SCALE = 3.0
+"""The guidance scale of edits in EDICT's paper."""
+
+
+def make_spec(
+    values: Mapping[str, Any], typed: Sequence[Typed], methods: Sequence[str], *, preset: bool
+) -> RunSpec:
+    """The run that was asked for.
+
+    Args:
+        values: What was typed for options.
+        typed: What was typed for settings of methods and losses.
+        methods: `KIND[:NAME=VALUE,...]` of each method.
+        preset: Whether settings come from a preset; if not, they are the methods' defaults.
+    """
+    inputs = {**take(values, Inputs), **split_mask(values.get("mask"))}
+    checkpoint = take(values, Checkpoint)
+    losses = choose_losses(values.get("loss") or ())
+    edits = bool(inputs.get("photo") or inputs.get("source"))
+    situation = None
+    if preset:
+        kind = losses[0].values["kind"] if losses else "classifier"
+        bundled = checkpoint.get("model", BUNDLED) == BUNDLED
+        situation = Situation(name_preset(values.get("preset"), bundled=bundled), kind, edits)
+        if bundled and edits and situation.name == PRESETS[0]:
+            inputs = {"guidance_scale": PAPER_PHOTO_SCALE} | inputs
+    chosen = choose_methods(methods, situation)
+    apply_settings(typed, [*chosen, *losses])
+    return parse_spec(
+        {
+            "checkpoint": _absolute(checkpoint, "embedding", "lora"),
+            "inputs": _absolute(inputs, "photo", "mask", "pictures"),
+            "losses": [each.values for each in losses],
+            "methods": [{"kind": _kind(each.kind), **each.values} for each in chosen],
+            "memory": values.get("memory"),
+        }
+    )
+
+
+def name_preset(name: str | None, *, bundled: bool) -> str:
+    """The preset that was named, or the model's own. Raises UserError if there is none such."""
+    if name is None:
+        return "tuned" if bundled else PRESETS[0]
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {name!r}", f"choose {', '.join(PRESETS)}")
+    return name
+
+
+def split_mask(text: str | None) -> dict[str, Any]:
+    """A mask as one writes it: a file, `text=WORDS` or `colour=red`.
+
+    >>> split_mask("colour=red"), split_mask(None)
+    ({'mask': None, 'mask_colour': 'red'}, {})
+    """
+    if text is None:
+        return {}
+    kind, equals, said = text.partition("=")
+    if equals and kind in ("text", "colour"):
+        return {"mask": None, f"mask_{kind}": said}
+    return {"mask": text}
+
+
+def read_lines(path: Path | None) -> list[str]:
+    """The lines of a text file that are not empty; none of no file."""
+    if path is None:
+        return []
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read as prompts", "name a text file with one in each line"
+        ) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def name_folder(output: Path | None, spec: RunSpec) -> Path:
+    """The folder that was asked for, or a new one named after the time and what it is about."""
+    if output is not None:
+        return output
+    photo = spec.inputs.photo
+    what = spec.inputs.prompt[0] or (photo.stem if photo else spec.inputs.source)
+    slug = "-".join(re.findall(r"[a-z0-9]+", what.lower())[:6])
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}".rstrip("-")
+
+
+def _kind(method: Any) -> str:
+    return str(method.model_fields["kind"].default)
+
+
+def _absolute(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Files by their whole paths."""
+
+    def whole(path: Any) -> str:
+        return str(Path(str(path).strip()).expanduser().absolute())
+
+    changed: dict[str, Any] = dict(values)
+    for name in names:
+        value = values.get(name)
+        if value is not None:
+            several = isinstance(value, (list, tuple))
+            changed[name] = [whole(each) for each in value] if several else whole(value)
+    return changed

@@ -1,0 +1,197 @@
+"""What is typed for methods and losses: `sdedit:strength=0.6`, `--strength 0.6`, `--clip NAME`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from chainrule.errors import UserError
+from chainrule.losses.registry import LOSSES, parse_loss, parse_weight
+from chainrule.methods.base import Method, Situation
+from chainrule.methods.registry import METHODS
+from chainrule.specs import Spec
+
+Typed = tuple[str, str | None]
+"""A setting's name and what was typed for it; None of a switch."""
+HIDDEN = {"kind", "weight", "target"}
+"""Fields of a loss that are written in the loss itself."""
+
+
+@dataclass
+class Chosen:
+    """A method or a loss that was chosen, with the settings that it has.
+
+    Args:
+        kind: Its class.
+        values: Its settings, to be checked by the class.
+        changed: Which of them were typed.
+    """
+
+    kind: type[Spec]
+    values: dict[str, Any]
+    changed: set[str] = field(default_factory=set)
+
+    def set(self, name: str, text: str | None) -> None:
+        """Set what is called `name`, by its path or its last part."""
+        path = find_settings(self.kind)[name]
+        holder, *rest = path
+        if rest:
+            nested = dict(_as_dict(self.values.get(holder), self.kind, holder))
+            nested[rest[0]] = text
+            self.values[holder] = nested
+            return
+        annotation = self.kind.model_fields[holder].annotation
+        before = self.values.get(holder) if holder in self.changed else None
+        self.values[holder] = _read(annotation, text, before)
+        self.changed.add(holder)
+
+
+def find_settings(kind: type[Spec]) -> dict[str, tuple[str, ...]]:
+    """The names by which the settings of a class are known, and where they are.
+
+    A setting of a setting (an optimiser's rate) is known by its path and, where that is the only
+    one of its name, by its last part.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    short: dict[str, list[tuple[str, ...]]] = {}
+    for name, info in kind.model_fields.items():
+        if name in (HIDDEN if not issubclass(kind, Method) else {"kind"}):
+            continue
+        found[name] = (name,)
+        for nested in _nested(info.annotation):
+            for part in nested.model_fields:
+                path = (name, part)
+                found[f"{name}.{part}"] = path
+                if path not in short.setdefault(part, []):
+                    short[part].append(path)
+    for part, paths in short.items():
+        if len(paths) == 1 and part not in found and part != "kind":
+            found[part] = paths[0]
+    return found
+
+
+def choose_methods(texts: Sequence[str], situation: Situation | None) -> list[Chosen]:
+    """The methods that `KIND[:NAME=VALUE,...]` name, with the settings of a preset.
+
+    Args:
+        texts: Each as it was typed.
+        situation: The preset, and what it depends on; None: the defaults.
+    """
+    chosen = []
+    for text in texts:
+        kind, _, rest = text.partition(":")
+        found = METHODS[kind.strip()]
+        values = {} if situation is None else found.preset(situation)
+        method = Chosen(found, dict(values))
+        for name, value in _split(rest):
+            if name not in find_settings(found):
+                raise UserError(f"{kind} has no setting {name!r}", _list_settings([found], name))
+            method.set(name, value)
+        chosen.append(method)
+    return chosen
+
+
+def choose_losses(texts: Iterable[str]) -> list[Chosen]:
+    """The losses that `[WEIGHT*]KIND[=TARGET]` name."""
+    parsed = [parse_loss(text) for text in texts]
+    return [Chosen(LOSSES[values["kind"]], values) for values in parsed]
+
+
+def apply_settings(typed: Sequence[Typed], chosen: Sequence[Chosen]) -> None:
+    """Give each setting to every chosen method and loss that has it.
+
+    Raises:
+        UserError: If none has it.
+    """
+    for name, value in typed:
+        holders = [each for each in chosen if name in find_settings(each.kind)]
+        if not holders:
+            kinds = [each.kind for each in chosen]
+            raise UserError(f"nothing that was chosen has a setting {name!r}", _list_settings(kinds, name))
+        for each in holders:
+            each.set(name, value)
+
+
+def is_switch(name: str) -> bool:
+    """Whether any method has a setting of this name that is on or off."""
+    fields_ = (kind.model_fields.get(name) for kind in METHODS.known.values())
+    return any(info is not None and info.annotation is bool for info in fields_)
+
+
+def _list_settings(kinds: Sequence[type[Spec]], name: str) -> str:
+    """What there is instead, for a message."""
+    known = sorted({each for kind in kinds for each in find_settings(kind) if "." not in each})
+    near = get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
+
+
+def _split(text: str) -> list[tuple[str, str]]:
+    """`a=1,b=2,3` as its parts: a comma begins a new one where a name and = follow."""
+    parts = re.split(r",(?=\s*[A-Za-z_][\w.-]*\s*=)", text) if text.strip() else []
+    pairs = []
+    for part in parts:
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise UserError(f"{part!r} is not a setting", "write NAME=VALUE, as in strength=0.6")
+        pairs.append((name.strip().replace("-", "_"), value.strip()))
+    return pairs
+
+
+def _nested(annotation: Any) -> list[type[BaseModel]]:
+    """The specs that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _nested(part)]
+
+
+def _as_dict(value: Any, kind: type[Spec], name: str) -> Mapping[str, Any]:
+    """A setting of settings as a dictionary: the value, or the default."""
+    value = kind.model_fields[name].default if value is None else value
+    return value.model_dump() if isinstance(value, BaseModel) else value
+
+
+def _read(annotation: Any, text: str | None, before: Any) -> Any:
+    """What was typed, as pydantic takes it."""
+    annotation, optional = _unwrap(annotation)
+    if text is None:
+        return True
+    if optional and text.strip().lower() in ("none", ""):
+        return None
+    origin = get_origin(annotation)
+    if origin in (tuple, list):
+        words = [text] if _of_words(annotation) else [part.strip() for part in text.split(",")]
+        return (*(before or ()), *words)
+    if origin is not None and issubclass(origin, Mapping):
+        return {**(before or {}), **_read_pair(text)}
+    return text
+
+
+def _read_pair(text: str) -> dict[str, Any]:
+    """`blue=2`, or `0.5*NAME`, as a name with its number."""
+    name, equals, number = text.rpartition("=")
+    if equals and name.strip():
+        return {name.strip(): number.strip()}
+    weight, rest = parse_weight(text)
+    return {rest: weight}
+
+
+def _of_words(annotation: Any) -> bool:
+    """Whether a list is one of texts, which may have commas in them."""
+    return any(part is str for part in get_args(annotation))
+
+
+def _unwrap(annotation: Any) -> tuple[Any, bool]:
+    """A type without its extras, and whether None is one of its values."""
+    if get_origin(annotation) is Annotated:
+        return _unwrap(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        others = [part for part in get_args(annotation) if part is not NoneType]
+        inner, _ = _unwrap(others[0])
+        return inner, len(others) < len(get_args(annotation))
+    return annotation, False

@@ -1,0 +1,267 @@
+"""The commands that begin a run: generate, guide, edit, invert, effect, stylize, audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from chainrule.cli._ask import make_spec, name_folder, read_lines
+from chainrule.cli._options import (
+    CHECKPOINT,
+    MEMORY,
+    OUTPUT,
+    QUIET,
+    Option,
+    SettingsCommand,
+    argument,
+    from_field,
+    make_command,
+    pick_inputs,
+)
+from chainrule.cli._settings import Typed
+from chainrule.cli._terminal import console, follow, plain_errors
+from chainrule.errors import UserError
+from chainrule.losses.registry import LOSSES
+from chainrule.methods.base import PRESETS
+from chainrule.runs import execute, find_run, read_spec, resume
+from chainrule.runs.spec import Inputs, RunSpec
+
+HINTS = ", ".join(spec.hint for spec in LOSSES.own.values())
+LOSS = Option(
+    "loss",
+    list[str] | None,
+    typer.Option(
+        "--loss", metavar="LOSS", help=f"Towards what: {HINTS}; with a weight, 0.5*...; they add up."
+    ),
+)
+METHOD = Option(
+    "method",
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        help="KIND or KIND:NAME=VALUE,...; several make a grid. See `chainrule methods`.",
+    ),
+)
+PRESET = Option(
+    "preset",
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="PRESET",
+        help=f"{', '.join(PRESETS)}: the paper's, the bundled world's, or those for little work.",
+    ),
+)
+COMMON = pick_inputs("negative_prompt", "guidance_scale")
+PROMPTS_FILE = Option(
+    "prompts",
+    Path | None,
+    typer.Option("--prompts", metavar="FILE", help="A text file with prompts, one in each line."),
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that begins a run.
+
+    Args:
+        name: The command's.
+        doc: What it does, in a sentence.
+        options: What it takes besides the checkpoint, the memory and the output.
+        methods: What is done, given the values, if no method is named.
+        preset: Whether settings come from a preset.
+        seeds: The seeds, if none are named.
+        guided: Whether guidance is the run's; if not, it is a setting of the method's own.
+        check: Raises UserError for what was not said.
+        after: Called with the folder and the spec when all is done.
+    """
+
+    name: str
+    doc: str
+    options: Sequence[Option]
+    methods: Callable[[dict[str, Any]], Sequence[str]]
+    preset: bool = False
+    seeds: str = "0-3"
+    guided: bool = True
+    check: Callable[[dict[str, Any]], None] = lambda values: None
+    after: Callable[[Path], None] = field(default=lambda folder: None)
+
+    def add_to(self, app: typer.Typer) -> None:
+        """Add the command to an app."""
+        common = COMMON if self.guided else []
+        options = [*self.options, *common, *CHECKPOINT, MEMORY, OUTPUT, QUIET]
+        function = make_command(self.name, self.doc, options, self.run)
+        app.command(cls=SettingsCommand)(function)
+
+    def spec(self, typed: Sequence[Typed], values: dict[str, Any]) -> RunSpec:
+        """The run that was asked for."""
+        self.check(values)
+        values = {**values, "seed": values.get("seed") or self.seeds}
+        methods = values.get("method") or self.methods(values)
+        return make_spec(values, typed, methods, preset=self.preset)
+
+    def run(self, typed: Sequence[Typed], values: dict[str, Any]) -> None:
+        """Do it."""
+        with plain_errors():
+            spec = self.spec(typed, values)
+            folder = name_folder(values["output"], spec)
+            follow(execute(spec, folder), folder, quiet=values["quiet"])
+            self.after(folder)
+
+
+def _require_loss(values: dict[str, Any]) -> None:
+    if not values.get("loss"):
+        raise UserError("there is no loss to guide", f"name one, {HINTS}", "loss")
+
+
+def _require_edit(values: dict[str, Any]) -> None:
+    photo, source = values.get("photo"), values.get("source") or ""
+    if photo is None and not source.strip():
+        raise UserError(
+            "there is no picture", "name one, or say what the model should draw first", "source"
+        )
+    asked = values.get("loss") or values.get("prompt") is not None
+    if not asked and not values.get("method"):
+        raise UserError(
+            "there is nothing to edit",
+            "say what the picture should show, or name a loss (--loss aesthetic=10)",
+            "prompt",
+        )
+    if values.get("prompt") is None:
+        values["prompt"] = source
+
+
+def _require_picture(values: dict[str, Any]) -> None:
+    values["prompt"] = [*(values.get("prompt") or ()), *read_lines(values.pop("prompts", None))]
+    if not values["prompt"]:
+        raise UserError("there are no prompts to tune on", "name ten or so", "prompt")
+
+
+def _report_inversion(folder: Path) -> None:
+    """Print how the way there and back went."""
+    import json
+
+    report = json.loads((folder / "report.json").read_text())
+    (method,) = report["methods"].values()
+    table = Table("latents", "drift", "pair apart", "spread", "PSNR to the photo")
+    for name, row in method["numbers"].items():
+        cells = [f"{row[key]:{form}}" if key in row else "" for key, form in FACTS.items()]
+        table.add_row(name, *cells, f"{row['psnr']:.2f} dB")
+    console.print(table)
+
+
+FACTS = {"drift": ".1e", "apart": ".3f", "spread": ".2f"}
+
+
+def _guided(values: dict[str, Any]) -> Sequence[str]:
+    return ["plain", "one-step", "doodl"]
+
+
+def _edited(values: dict[str, Any]) -> Sequence[str]:
+    return ["reconstruction", "one-step", "doodl"] if values.get("loss") else ["reconstruction", "edict"]
+
+
+PROMPT = argument(Inputs, "prompt", optional=True)
+SEED = from_field(Inputs, "seed")
+COMMANDS = (
+    Command("generate", "Draw images of a prompt.", [PROMPT, SEED], lambda values: ["plain"]),
+    Command(
+        "guide",
+        "Draw images of a prompt, guided by a loss.",
+        [PROMPT, LOSS, METHOD, PRESET, SEED],
+        _guided,
+        preset=True,
+        check=_require_loss,
+    ),
+    Command(
+        "edit",
+        "Edit a picture: from one description to another, inside a mask, or towards a loss.",
+        [
+            argument(Inputs, "photo", optional=True),
+            *pick_inputs("source", "prompt"),
+            LOSS,
+            METHOD,
+            PRESET,
+            *pick_inputs("mask", "exact"),
+            SEED,
+        ],
+        _edited,
+        preset=True,
+        seeds="0",
+        check=_require_edit,
+    ),
+    Command(
+        "invert",
+        "Find the noise that a photo would come from (EDICT), and measure the way there and back.",
+        [argument(Inputs, "photo"), *pick_inputs("source")],
+        lambda values: ["inversion"],
+        preset=True,
+        seeds="0",
+        after=_report_inversion,
+    ),
+    Command(
+        "effect",
+        "Learn an effect from one picture before and after it: a new word for other prompts.",
+        [argument(Inputs, "pictures", several=True), *pick_inputs("prompt"), SEED],
+        lambda values: ["effect"],
+        guided=False,
+    ),
+    Command(
+        "stylize",
+        "Learn the style of one picture: a LoRA that draws in it.",
+        [argument(Inputs, "pictures", several=True), *pick_inputs("prompt"), PROMPTS_FILE, SEED],
+        lambda values: ["stylize"],
+        guided=False,
+        seeds="0-9",
+        check=_require_picture,
+    ),
+    Command(
+        "audit",
+        "Find out how a classifier fails: images that it misreads after a small change of noise.",
+        [argument(Inputs, "prompt", several=True), SEED],
+        lambda values: ["audit"],
+        guided=False,
+        seeds="0-15",
+    ),
+)
+"""Each command: what it takes and what it does."""
+
+
+def run(
+    spec: Path = typer.Argument(help="The spec of a run: JSON, or YAML.", metavar="SPEC"),
+    output: Path | None = typer.Option(None, "-o", "--output", help="The run's folder; a new one."),
+    quiet: bool = typer.Option(False, "-q", "--quiet", help="Print the result only."),
+) -> None:
+    """Do the run that a file describes, as `spec.json` in a run's folder does."""
+    with plain_errors():
+        asked = read_spec(spec)
+        folder = name_folder(output, asked)
+        follow(execute(asked, folder), folder, quiet=quiet)
+
+
+def resume_run(
+    folder: Path = typer.Argument(help="The folder of a run that was stopped.", metavar="RUN"),
+    quiet: bool = typer.Option(False, "-q", "--quiet", help="Print the result only."),
+) -> None:
+    """Go on with a run that was stopped; it ends as if it never had been."""
+    with plain_errors():
+        follow(resume(folder), folder, quiet=quiet)
+
+
+def rerun(
+    picture: Path = typer.Argument(help="A picture of a run: an image, or its contact sheet."),
+    output: Path | None = typer.Option(None, "-o", "--output", help="The run's folder; a new one."),
+    quiet: bool = typer.Option(False, "-q", "--quiet", help="Print the result only."),
+) -> None:
+    """Make a picture again, from the settings that it carries."""
+    with plain_errors():
+        spec = find_run(picture)
+        folder = name_folder(output, spec)
+        follow(execute(spec, folder), folder, quiet=quiet)
+
+

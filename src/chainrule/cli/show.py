@@ -1,0 +1,146 @@
+"""The commands that show what there is: methods, models, estimate."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from chainrule.cli._options import CHECKPOINT, MEMORY, SettingsCommand, make_command
+from chainrule.cli._settings import Typed, find_settings
+from chainrule.cli._terminal import plain_errors
+from chainrule.cli.ask import COMMANDS
+from chainrule.errors import UserError
+from chainrule.memory import format_bytes
+from chainrule.methods.base import Method
+from chainrule.methods.registry import METHODS
+from chainrule.models import installed
+from chainrule.runs import count_passes, ladder, load_model, load_task
+
+WIDE = 200
+"""The width of a table that is not shown on a terminal."""
+
+
+def methods(
+    name: str | None = typer.Argument(None, help="Say what this one does.", metavar="METHOD"),
+) -> None:
+    """List the methods, or say what one does, its paper, its limits and its settings."""
+    with plain_errors():
+        if name is None:
+            width = max(map(len, METHODS))
+            for kind in METHODS:
+                typer.echo(f"{kind:{width}}  {_first_line(METHODS[kind])}")
+            typer.echo("\n`chainrule methods METHOD` says what one does, and its settings.")
+            return
+        method = METHODS[name]
+        typer.echo(f"{inspect.getdoc(method)}\n")
+        _print(_tabulate_settings(method))
+
+
+def models() -> None:
+    """List the checkpoints that can be used without a download."""
+    for name in installed():
+        typer.echo(name)
+
+
+def _first_line(method: type[Method]) -> str:
+    return (inspect.getdoc(method) or "").splitlines()[0]
+
+
+def _tabulate_settings(method: type[Method]) -> Table:
+    """A method's settings, from its schema."""
+    table = Table("setting", "default", "what it is", box=None, pad_edge=False)
+    for name in find_settings(method):
+        if "." not in name:
+            default, description = _describe(method, find_settings(method)[name])
+            table.add_row(name, default, description)
+    return table
+
+
+def _describe(method: type[Method], path: tuple[str, ...]) -> tuple[str, str]:
+    """The default and the description of a setting, or of a setting of a setting."""
+    info = method.model_fields[path[0]]
+    default: Any = info.get_default(call_default_factory=True)
+    if isinstance(default, BaseModel) and len(path) > 1:
+        inner = type(default).model_fields.get(path[1])
+        found = getattr(default, path[1], None)
+        return _write(found), f"{path[0]}: {inner.description if inner else ''}"
+    if isinstance(default, BaseModel):
+        return str(getattr(default, "kind", type(default).__name__)), "How a gradient is followed."
+    return _write(default), info.description or ""
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return "none" if not value else str(value)
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _estimate(typed: Sequence[Typed], values: dict[str, Any]) -> None:
+    """Print what a run would take."""
+    with plain_errors():
+        guide = next(command for command in COMMANDS if command.name == "guide")
+        values = {**values, "method": values.get("method") or [DEFAULT]}
+        spec = guide.spec(typed, values)
+        model, _ = count_passes(load_model(spec.checkpoint))
+        limit = spec.memory
+        without = spec.model_copy(update={"memory": None})
+        order = [label for label, _ in spec.labelled()]
+        rows = sorted(ladder(without, load_task(without, model)), key=lambda row: order.index(row.label))
+        table = Table("method", "plan")
+        for name in ("weights", "walk", "judge", "back", "peak", "evaluations"):
+            table.add_column(name, justify="right")
+        chosen: dict[str, str] = {}
+        for row in rows:
+            fits = limit is None or row.peak <= limit
+            if fits:
+                chosen.setdefault(row.label, f"{row.label}: {row.plan}, {format_bytes(row.peak)}")
+            parts = (row.weights, *(row.phases.get(name, 0) for name in ("walk", "judge", "back")))
+            cells = [format_bytes(part) if part else "" for part in (*parts, row.peak)]
+            style = None if fits else "dim"
+            table.add_row(row.label, str(row.plan), *cells, str(row.passes or ""), style=style)
+        _print(table)
+        typer.echo(
+            "Walk, judge and back: activations at their most, above the weights. Evaluations: of "
+            "the network on one latent, forwards and backwards, in an iteration of all images."
+        )
+        _tell_fit(limit, order, chosen)
+
+
+DEFAULT = "doodl"
+"""What is estimated if no method is named."""
+
+
+def _tell_fit(limit: int | None, order: Sequence[str], chosen: dict[str, str]) -> None:
+    """Say which plan fits, and refuse where none does."""
+    if limit is None:
+        return
+    if chosen:
+        typer.echo("\n".join(f"within {format_bytes(limit)}, {way}" for way in chosen.values()))
+    missing = [label for label in order if label not in chosen]
+    if missing:
+        raise UserError(
+            f"{format_bytes(limit)} is too little for {', '.join(missing)}",
+            "choose a smaller size, a smaller network for the loss, or more memory",
+            "memory",
+        )
+
+
+def _print(table: Table) -> None:
+    out = Console()
+    (out if out.is_terminal else Console(width=WIDE)).print(table)
+
+
+def add_estimate(app: typer.Typer) -> None:
+    """Add `estimate`, which takes what `guide` takes."""
+    guide = next(command for command in COMMANDS if command.name == "guide")
+    doc = "Say what a run would take, in memory and network evaluations, and which way fits."
+    options = [*guide.options, *CHECKPOINT, MEMORY]
+    app.command(cls=SettingsCommand)(make_command("estimate", doc, options, _estimate))
