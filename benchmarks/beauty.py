@@ -30,7 +30,7 @@ from chainrule.models import Model
 from chainrule.pictures import from_pil
 from chainrule.scenes.base import render, sample_scene
 from chainrule.scenes.judge import isolate, load_judge, read
-from chainrule.scenes.rating import rating
+from chainrule.scenes.rating import rate
 from contest import Case, Contender, Contest, Made, differences, options, over_groups
 
 TUNED = preset("tuned", "aesthetic", photo=True)
@@ -126,7 +126,7 @@ def shown(judge: ImageClassifier, image: Tensor) -> tuple[str, list[int]]:
 def loss_and_gradient(judge: ImageClassifier, made: Made, photos: Tensor) -> dict[str, np.ndarray]:
     """What is measured of each photo's edit, (photos,)."""
     stayed = np.array([kept(judge, p, i) for p, i in zip(photos, made.images, strict=True)])
-    rise = np.array([rating(i) - rating(p) for p, i in zip(photos, made.images, strict=True)])
+    rise = np.array([rate(i) - rate(p) for p, i in zip(photos, made.images, strict=True)])
     network = judge.network.network.convnext  # type: ignore[attr-defined]
     features = [network(images * 2 - 1).pooler_output for images in (photos, made.images)]
     distance = (features[0] - features[1]).norm(dim=1) / features[0].norm(dim=1)

@@ -24,19 +24,23 @@ from chainrule.runs.passes import Passes
 from chainrule.specs import Spec
 
 
-def make_options(about: str | None, work: str, *, tune: bool = True) -> Options:
+def make_options(
+    about: str | None, work: str, *, tune: bool = True, only: Sequence[str] | None = None
+) -> Options:
     """The options that all contests have.
 
     Args:
         about: What the benchmark is.
         work: The folder in runs/ where its images are kept.
         tune: Whether there is something to choose.
+        only: How the names of those begin that are run at toy size; None: all are.
     """
     options = Options(about)
     if tune:
         help_ = "compare hyper-parameters on other seeds"
         options.add_argument("--tune", action="store_true", help=help_)
-    options.add_argument("--only", nargs="*", help="run only methods whose name begins so")
+    help_ = "run only methods whose name begins so"
+    options.add("--only", nargs="*", help=help_, toy=only)
     options.add(
         "--work",
         type=Path,

@@ -1,69 +1,41 @@
-"""Optimisers against torch's own, and a training that is stopped and goes on."""
+"""An optimiser is a function: of a value, a gradient, and what it remembers. Whole runs: `methods/test_training.py`."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from chainrule import UserError
-from chainrule.optimise import Adam, Momentum, Optimiser, Training, train
+from chainrule.optimise import Adam, Momentum, Optimiser
 
-
-def trained(optimiser: Optimiser, iterations: int, state: Training | None = None) -> list[Training]:
-    parameters = {"a": torch.tensor([1.0, -2.0, 3.0]), "b": torch.tensor([[0.5]])}
-    parameters = {name: value.requires_grad_() for name, value in parameters.items()}
-
-    def objective(k: int) -> Tensor:
-        a, b = parameters.values()
-        return torch.stack(
-            [(a.square() * torch.tensor([1.0, 10.0, 0.1])).sum() * (1 + 0.1 * k), (b.sin() + a[0]).sum()]
-        )
-
-    return list(train(parameters, objective, optimiser, iterations, state or Training.of(parameters, 2)))
+G = torch.tensor([4.0, -0.5])
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (Adam(rate=0.1), lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.9, 0.99), eps=1e-12)),
-        (
-            Adam(rate=0.05, beta2=0.999, decay=0.1),
-            lambda p: torch.optim.AdamW(p, lr=0.05, betas=(0.9, 0.999), eps=1e-12, weight_decay=0.1),
-        ),
-        (Momentum(rate=0.01, clip=None), lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)),
-    ],
-    ids=["adam", "adamw", "momentum"],
-)
-def test_equals_torch(ours: Optimiser, theirs) -> None:
-    a, b = torch.tensor([1.0, -2.0, 3.0], requires_grad=True), torch.tensor([[0.5]], requires_grad=True)
-    optimiser = theirs([a, b])
-    for k in range(7):
-        optimiser.zero_grad()
-        loss = (a.square() * torch.tensor([1.0, 10.0, 0.1])).sum() * (1 + 0.1 * k) + (b.sin() + a[0]).sum()
-        loss.backward()
-        optimiser.step()
-    last = trained(ours, 7)[-1]
-    torch.testing.assert_close(last.values, {"a": a.detach(), "b": b.detach()})
-    assert last.losses.shape == (7, 2)
+@pytest.mark.parametrize("optimiser", [Momentum(), Adam(), Adam(decay=0.1)], ids=["momentum", "adam", "adamw"])
+def test_what_is_given_stays_as_it_was(optimiser: Optimiser) -> None:
+    value, gradient, memory = torch.ones(2), G.clone(), torch.ones(2, 2)
+    change, remembered = optimiser.update(value, gradient, memory, 3)
+    assert torch.equal(value, torch.ones(2))
+    assert torch.equal(gradient, G)
+    assert torch.equal(memory, torch.ones(2, 2))
+    assert change.shape == value.shape
+    assert remembered.shape == memory.shape
 
 
-def test_a_training_that_was_stopped_ends_the_same() -> None:
-    optimiser = Adam(rate=0.1, decay=0.01)
-    whole = trained(optimiser, 9)
-    again = Training.unpacked({name: value.clone() for name, value in whole[3].packed().items()})
-    resumed = trained(optimiser, 9, again)
-    assert [state.iteration for state in resumed] == [5, 6, 7, 8, 9]
-    for name, value in whole[-1].packed().items():
-        assert torch.equal(resumed[-1].packed()[name], value)
+def test_doodls_update_is_equation_8() -> None:
+    change, memory = Momentum(rate=2.0, clip=3.0, momentum=0.5).update(0 * G, G, torch.ones(2, 2), 0)
+    assert change.tolist() == [0.5 - 3.0, 0.5 + 1.0]
+    assert torch.equal(memory[0], change)
+    free, _ = Momentum(rate=2.0, clip=None, momentum=0.5).update(0 * G, G, torch.ones(2, 2), 0)
+    assert free.tolist() == [0.5 - 8.0, 0.5 + 1.0]
 
 
-def test_states_are_not_written_to_afterwards() -> None:
-    first, *_, last = trained(Adam(rate=0.1), 5)
-    assert not torch.equal(first.values["a"], last.values["a"])
+def test_adams_first_step_does_not_know_the_scale() -> None:
+    """Its rate is the length of the first step of every element, whatever the gradient."""
+    change, _ = Adam(rate=0.1).update(0 * G, G, torch.zeros(2, 2), 0)
+    torch.testing.assert_close(change, -0.1 * G.sign())
 
 
-def test_a_loss_that_is_not_finite_stops_the_training() -> None:
-    value = torch.ones(1, requires_grad=True)
-    with pytest.raises(UserError, match="not finite in iteration 0: lower the rate"):
-        list(train({"x": value}, lambda k: (value - 1).log(), Adam(), 3, Training.of({"x": value}, 1)))
+@pytest.mark.parametrize("fields", [{"rate": 0.0}, {"rate": -1.0}, {"beta1": 1.0}, {"decay": -0.1}, {"speed": 1.0}])
+def test_impossible_settings_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        Adam(**fields)

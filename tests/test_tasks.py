@@ -15,7 +15,7 @@ import tiny
 from chainrule.losses import load_clip, load_rater
 from chainrule.pictures import from_pil
 from chainrule.scenes.base import Scene, Thing, render, sample_scene
-from chainrule.scenes.rating import rating
+from chainrule.scenes.rating import rate
 from test_cli import call, images
 
 PROMPT = "a red shape on a white background"
@@ -163,5 +163,5 @@ def test_the_bundled_rater_agrees_with_the_definition() -> None:
     fresh = from_pil([render(sample_scene(seed)) for seed in range(300)])
     with torch.no_grad():
         rated = load_rater()(fresh)
-    true = torch.tensor([rating(image) for image in fresh])
+    true = torch.tensor([rate(image) for image in fresh])
     assert torch.corrcoef(torch.stack([rated, true]))[0, 1] > 0.5

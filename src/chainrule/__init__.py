@@ -1,11 +1,20 @@
 """chainrule: exact gradients through the whole sampling chain of a diffusion model."""
 
-from chainrule.errors import UserError
 from chainrule.diffusion.gradient import Adjoint, Backprop, Checkpoint, Reversible
+from chainrule.diffusion.sampling import invert, sample, sample_state
+from chainrule.diffusion.solvers import (
+    DDIM,
+    EDICT,
+    RK4,
+    AdamsBashforth,
+    Adaptive,
+    DPMSolver,
+    Euler,
+    Heun,
+)
+from chainrule.errors import UserError
 from chainrule.models import Model, load
 from chainrule.noise import Noise
-from chainrule.diffusion.sampling import invert, sample, sample_state
-from chainrule.diffusion.solvers import DDIM, EDICT, RK4, AdamsBashforth, Adaptive, DPMSolver, Euler, Heun
 
 __version__ = "0.2.0"
 

@@ -1,125 +1,121 @@
-"""A LoRA tuned through the whole chain: its start, its gradient, what it changes."""
+"""A style learnt as a LoRA. What a LoRA is, is tested in `models/test_lora.py`."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import chainrule
-from chainrule import Checkpoint, UserError, sample
+from chainrule import UserError, bundled
 from chainrule.losses import load_backbone
-from chainrule.methods import StyleTask, Stylization, stylize
-from chainrule.methods.stylize import adapted, draw, iterations, start
-from chainrule.optimise import Adam
-from tiny import family
+from chainrule.methods import Adam, StyleTask, Stylize, Task
+from chainrule.models import Model
+from tiny import load_once, save_family
 
-QUICK = Stylization(rank=2, epochs=2, batch=3, steps=2, optimiser=Adam(rate=0.01))
+TINY = "Stable Diffusion 1.x"
+QUICK = Stylize(rank=2, epochs=2, batch=3, steps=2, optimiser=Adam(rate=0.01), other_seeds=(7,))
+PICTURE = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+PROMPTS = ("a red square", "a blue circle")
 
 
-def studio(model: chainrule.Model) -> StyleTask:
+def studio(model: Model) -> StyleTask:
     features = load_backbone()
-    picture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    return StyleTask(model, ("a red square", "a blue circle"), (0, 1), picture, features, features)
+    return StyleTask(model, PROMPTS, (0, 1), PICTURE, features, features)
 
 
-@pytest.mark.parametrize("name", ["Stable Diffusion 1.x", "Stable Diffusion XL", "Stable Diffusion 3", "Flux.1 dev"])
-def test_a_new_adapter_changes_nothing_and_has_gradients(name: str) -> None:
-    model = chainrule.load(family(name))
-    samples = [("a red square", 0)]
-    with torch.no_grad():
-        before = draw(model, QUICK, samples)
-    weights = adapted(model, 2)
-    images = draw(model, QUICK, samples)
-    torch.testing.assert_close(images.detach(), before)
-    found = torch.autograd.grad(images.square().sum(), list(weights.values()))
-    assert sum(bool(gradient.any()) for gradient in found) >= len(found) / 4  # those of A are zero while B is
-    assert {
-        value.requires_grad for value in model.network.weights if all(value is not w for w in weights.values())
-    } == {False}
-    assert adapted(model, 2).keys() == weights.keys()  # the same, not another
-
-
-def test_its_gradient_is_that_of_finite_differences() -> None:
-    model = chainrule.load(family("Stable Diffusion 1.x").to(torch.float64))
-    weights = adapted(model, 2)
-    x_T, times = model.noise([0]).double(), model.schedule.times(3)
-    directions = {}
-    with torch.no_grad():
-        for i, (name, weight) in enumerate(weights.items()):
-            generator = torch.Generator().manual_seed(i)
-            weight += 0.1 * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-            directions[name] = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-
-    def loss(shift: float) -> torch.Tensor:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight += shift * directions[name]
-        denoiser = model.denoiser("a red square", guidance_scale=1.0)
-        return sample(denoiser, x_T, times, gradient=Checkpoint()).square().sum()
-
-    found = torch.autograd.grad(loss(0.0), list(weights.values()))
-    h = 1e-5
-    with torch.no_grad():
-        expected = (loss(h) - loss(-2 * h)) / (2 * h)
-    total = sum((gradient * directions[name]).sum() for name, gradient in zip(weights, found, strict=True))
-    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-8)
+def weights(model: Model) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.network.module.state_dict().items()}
 
 
 def test_an_epoch_draws_every_prompt_with_every_seed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, drawn = chainrule.load(family("Stable Diffusion 1.x")), []
+    drawn, draw = [], Stylize.draw
 
-    def noted(model, settings, samples):
+    def noted(method: Stylize, model: Model, samples: Sequence[tuple[str, int]], keep: int = 0) -> Tensor:
         drawn.append(samples)
-        return draw(model, settings, samples)
+        return draw(method, model, samples, keep)
 
-    monkeypatch.setattr(sys.modules["chainrule.methods.stylize"], "draw", noted)
-    work = studio(model)
-    assert len(list(stylize(work, QUICK))) == iterations(work, QUICK) == 4
+    monkeypatch.setattr(Stylize, "draw", noted)
+    work = studio(load_once(TINY))
+    assert len(list(QUICK.run(work))) == QUICK.count_iterations(work) == 4
     first, second = ([pair for batch in part for pair in batch] for part in (drawn[2:4], drawn[4:6]))
     assert sorted(first) == sorted(second) == sorted(work.samples)
     assert first != second
 
 
-def test_the_loss_falls_and_the_network_has_changed() -> None:
-    model = chainrule.load(family("Stable Diffusion 1.x"))
-    work, settings = studio(model), QUICK.model_copy(update={"epochs": 12, "batch": 4, "content": 0.0})
-    with torch.no_grad():
-        before = draw(model, settings, work.samples)
-    states = list(stylize(work, settings))
+def test_the_loss_falls_and_the_network_is_as_it_was_afterwards() -> None:
+    work, method = studio(load_once(TINY)), QUICK.model_copy(update={"epochs": 12, "batch": 4, "content": 0.0})
+    before = weights(work.model)
+    states = list(method.run(work))
     assert states[-1].losses[-1, 0] < states[0].losses[0, 0]
+    after = weights(work.model)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not work.model.network.module._forward_pre_hooks
+    sheet = method.result(work, states[-1])
+    assert sheet.numbers["style"] == states[-1].losses[-1, 0]
+    for column in sheet.columns.values():
+        assert not torch.allclose(*column)
+    still = method.result(work, replace(method.start(work), losses=torch.zeros(1, 2)))
+    for column in still.columns.values():
+        torch.testing.assert_close(*column)
+    assert weights(work.model).keys() == before.keys()
+
+
+def test_a_look_at_what_there_is_does_not_disturb_a_run() -> None:
+    work = studio(load_once(TINY))
+    whole = list(QUICK.run(work))
+    looked = []
+    for state in QUICK.run(work):
+        QUICK.result(work, state)
+        looked.append(state)
+    for one, other in zip(whole, looked, strict=True):
+        for name, value in one.tensors().items():
+            assert torch.equal(other.tensors()[name], value)
+    assert not getattr(work.model.network.module, "peft_config", {})
+
+
+def test_a_run_that_is_closed_or_fails_leaves_the_network_as_it_was() -> None:
+    work = studio(load_once(TINY))
+    before = weights(work.model)
+    states = QUICK.run(work)
+    next(states)
+    assert weights(work.model).keys() != before.keys()
+    states.close()
+    assert weights(work.model).keys() == before.keys()
+    broken = replace(work, content=lambda images: [images.flatten(2) * float("nan")])
+    with pytest.raises(UserError, match="not finite in iteration 0: lower the rate"):
+        list(QUICK.run(broken))
+    assert weights(work.model).keys() == before.keys()
+
+
+def test_what_is_written_is_what_was_learnt(tmp_path: Path) -> None:
+    """Anybody's loader of a LoRA draws from the file what was drawn in the end."""
+    folder = save_family(TINY, tmp_path / "pipeline")
+    work = studio(chainrule.load(folder))
+    *_, last = QUICK.run(work)
+    sheet = QUICK.result(work, last)
+    for name, write in QUICK.artefacts(work, last).items():
+        write(tmp_path / name)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["pytorch_lora_weights.safetensors"]
+    again = chainrule.load(folder, loras=[tmp_path / "pytorch_lora_weights.safetensors"])
     with torch.no_grad():
-        assert not torch.allclose(draw(model, settings, work.samples), before)
+        drawn = QUICK.draw(again, [(PROMPTS[0], 0)])
+    torch.testing.assert_close(drawn[0], next(iter(sheet.columns.values()))[1], rtol=1e-4, atol=1e-4)
 
 
-def test_it_starts_the_same_whatever_was_drawn_before() -> None:
-    values = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        values.append(start(studio(chainrule.load(family("Stable Diffusion 1.x"))), QUICK).values)
-    torch.testing.assert_close(*values, rtol=0, atol=0)
-
-
-def test_a_network_in_half_precision_has_an_adapter_in_float32() -> None:
-    model = chainrule.load(family("Stable Diffusion 1.x").to(torch.bfloat16))
-    weights = adapted(model, 2)
-    assert {value.dtype for value in weights.values()} == {torch.float32}
-    images = draw(model, QUICK, [("a red square", 0)])
-    assert any(gradient.any() for gradient in torch.autograd.grad(images.sum(), list(weights.values())))
-
-
-def test_a_lora_that_is_there_is_not_switched_off() -> None:
-    from peft import LoraConfig
-
-    pipeline = family("Stable Diffusion 1.x")
-    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["attn2.to_q"]), "own")
-    with pytest.raises(UserError, match="has a LoRA already"):
-        adapted(chainrule.load(pipeline), 2)
-
-
-def test_without_attention_there_is_nothing_to_tune() -> None:
-    from conftest import tiny_model
-
-    with pytest.raises(UserError, match="has no attention to its prompt that takes a LoRA"):
-        adapted(tiny_model(), 2)
+def test_it_says_what_it_lacks() -> None:
+    model = load_once(TINY)
+    task = Task(model, model.denoiser("a red square"), (0,), prompts=PROMPTS, pictures=(PICTURE,))
+    with pytest.raises(UserError, match="nothing sees the style"):
+        QUICK.prepare(task)
+    seen = QUICK.model_copy(update={"features": str(bundled.CLASSIFIER)})
+    assert seen.prepare(task).samples == [(prompt, 0) for prompt in PROMPTS]
+    with pytest.raises(UserError, match="a prompt is empty"):
+        seen.prepare(replace(task, prompts=("a red square", "")))
+    with pytest.raises(UserError, match="tokens and this model reads"):
+        seen.model_copy(update={"other": ("red " * 30,)}).prepare(task)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 import chainrule
-from chainrule.cli.ask import COMMANDS, rerun, resume_run, run
+from chainrule.cli.again import rerun, resume_run, run
+from chainrule.cli.ask import COMMANDS
 from chainrule.cli.show import add_estimate, methods, models
 
 app = typer.Typer(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import click
 import typer
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
@@ -26,13 +25,13 @@ SETTINGS = "chainrule.settings"
 class SettingsCommand(TyperCommand):
     """A command that keeps `--NAME VALUE` of settings that it does not know itself."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {name for param in self.params for name in param.opts} | {"--help"}
         rest, settings = split_settings(args, known)
         ctx.meta[SETTINGS] = settings
         return super().parse_args(ctx, rest)
 
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [*super().collect_usage_pieces(ctx), "[--SETTING VALUE ...]"]
 
 
@@ -104,7 +103,10 @@ def from_field(spec: Any, name: str, **changes: Any) -> Option:
         changes: typer's settings that differ.
     """
     info: FieldInfo = spec.model_fields[name]
-    flags = [NAMES.get(name, f"--{name.replace('_', '-')}"), *([SHORT[name]] if name in SHORT else [])]
+    flags = [
+        NAMES.get(name, f"--{name.replace('_', '-')}"),
+        *([SHORT[name]] if name in SHORT else []),
+    ]
     if info.annotation is bool:
         flags = flags[:1]
         return Option(name, bool, typer.Option(*flags, help=info.description, **changes), False)
@@ -151,7 +153,9 @@ def make_command(
     def command(ctx: typer.Context, **values: Any) -> None:
         body(ctx.meta.get(SETTINGS, []), values)
 
-    first = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    first = inspect.Parameter(
+        "ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+    )
     parameters = [first, *(option.parameter for option in options)]
     command.__name__, command.__doc__ = name, doc
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -160,7 +164,8 @@ def make_command(
 
 
 CHECKPOINT = [
-    from_field(Checkpoint, name, rich_help_panel="The checkpoint") for name in Checkpoint.model_fields
+    from_field(Checkpoint, name, rich_help_panel="The checkpoint")
+    for name in Checkpoint.model_fields
 ]
 """What every command that loads a model takes."""
 MEMORY = from_field(RunSpec, "memory")

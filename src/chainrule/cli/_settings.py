@@ -113,7 +113,9 @@ def apply_settings(typed: Sequence[Typed], chosen: Sequence[Chosen]) -> None:
         holders = [each for each in chosen if name in find_settings(each.kind)]
         if not holders:
             kinds = [each.kind for each in chosen]
-            raise UserError(f"nothing that was chosen has a setting {name!r}", _list_settings(kinds, name))
+            raise UserError(
+                f"nothing that was chosen has a setting {name!r}", _list_settings(kinds, name)
+            )
         for each in holders:
             each.set(name, value)
 

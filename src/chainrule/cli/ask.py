@@ -28,7 +28,7 @@ from chainrule.cli._terminal import console, follow, plain_errors
 from chainrule.errors import UserError
 from chainrule.losses.registry import LOSSES
 from chainrule.methods.base import PRESETS
-from chainrule.runs import execute, find_run, read_spec, resume
+from chainrule.runs import execute
 from chainrule.runs.spec import Inputs, RunSpec
 
 HINTS = ", ".join(spec.hint for spec in LOSSES.own.values())
@@ -36,7 +36,9 @@ LOSS = Option(
     "loss",
     list[str] | None,
     typer.Option(
-        "--loss", metavar="LOSS", help=f"Towards what: {HINTS}; with a weight, 0.5*...; they add up."
+        "--loss",
+        metavar="LOSS",
+        help=f"Towards what: {HINTS}; with a weight, 0.5*...; they add up.",
     ),
 )
 METHOD = Option(
@@ -163,7 +165,11 @@ def _guided(values: dict[str, Any]) -> Sequence[str]:
 
 
 def _edited(values: dict[str, Any]) -> Sequence[str]:
-    return ["reconstruction", "one-step", "doodl"] if values.get("loss") else ["reconstruction", "edict"]
+    return (
+        ["reconstruction", "one-step", "doodl"]
+        if values.get("loss")
+        else ["reconstruction", "edict"]
+    )
 
 
 PROMPT = argument(Inputs, "prompt", optional=True)
@@ -230,38 +236,3 @@ COMMANDS = (
     ),
 )
 """Each command: what it takes and what it does."""
-
-
-def run(
-    spec: Path = typer.Argument(help="The spec of a run: JSON, or YAML.", metavar="SPEC"),
-    output: Path | None = typer.Option(None, "-o", "--output", help="The run's folder; a new one."),
-    quiet: bool = typer.Option(False, "-q", "--quiet", help="Print the result only."),
-) -> None:
-    """Do the run that a file describes, as `spec.json` in a run's folder does."""
-    with plain_errors():
-        asked = read_spec(spec)
-        folder = name_folder(output, asked)
-        follow(execute(asked, folder), folder, quiet=quiet)
-
-
-def resume_run(
-    folder: Path = typer.Argument(help="The folder of a run that was stopped.", metavar="RUN"),
-    quiet: bool = typer.Option(False, "-q", "--quiet", help="Print the result only."),
-) -> None:
-    """Go on with a run that was stopped; it ends as if it never had been."""
-    with plain_errors():
-        follow(resume(folder), folder, quiet=quiet)
-
-
-def rerun(
-    picture: Path = typer.Argument(help="A picture of a run: an image, or its contact sheet."),
-    output: Path | None = typer.Option(None, "-o", "--output", help="The run's folder; a new one."),
-    quiet: bool = typer.Option(False, "-q", "--quiet", help="Print the result only."),
-) -> None:
-    """Make a picture again, from the settings that it carries."""
-    with plain_errors():
-        spec = find_run(picture)
-        folder = name_folder(output, spec)
-        follow(execute(spec, folder), folder, quiet=quiet)
-
-

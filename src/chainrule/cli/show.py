@@ -93,7 +93,9 @@ def _estimate(typed: Sequence[Typed], values: dict[str, Any]) -> None:
         limit = spec.memory
         without = spec.model_copy(update={"memory": None})
         order = [label for label, _ in spec.labelled()]
-        rows = sorted(ladder(without, load_task(without, model)), key=lambda row: order.index(row.label))
+        rows = sorted(
+            ladder(without, load_task(without, model)), key=lambda row: order.index(row.label)
+        )
         table = Table("method", "plan")
         for name in ("weights", "walk", "judge", "back", "peak", "evaluations"):
             table.add_column(name, justify="right")

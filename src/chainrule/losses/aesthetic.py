@@ -23,8 +23,8 @@ from chainrule import bundled
 from chainrule.errors import UserError
 from chainrule.losses.base import LossSpec, Term
 from chainrule.losses.clip import Clip, load_clip
-from chainrule.vision import load_weights
 from chainrule.specs import NetworkName
+from chainrule.vision import load_weights
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from torch.nn import functional
 from chainrule import bundled
 from chainrule.errors import UserError
 from chainrule.losses.base import LossSpec, Term, find_networks
-from chainrule.vision import Preprocess, load_pretrained
 from chainrule.specs import NetworkName
+from chainrule.vision import Preprocess, load_pretrained
 
 Objective = Callable[[Tensor, int], Tensor]
 """(logits (B, K), the index of the class) -> (B,)."""

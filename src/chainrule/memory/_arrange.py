@@ -62,7 +62,9 @@ def _store_in_bfloat16(module: nn.Module, undo: ExitStack) -> None:
         for name, value in (*module.named_parameters(), *module.named_buffers())
         if value.is_floating_point() and value.dtype != torch.bfloat16
     }
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in whole.items()}, path)
+    save_file(
+        {name: value.detach().cpu().contiguous().clone() for name, value in whole.items()}, path
+    )
 
     def restore() -> None:
         for name, value in load_file(path).items():

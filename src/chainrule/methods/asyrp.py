@@ -31,7 +31,9 @@ class Asyrp(OneShot):
     kind: Literal["asyrp"] = "asyrp"
     needs = Needs.PHOTO | Needs.PROMPT | Needs.SOURCE
     scale: float = Field(default=1.0, description="How far along the direction it goes.")
-    until: float = Field(default=0.8, ge=0, le=1, description="The share of the steps that it moves.")
+    until: float = Field(
+        default=0.8, ge=0, le=1, description="The share of the steps that it moves."
+    )
     steps: Steps = 50
 
     def prepare(self, task: Task) -> Task:
@@ -42,9 +44,7 @@ class Asyrp(OneShot):
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         return self.draw_along(Towards(task.denoiser, self.scale), task, on_step)
 
-    def draw_along(
-        self, direction: Direction, task: Task, on_step: OnStep | None = None
-    ) -> Drawn:
+    def draw_along(self, direction: Direction, task: Task, on_step: OnStep | None = None) -> Drawn:
         """The task's photos moved along a given direction.
 
         Args:

@@ -178,7 +178,9 @@ class Audit(Method):
             )
         if self.judge is not None and self.judge == self.classifier:
             raise UserError(
-                "the judge is the classifier itself", "name another, or nothing is found out", "judge"
+                "the judge is the classifier itself",
+                "name another, or nothing is found out",
+                "judge",
             )
         task.model.schedule.times(self.steps)
         task.model.text(task.prompts)  # one that is too long is refused now
@@ -233,9 +235,7 @@ class Audit(Method):
             return replace(state, done=state.done + 1)
         finished = search == len(radii)
         size = task.plan.batch_size or self.batch
-        parts = [
-            self._judge(task, state, part, finished, on_step) for part in running.split(size)
-        ]
+        parts = [self._judge(task, state, part, finished, on_step) for part in running.split(size)]
         seen, by_judge, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
         if not torch.isfinite(gradient).all():
             raise UserError(
@@ -290,9 +290,7 @@ class Audit(Method):
     # --- what was found -------------------------------------------------------------------------
 
     @torch.no_grad()
-    def compare(
-        self, task: AuditTask, state: AuditState, rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def compare(self, task: AuditTask, state: AuditState, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The images numbered `rows` before the audit and at its end."""
         before, after = (self.draw(task, x[rows], rows) for x in (state.start, state.x_T))
         return before, after
@@ -398,5 +396,3 @@ def _draw_curve(found: Mapping[str, Any]) -> Any:
     shown = ", ".join(f"{tau:g}" for tau in (0.0, *radii))
     ends = ("tau 0", f"tau {radii[-1] if radii else 0:g}")
     return chart(f"share misled, at tau = {shown}", curve, list(rows), ends)
-
-

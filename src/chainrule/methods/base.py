@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from chainrule.diffusion.batch import PerImage, select
+from chainrule.diffusion.batch import select
 from chainrule.diffusion.constraints import Constraint
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.gradient import Backprop, Gradient
@@ -59,7 +59,7 @@ class Needs(Flag):
 
 
 @dataclass(frozen=True, eq=False)
-class Photo(PerImage):
+class Photo:
     """Pictures to be edited, one for each seed.
 
     Args:
@@ -88,10 +88,13 @@ class Photo(PerImage):
 
     def select(self, rows: Sequence[int]) -> Photo:
         """Some of the photos."""
-        parts = (self.images, self.denoiser, self.mask, self.x_T, select_words(self.prompts, rows))
-        images, denoiser, mask, x_T, prompts = (select(part, rows) for part in parts)
         return replace(
-            self, images=images, denoiser=denoiser, mask=mask, x_T=x_T, prompts=prompts
+            self,
+            images=select(self.images, rows),
+            denoiser=self.denoiser.select(rows),
+            mask=select(self.mask, rows),
+            x_T=select(self.x_T, rows),
+            prompts=select_words(self.prompts, rows),
         )
 
     def composite(self, images: Tensor) -> Tensor:
@@ -186,7 +189,9 @@ class Task:
     def require_loss(self) -> Loss:
         """The loss. Raises UserError if there is none."""
         if self.loss is None:
-            raise UserError("this method needs a loss", "name one, for example classifier=heart", "loss")
+            raise UserError(
+                "this method needs a loss", "name one, for example classifier=heart", "loss"
+            )
         return self.loss
 
     def require_photo(self) -> Photo:
@@ -336,9 +341,7 @@ class Method(Spec, ABC):
     state: ClassVar[type[State]] = Drawn
 
     @abstractmethod
-    def run(
-        self, task: Any, state: Any = None, on_step: OnStep | None = None
-    ) -> Iterator[State]:
+    def run(self, task: Any, state: Any = None, on_step: OnStep | None = None) -> Iterator[State]:
         """The states from `state` on, each after one iteration; a method that draws once has one.
 
         Args:

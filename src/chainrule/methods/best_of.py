@@ -29,7 +29,9 @@ class BestOf(OneShot):
 
     kind: Literal["best-of"] = "best-of"
     needs = Needs.NOISE | Needs.LOSS
-    count: int = Field(default=8, ge=1, description="How many draws of the noise; the first is the plain image's.")
+    count: int = Field(
+        default=8, ge=1, description="How many draws of the noise; the first is the plain image's."
+    )
     steps: Steps = 50
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
@@ -40,17 +42,13 @@ class BestOf(OneShot):
         return self.model_copy(update={"steps": steps, "count": min(self.count, 2)})
 
 
-def draw_best(
-    task: Task, count: int, *, steps: int, on_step: OnStep | None = None
-) -> Result:
+def draw_best(task: Task, count: int, *, steps: int, on_step: OnStep | None = None) -> Result:
     """For each seed, the best of `count` draws of its noise by the task's loss."""
     _ = task.require_loss()
     return reduce(_better, draws(task, count, steps=steps, on_step=on_step))
 
 
-def draws(
-    task: Task, count: int, *, steps: int, on_step: OnStep | None = None
-) -> Iterator[Result]:
+def draws(task: Task, count: int, *, steps: int, on_step: OnStep | None = None) -> Iterator[Result]:
     """`count` batches of plain images, each from its own draw of the seeds' noise."""
     shape = task.model.codec.latent_shape
     for draw in range(count):
@@ -78,5 +76,3 @@ def _better(one: Result, other: Result) -> Result:
         choose(one.x_T, other.x_T),
         choose(*losses),
     )
-
-

@@ -118,7 +118,9 @@ def invert_photos(
     return tuple(torch.cat(latents) for latents in zip(*states, strict=True))
 
 
-def add_noise(task: Task, z: Tensor, steps: int, strength: float, eps: Tensor | None = None) -> Tensor:
+def add_noise(
+    task: Task, z: Tensor, steps: int, strength: float, eps: Tensor | None = None
+) -> Tensor:
     """Latents with the noise of the place where the last `strength` of a chain begins.
 
     Args:
@@ -152,7 +154,9 @@ def constrain_to_mask(task: Task) -> Task:
         return task
     if photo.mask is None:
         raise UserError(
-            "this method fills a part of the picture", "say which with a mask, white = change", "mask"
+            "this method fills a part of the picture",
+            "say which with a mask, white = change",
+            "mask",
         )
     z = encode_photos(task, fill_in(photo.images, photo.mask))
     known = NoisedReference(task.model.schedule, z, task.noise.stream(KNOWN))
@@ -163,4 +167,6 @@ def constrain_to_mask(task: Task) -> Task:
 def _split(task: Task, denoiser: Denoiser) -> list[tuple[list[int], Task, Denoiser]]:
     """The images that the plan computes together: their numbers, task, and denoiser."""
     parts = task.split(task.plan.batch_size)
-    return [(rows, part, denoiser if len(parts) == 1 else denoiser.select(rows)) for rows, part in parts]
+    return [
+        (rows, part, denoiser if len(parts) == 1 else denoiser.select(rows)) for rows, part in parts
+    ]

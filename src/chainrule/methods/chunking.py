@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -125,7 +125,7 @@ _CURES = "choose a plan for what there is (memory), a smaller size, fewer seeds 
 
 def run_within_memory(
     method: Method, task: Any, state: State | None = None, on_step: OnStep | None = None
-) -> Iterator[tuple[State, Any]]:
+) -> Generator[tuple[State, Any], None, None]:
     """The states of a method, each with the task under the plan that it was made with.
 
     If memory runs out, the iteration is done again under the next tighter plan, once, and that is
@@ -140,8 +140,9 @@ def run_within_memory(
             if _is_planned(task):
                 arranged.enter_context(arrange(task.model, task.loss, task.plan))
             try:
-                for state in method.run(task, state, on_step):
-                    yield state, task
+                for reached in method.run(task, state, on_step):
+                    state = reached
+                    yield reached, task
                 return
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or not _is_planned(task):

@@ -88,5 +88,3 @@ def find_difference(
     contrast = contrast.minimum(3 * contrast.mean(dim=(2, 3), keepdim=True))
     low, high = (pick(contrast, dim=(2, 3), keepdim=True) for pick in (torch.amin, torch.amax))
     return (contrast - low > threshold * (high - low)).to(z)
-
-

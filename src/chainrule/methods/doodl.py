@@ -121,7 +121,9 @@ class DOODLState(State):
             terms = changed.terms.new_zeros(*changed.terms.shape[:2], len(self.best_losses))
         new, old = changed.tensors(), replace(self, terms=terms).tensors()
         parts = {
-            name: value if value.ndim == 0 else value.index_copy(_BATCH.get(name, 0), index, new[name])
+            name: value
+            if value.ndim == 0
+            else value.index_copy(_BATCH.get(name, 0), index, new[name])
             for name, value in old.items()
         }
         return DOODLState(**parts)
@@ -212,7 +214,9 @@ class DOODL(Method):
     def _check(self) -> DOODL:
         if self.final_steps is not None and self.mix is not None:
             raise UserError(
-                "only DDIM can draw in other steps at the end", "omit it, or set mix to none", "final_steps"
+                "only DDIM can draw in other steps at the end",
+                "omit it, or set mix to none",
+                "final_steps",
             )
         return self
 
@@ -237,7 +241,13 @@ class DOODL(Method):
         return prepared
 
     def probe(self, steps: int) -> DOODL:
-        short = {"steps": steps, "iterations": 1, "start_of": 1, "final_steps": None, "target": None}
+        short = {
+            "steps": steps,
+            "iterations": 1,
+            "start_of": 1,
+            "final_steps": None,
+            "target": None,
+        }
         return self.model_copy(update=short)
 
     @classmethod
@@ -245,7 +255,9 @@ class DOODL(Method):
         """The paper's settings, those tuned on the bundled world, or those for little work."""
         kind, photo = situation.loss, situation.photo
         if photo and situation.name == "quick":
-            raise UserError("the preset quick draws from noise", "choose faithful or tuned", "preset")
+            raise UserError(
+                "the preset quick draws from noise", "choose faithful or tuned", "preset"
+            )
         tuned = TUNED.get(kind, TUNED["classifier"])
         found: dict[str, Any]
         if situation.name == "faithful":
@@ -310,9 +322,7 @@ class DOODL(Method):
         """Whether all iterations are done, or every image is good enough."""
         return state.iteration > self.iterations or bool(self._good(state.best_losses).all())
 
-    def advance(
-        self, task: Task, state: DOODLState, on_step: OnStep | None = None
-    ) -> DOODLState:
+    def advance(self, task: Task, state: DOODLState, on_step: OnStep | None = None) -> DOODLState:
         """One iteration of Algorithm 1 for each image that is not good enough yet."""
         todo = (~self._good(state.best_losses)).nonzero().flatten().tolist()
         size = task.plan.batch_size or len(todo)
@@ -381,9 +391,7 @@ class DOODL(Method):
         return loss.replay(task.noise.stream(CROPS), k)
 
     @torch.no_grad()
-    def redraw(
-        self, task: Task, state: DOODLState, on_step: OnStep | None = None
-    ) -> DOODLState:
+    def redraw(self, task: Task, state: DOODLState, on_step: OnStep | None = None) -> DOODLState:
         """The best noise in the final number of steps, kept where that image is the better one."""
         drawn = generate(
             task, state.best_x_T[0], self.final_steps or self.steps, on_step=on_step
@@ -441,5 +449,6 @@ def _check(name: str, values: Tensor, k: int, seeds: tuple[int, ...]) -> None:
     for value, seed in zip(values.tolist(), seeds, strict=True):
         if not math.isfinite(value):
             raise UserError(
-                f"{name} is {value} in iteration {k} (seed {seed})", "lower the rate, or use float32"
+                f"{name} is {value} in iteration {k} (seed {seed})",
+                "lower the rate, or use float32",
             )

@@ -32,7 +32,9 @@ class ILVR(OneShot):
 
     kind: Literal["ilvr"] = "ilvr"
     needs = Needs.PHOTO
-    factor: int = Field(default=4, ge=1, description="How coarse what is kept is, in latent pixels.")
+    factor: int = Field(
+        default=4, ge=1, description="How coarse what is kept is, in latent pixels."
+    )
     start: float = Field(default=0.0, ge=0, le=1, description="The share where keeping begins.")
     stop: float = Field(default=0.5, ge=0, le=1, description="The share where keeping ends.")
     eta: Eta = 1.0
@@ -42,7 +44,9 @@ class ILVR(OneShot):
     def _check(self) -> ILVR:
         if self.start > self.stop:
             raise UserError(
-                f"keeping starts at share {self.start} and stops at {self.stop}", "let it rise", "stop"
+                f"keeping starts at share {self.start} and stops at {self.stop}",
+                "let it rise",
+                "stop",
             )
         return self
 

@@ -98,7 +98,8 @@ class Inversion(Method):
             for trip in trips.values()
         ]
         first = trips[DTYPES[0]]
-        yield InversionState(*first.state, first.images, torch.tensor(rows, dtype=torch.float64))
+        x, y = first.state
+        yield InversionState(x, y, first.images, torch.tensor(rows, dtype=torch.float64))
 
     @torch.no_grad()
     def result(self, task: Task, state: InversionState) -> Sheet:
@@ -169,5 +170,7 @@ def measure_round_trip(
     state = invert(photo.denoiser, z, times, solver=solver, on_step=on_step)
     last = sample_state(photo.denoiser, state, times, solver=solver, on_step=on_step)
     back = solver.final(last)
-    error, apart = (((a - b).norm() / b.norm()).item() for a, b in ((back, z), (state[-1], state[0])))
+    error, apart = (
+        ((a - b).norm() / b.norm()).item() for a, b in ((back, z), (state[-1], state[0]))
+    )
     return RoundTrip(state, model.decode(back.float()), error, apart, state[0].std().item())

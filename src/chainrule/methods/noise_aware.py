@@ -69,7 +69,9 @@ class NoiseAwareGuidance(OneShot):
         _, first = next(iter(weighted_terms(task.loss)), (1.0, None))
         if not isinstance(first, Classifier):
             raise UserError(
-                "the noise-aware classifier knows shapes", "ask for one first: classifier=SHAPE", "loss"
+                "the noise-aware classifier knows shapes",
+                "ask for one first: classifier=SHAPE",
+                "loss",
             )
         from chainrule.models.noise_aware import load_noise_aware
 

@@ -1,4 +1,4 @@
-"""Ho, Jain & Abbeel, "Denoising Diffusion Probabilistic Models", 2020; Song et al., "DDIM", 2021."""
+"""Plain sampling: Ho, Jain & Abbeel, "DDPM", 2020; Song, Meng & Ermon, "DDIM", 2021."""
 
 from __future__ import annotations
 

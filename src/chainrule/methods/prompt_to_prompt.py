@@ -145,7 +145,9 @@ class PromptToPrompt(OneShot):
         for word, weight in self.weight.items():
             where = find_word(text, word, wanted)
             if not where.any():
-                raise UserError(f"the prompt has no word {word!r}", "name one that it has", "weight")
+                raise UserError(
+                    f"the prompt has no word {word!r}", "name one that it has", "weight"
+                )
             weights[where] = weight
         return weights
 
@@ -158,7 +160,9 @@ class PromptToPrompt(OneShot):
             found = [find_word(text, word, prompts) for prompts in (shown, wanted)]
             if not any(where.any() for where in found):
                 raise UserError(
-                    f"neither prompt has the word {word!r}", "blend where one of theirs looks", "blend"
+                    f"neither prompt has the word {word!r}",
+                    "blend where one of theirs looks",
+                    "blend",
                 )
             for half, where in zip(looking, found, strict=True):
                 half[where] = 1.0
@@ -168,7 +172,9 @@ class PromptToPrompt(OneShot):
 def _pad(source: Sequence[str], target: Sequence[str]) -> tuple[list[str], list[str]]:
     """Prompts of both, one for all or one for each, as many of one as of the other."""
     most = max(len(source), len(target))
-    shown, wanted = (list(each) if len(each) == most else [*each] * most for each in (source, target))
+    shown, wanted = (
+        list(each) if len(each) == most else [*each] * most for each in (source, target)
+    )
     return shown, wanted
 
 

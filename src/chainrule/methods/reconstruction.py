@@ -19,6 +19,7 @@ from chainrule.methods.base import (
 )
 from chainrule.methods.chains import OneShot, generate, invert_photos
 
+
 class Reconstruction(OneShot):
     """Takes a photo to its noise and back under one description, by EDICT.
 

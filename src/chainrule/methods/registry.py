@@ -14,8 +14,8 @@ from chainrule.methods.doodl import DOODL
 from chainrule.methods.edict import EDICTEdit
 from chainrule.methods.effect import Effect
 from chainrule.methods.ilvr import ILVR
-from chainrule.methods.noise_aware import NoiseAwareGuidance
 from chainrule.methods.inversion import Inversion
+from chainrule.methods.noise_aware import NoiseAwareGuidance
 from chainrule.methods.one_step import OneStepGuidance
 from chainrule.methods.plain import Plain
 from chainrule.methods.prompt_to_prompt import PromptToPrompt

@@ -89,8 +89,11 @@ def find_energies(task: Task) -> list[tuple[float, Energy]]:
         elif isinstance(term, Style):
             found.append((weight, by.Style(_like(task, encoder, term.picture))))
         else:
-            known = "text, image, perceptual and style"
-            raise UserError(f"semantic guidance knows {known}, not {term.name}", "omit it", "loss")
+            raise UserError(
+                f"semantic guidance knows text, image, perceptual and style, not {term.names[0]}",
+                "omit it",
+                "loss",
+            )
     if not found and task.photo is not None:
         text = load_clip(None, task.model.device).embed_texts(list(task.prompts))
         like = by.Likeness(encoder, task.model.schedule, encode_photos(task))

@@ -36,7 +36,7 @@ from chainrule.methods.base import (
 from chainrule.methods.training import Training, train
 from chainrule.models import BUNDLED
 from chainrule.models.base import Model
-from chainrule.models.lora import add_lora, remove_lora, reset_lora, save_lora
+from chainrule.models.lora import add_lora, has_lora, remove_lora, reset_lora, save_lora
 from chainrule.noise import Noise
 from chainrule.optimise import Adam
 from chainrule.specs import NetworkName
@@ -134,8 +134,10 @@ class Stylize(Method):
             )
         task.model.text([*task.prompts, *self.other])  # one that is too long is refused now
         device, picture = task.model.device, task.pictures[0].to(task.model.device)
-        eyes = (load_features(self.features or usual, device) for usual in USUAL_FEATURES)
-        return StyleTask(task.model, task.prompts, task.seeds, picture, *eyes, plan=task.plan)
+        style, content = (load_features(self.features or name, device) for name in USUAL_FEATURES)
+        return StyleTask(
+            task.model, task.prompts, task.seeds, picture, style, content, plan=task.plan
+        )
 
     def draw(self, model: Model, samples: Samples, keep: int = 0) -> Tensor:
         """The images (B, 3, H, W) of prompts and seeds."""
@@ -212,16 +214,28 @@ USUAL_FEATURES = (bundled.CLIP, bundled.CLASSIFIER)
 def _tuned(
     model: Model, rank: int, values: Mapping[str, Tensor] | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """While this lasts, the model has a LoRA: the one of `values`, or one that changes nothing."""
+    """While this lasts, the model has a LoRA: the one of `values`, or one that changes nothing.
+
+    What it had before, as within a run, it has again afterwards.
+    """
+    nested = has_lora(model)
     weights: dict[str, Any] = add_lora(model, rank)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         reset_lora(weights)
-        with torch.no_grad():
-            for name, value in (values or {}).items():
-                weights[name].copy_(value)
+        _set(weights, values or {})
         yield weights
     finally:
-        remove_lora(model)
+        if nested:
+            _set(weights, before)
+        else:
+            remove_lora(model)
+
+
+@torch.no_grad()
+def _set(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        weights[name].copy_(value)
 
 
 def _split(samples: Samples, size: int) -> list[Samples]:

@@ -103,5 +103,6 @@ def train(
 def _check(values: list[float], k: int) -> None:
     if not all(math.isfinite(value) for value in values):
         raise UserError(
-            f"the loss or its gradient is not finite in iteration {k}", "lower the rate, or use float32"
+            f"the loss or its gradient is not finite in iteration {k}",
+            "lower the rate, or use float32",
         )

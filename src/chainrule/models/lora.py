@@ -64,11 +64,15 @@ def reset_lora(weights: Mapping[str, Tensor]) -> None:
                 weight.zero_()
 
 
+def has_lora(model: Model) -> bool:
+    """Whether a model has the LoRA of `add_lora`."""
+    return ADAPTER in getattr(_network(model), "peft_config", {})
+
+
 def remove_lora(model: Model) -> None:
     """Take the LoRA of `add_lora` away again, in place: the network is as it was."""
-    network = _network(model)
-    if ADAPTER in getattr(network, "peft_config", {}):
-        network.unload_lora()
+    if has_lora(model):
+        _network(model).unload_lora()
 
 
 def lora_weights(model: Model) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from chainrule.scenes.judge import MIN_CHROMA, hue
 FARTHEST = 12.0
 
 
-def rating(image: Tensor) -> float:
+def rate(image: Tensor) -> float:
     """The rating, 1 to 10, of an `image` (3, H, W) in [0, 1]; 1 if nothing in it is coloured."""
     image = image.detach().float().cpu()
     chroma = image.amax(0) - image.amin(0)

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chainrule.losses.clip import load_clip
-from chainrule.scenes.rating import rating
+from chainrule.scenes.rating import rate
 from chainrule.scenes.train.base import Settings, reconstructions
 
 RIDGE = 1e-3
@@ -27,7 +27,7 @@ def train(settings: Settings, count: int = 20_000) -> None:
     for index in torch.arange(min(count, len(data))).split(200):
         images = data.batch(index.numpy(), settings.device) / 2 + 0.5
         embeddings.append(clip.embed_images(images).cpu())
-        ratings += [rating(image) for image in images]
+        ratings += [rate(image) for image in images]
     x, y = torch.cat(embeddings).double(), torch.tensor(ratings).double()
     weight, bias = _fit_line(x[:-TEST], y[:-TEST])
     error = x[-TEST:] @ weight + bias - y[-TEST:]

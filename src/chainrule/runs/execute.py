@@ -1,0 +1,233 @@
+"""The one way in which anything is done: a spec, a folder, and events on the way.
+
+    for event in execute(spec, Path("runs/heart")):
+        print(event)
+
+Every state of every method goes through the same file, so that whatever stops a run (a closed
+iterator, Ctrl-C, kill -9), it goes on from there as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chainrule.errors import UserError
+from chainrule.memory import arrange
+from chainrule.methods.base import Method, State
+from chainrule.methods.chunking import run_within_memory
+from chainrule.models import Model
+from chainrule.runs._coroutine import Coroutine, Emit, Stopped
+from chainrule.runs.estimate import fit_plan
+from chainrule.runs.events import Done, Event, Iteration, MethodBegun, PictureReady, Step, Warned
+from chainrule.runs.folder import SPEC, Folder, Kept, require_empty
+from chainrule.runs.load import load_model, load_task, prepare_methods
+from chainrule.runs.passes import Passes, count_passes
+from chainrule.runs.report import Outcome, Reporter, write_artefacts
+from chainrule.runs.spec import RunSpec
+
+
+def execute(spec: RunSpec, folder: Path, model: Model | None = None) -> Iterator[Event]:
+    """Do a run, or what is not yet done of it, and tell of it on the way.
+
+    Nothing happens before the first event is asked for, or between two. Closing the iterator stops
+    the run; what there is by then, the best so far, is written.
+
+    Args:
+        spec: What is asked for.
+        folder: Where it is done: a new folder, or the one of this very run.
+        model: The model, if it is loaded already.
+
+    Raises:
+        UserError: For whatever a user can cure. A mistake in the spec leaves no folder behind.
+    """
+
+    def work(emit: Emit[Event]) -> None:
+        _Run(spec, folder, model, emit).do()
+
+    return Coroutine(work).iterate()
+
+
+def resume(folder: Path, model: Model | None = None) -> Iterator[Event]:
+    """Go on with the run of a folder. It ends as if it had never been stopped."""
+    return execute(Folder.open(folder).written, folder, model)
+
+
+@dataclass
+class _Run:
+    """A run under way.
+
+    Args:
+        spec: What is asked for.
+        path: The folder's.
+        model: The model, if it is loaded already.
+        emit: Told what happens.
+        outcomes: What each method has made so far.
+    """
+
+    spec: RunSpec
+    path: Path
+    model: Model | None
+    emit: Emit[Event]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def do(self) -> None:
+        """All of it."""
+        with torch.no_grad(), _told_warnings(self.emit):
+            folder = self._open()
+            spec = self.spec if folder is None else folder.spec
+            model, passes = count_passes(self.model or load_model(spec.checkpoint))
+            task = fit_plan(spec, load_task(spec, model))
+            methods = prepare_methods(spec, task)
+            folder = folder or Folder.create(self.path, spec)
+            reporter = Reporter.of(folder, task)
+            try:
+                for label, (method, own) in methods.items():
+                    _Work(folder, label, method, own, passes, self.emit, self._keep).do(reporter)
+            except (Stopped, KeyboardInterrupt, UserError):
+                self._finish(reporter)
+                raise
+            self.emit(Done(folder.path, self._finish(reporter)))
+
+    def _open(self) -> Folder | None:
+        """The folder, if it holds this very run; None if there is to be a new one."""
+        if not (self.path / SPEC).is_file():
+            require_empty(self.path)
+            return None
+        folder = Folder.open(self.path)
+        if not folder.holds(self.spec):
+            require_empty(self.path)
+        return folder
+
+    def _keep(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.label] = outcome
+
+    def _finish(self, reporter: Reporter) -> Path:
+        """Write what there is."""
+        for outcome in self.outcomes.values():
+            if not outcome.finished:
+                reporter.write_images(outcome)
+        return reporter.write_all(list(self.outcomes.values()))
+
+
+@dataclass
+class _Work:
+    """One method of a run.
+
+    Args:
+        folder: The run's.
+        label: The method's name in it.
+        method: The method.
+        task: What it takes.
+        passes: Counts the network's evaluations.
+        emit: Told what happens.
+        keep: Given what there is, at the end and at a stop.
+    """
+
+    folder: Folder
+    label: str
+    method: Method
+    task: Any
+    passes: Passes
+    emit: Emit[Event]
+    keep: Callable[[Outcome], None]
+
+    def do(self, reporter: Reporter) -> None:
+        """Do what is not yet done."""
+        device = self.folder.spec.checkpoint.device
+        kept = self.folder.read_state(self.label, device) or Kept({})
+        state = self._state(kept)
+        begun = 0 if state is None else state.iteration
+        self.emit(MethodBegun(self.label, self._total(), begun))
+        try:
+            if not kept.finished:
+                state, kept = self._iterate(state, kept)
+        except BaseException:
+            self._keep_last()
+            raise
+        if state is None:
+            raise UserError(f"{self.label} has nothing to do", "ask for one iteration or more")
+        outcome = self._outcome(state, kept)
+        self.keep(outcome)
+        for path in reporter.write_images(outcome):
+            self.emit(PictureReady(self.label, path))
+
+    def _total(self) -> int | None:
+        limit = self.folder.spec.stop_after.get(self.label)
+        return limit if limit is not None else self.method.count_iterations(self.task)
+
+    def _state(self, kept: Kept) -> State | None:
+        if not kept.tensors:
+            return None
+        found: State = type(self.method).state.from_tensors(kept.tensors)
+        return found
+
+    def _iterate(self, state: State | None, before: Kept) -> tuple[State | None, Kept]:
+        """Iterate to the end; each state is on disk before anybody is told."""
+        limit = self.folder.spec.stop_after.get(self.label)
+        clock, counted = time.monotonic(), self.passes.total
+        on_step = partial(_tell_step, self.emit, self.label)
+        states = run_within_memory(self.method, self.task, state, on_step)
+        kept = before
+        with ExitStack() as closing:
+            closing.callback(states.close)
+            for state, self.task in states:
+                seconds = before.seconds + time.monotonic() - clock
+                passes = before.passes + self.passes.total - counted
+                kept = Kept(state.tensors(), False, seconds, passes)
+                self.folder.write_state(self.label, kept)
+                done = Iteration(self.label, state.iteration, self._total(), state.numbers)
+                self.emit(done)
+                if limit is not None and state.iteration >= limit:
+                    break
+        if state is not None:
+            kept = Kept(kept.tensors, True, kept.seconds, kept.passes)
+            self.folder.write_state(self.label, kept)
+        return state, kept
+
+    def _keep_last(self) -> None:
+        """Give what the file holds: the best so far of what was stopped."""
+        device = self.folder.spec.checkpoint.device
+        kept = self.folder.read_state(self.label, device)
+        state = None if kept is None else self._state(kept)
+        if kept is not None and state is not None:
+            self.keep(self._outcome(state, kept))
+
+    def _outcome(self, state: State, kept: Kept) -> Outcome:
+        with ExitStack() as arranged:
+            arranged.enter_context(arrange(self.task.model, self.task.loss, self.task.plan))
+            result = self.method.result(self.task, state)
+            write_artefacts(self.folder, self.method, self.task, state)
+        return Outcome(
+            self.label,
+            self.method,
+            result,
+            state.iteration,
+            kept.finished,
+            kept.seconds,
+            kept.passes,
+        )
+
+
+def _tell_step(emit: Emit[Event], label: str, done: int, total: int) -> None:
+    emit(Step(label, done, total))
+
+
+@contextmanager
+def _told_warnings(emit: Emit[Event]) -> Iterator[None]:
+    """While this lasts, warnings are events."""
+    with warnings.catch_warnings():
+
+        def show(message: Warning | str, *_: Any, **__: Any) -> None:
+            emit(Warned(str(message)))
+
+        warnings.showwarning = show
+        yield

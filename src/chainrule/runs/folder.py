@@ -1,0 +1,253 @@
+"""A run's folder: everything that it needs, and everything that comes of it.
+
+    spec.json               what is asked for, whole; files are named as they are in the folder
+    inputs/                 the files that it reads, copied in, with their digests in digests.json
+    <method>.safetensors    a method's state after its last iteration, with its own digest
+    images/                 <method>-<seed>.png
+    contact-sheet.png, loss.png, report.json, report.csv
+
+Every file is written under another name and then renamed, so that a stop at any moment leaves whole
+files, and everything random can be replayed: a resumed run ends with the bytes of one that was
+never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import chainrule
+from chainrule.errors import UserError
+from chainrule.runs.spec import RunSpec, read_spec
+from chainrule.specs import map_files
+
+SPEC, DIGESTS, INPUTS, SHEET = "spec.json", "digests.json", "inputs", "contact-sheet.png"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A method's work so far, as a file holds it.
+
+    Args:
+        tensors: Its state.
+        finished: Whether that is all.
+        seconds: How long it took.
+        passes: How often the network was evaluated on one latent, forwards and backwards.
+    """
+
+    tensors: Mapping[str, Tensor]
+    finished: bool = False
+    seconds: float = 0.0
+    passes: int = 0
+
+
+class Folder:
+    """A folder with a run in it.
+
+    Args:
+        path: Where it is.
+        spec: What is asked for; its files are named by where they are now.
+        written: The same, with files named as in `spec.json`.
+    """
+
+    def __init__(self, path: Path, spec: RunSpec, written: RunSpec) -> None:
+        self.path, self.spec, self.written = path, spec, written
+
+    @classmethod
+    def create(cls, path: Path, spec: RunSpec) -> Folder:
+        """A new folder, with its inputs. Raises UserError if it cannot be, or holds something."""
+        require_empty(path)
+        with _explain(path):
+            path.mkdir(parents=True, exist_ok=True)
+            written, digests = _copy_inputs(path, spec)
+            write_text(path / DIGESTS, json.dumps(digests, indent=2))
+            write_text(path / SPEC, written.dump())
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Folder:
+        """A folder that is there. Raises UserError if it holds no run, or a damaged one."""
+        if not path.is_dir():
+            raise UserError(f"{path} is not a run's folder", "name one that chainrule wrote")
+        if not (path / SPEC).is_file():
+            raise UserError(
+                f"{path} holds no run (no {SPEC})", "name a folder that chainrule wrote"
+            )
+        written = read_spec(path / SPEC)
+        _check_inputs(path)
+        return cls(path, map_files(written, lambda file: path / file), written)
+
+    def holds(self, spec: RunSpec) -> bool:
+        """Whether its run is the one of `spec`, whose files may be elsewhere."""
+        same = map_files(spec, lambda file: Path(INPUTS) / file.name)
+        return spec in (self.spec, self.written) or same == self.written
+
+    # --- states ---------------------------------------------------------------------------------
+
+    def read_state(self, label: str, device: str) -> Kept | None:
+        """A method's work so far; None if there is none.
+
+        Raises:
+            UserError: If the file is damaged, or of another run.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self._state(label)
+        if not path.exists():
+            return None
+        cure = "delete it, and the method begins again"
+        try:
+            with safe_open(path, framework="pt", device=device) as file:
+                facts = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error})", cure) from error
+        if facts.get("run") != self._identity(label):
+            raise UserError(f"{path} is the state of another run", cure)
+        if facts.get("digest") != digest_tensors(tensors):
+            raise UserError(f"{path} is damaged (its digest is another)", cure)
+        finished = facts.get("finished") == "true"
+        return Kept(tensors, finished, float(facts.get("seconds", 0)), int(facts.get("passes", 0)))
+
+    def write_state(self, label: str, kept: Kept) -> None:
+        """Write a method's work so far, in the place of what was there."""
+        from safetensors.torch import save_file
+
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in kept.tensors.items()}
+        facts = {
+            "chainrule": chainrule.__version__,
+            "run": self._identity(label),
+            "digest": digest_tensors(tensors),
+            "finished": str(kept.finished).lower(),
+            "seconds": f"{kept.seconds:.3f}",
+            "passes": str(kept.passes),
+        }
+        with write_atomically(self._state(label)) as path:
+            save_file(tensors, path, metadata=facts)
+
+    def _state(self, label: str) -> Path:
+        return self.path / f"{name_file(label)}.safetensors"
+
+    def _identity(self, label: str) -> str:
+        """What a state belongs to: this run's inputs, and this method."""
+        method = dict(self.written.labelled())[label]
+        parts = self.written.model_dump(mode="json", exclude={"methods", "memory", "stop_after"})
+        whole = [parts, method.model_dump(mode="json"), read_digests(self.path)]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def name_file(label: str) -> str:
+    """A label as a file's name."""
+    safe = (c if c.isalnum() or c in "-_.=+" else "-" for c in label)
+    return "".join(safe)[:100]
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of some tensors: names, kinds, shapes, bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def require_empty(path: Path) -> None:
+    """Raise UserError if a folder of that name holds something."""
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(
+            f"{path} is not empty", f"choose another, or `chainrule resume {path}`", "output"
+        )
+
+
+def read_digests(path: Path) -> dict[str, str]:
+    """The digests of a folder's inputs, by their names in it."""
+    try:
+        found: Any = json.loads((path / DIGESTS).read_text())
+        return {str(name): str(digest) for name, digest in found.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path / DIGESTS} is damaged ({error})", "begin the run anew") from error
+
+
+def _copy_inputs(path: Path, spec: RunSpec) -> tuple[RunSpec, dict[str, str]]:
+    """Copy the files that a spec names; the spec with their new names, and their digests."""
+    digests: dict[str, str] = {}
+    names: dict[Path, Path] = {}
+
+    def copy(file: Path) -> Path:
+        if file not in names:
+            taken = [name.name for name in names.values()]
+            name = file.name if file.name not in taken else f"{len(taken)}-{file.name}"
+            (path / INPUTS).mkdir(exist_ok=True)
+            shutil.copyfile(file.expanduser(), path / INPUTS / name)
+            names[file] = Path(INPUTS) / name
+            digests[f"{INPUTS}/{name}"] = digest_file(path / INPUTS / name)
+        return names[file]
+
+    return map_files(spec, copy), digests
+
+
+def _check_inputs(path: Path) -> None:
+    """Raise UserError if a file that a run reads is not what it was."""
+    for name, digest in read_digests(path).items():
+        try:
+            same = digest_file(path / name) == digest
+        except OSError as error:
+            raise UserError(
+                f"{path / name} cannot be read ({error.strerror})", "put it back"
+            ) from error
+        if not same:
+            raise UserError(
+                f"{path / name} is not what it was", "put it back, or begin the run anew"
+            )
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` only when all is written."""
+    partial = path.with_name(f".part-{path.name}")
+    with _explain(path):
+        partial.unlink(missing_ok=True)  # a link is not followed
+        try:
+            yield partial
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file."""
+    with write_atomically(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _explain(path: Path) -> Iterator[None]:
+    """What the system refuses, in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{path} cannot be written ({reason})", "choose another place", "output"
+        ) from error

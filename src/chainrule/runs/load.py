@@ -1,0 +1,147 @@
+"""From what a run is asked for to its task: the model, the losses, the photo and its mask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainrule.diffusion.denoiser import Denoiser
+from chainrule.errors import UserError
+from chainrule.images import colour_mask, load_mask, load_picture, resize
+from chainrule.losses.base import sum_losses
+from chainrule.methods.base import Method, Needs, Photo, Task
+from chainrule.methods.chains import constrain_to_mask
+from chainrule.methods.diffedit import find_difference
+from chainrule.methods.plain import Plain
+from chainrule.models import Model, load
+from chainrule.runs.spec import DTYPES, Checkpoint, Inputs, RunSpec
+
+
+def load_model(checkpoint: Checkpoint) -> Model:
+    """The model. Raises UserError if there is none, or if it cannot be loaded so."""
+    return load(
+        checkpoint.model,
+        dtype=DTYPES[checkpoint.dtype],
+        device=checkpoint.device,
+        variant=checkpoint.variant,
+        size=checkpoint.size,
+        embeddings=checkpoint.embedding,
+        loras=checkpoint.lora,
+    )
+
+
+def load_task(spec: RunSpec, model: Model | None = None) -> Task:
+    """The task that all of a run's methods share. Nothing is written.
+
+    Args:
+        spec: What is asked for.
+        model: The model, if it is loaded already.
+
+    Raises:
+        UserError: For whatever is missing, or does not fit together.
+    """
+    model = load_model(spec.checkpoint) if model is None else model
+    _check(spec, model)
+    inputs = spec.inputs
+    losses = [each.build(model.device) for each in spec.losses]
+    task = Task(
+        model,
+        _tell(model, inputs, inputs.prompt),
+        inputs.seed,
+        sum_losses(losses) if losses else None,
+        prompts=inputs.prompt,
+        pictures=tuple(load_picture(path).to(model.device) for path in inputs.pictures),
+    )
+    if not inputs.edits:
+        return task
+    with torch.no_grad():
+        task = replace(task, photo=_load_photo(spec, task))
+        if not inputs.has_mask:
+            return task
+        return constrain_to_mask(replace(task, photo=_mask_photo(inputs, task)))
+
+
+def prepare_methods(spec: RunSpec, task: Task) -> dict[str, tuple[Method, Any]]:
+    """Each method by its name in the run, with the task that it takes.
+
+    Raises:
+        UserError: For the first method that lacks something.
+    """
+    found: dict[str, tuple[Method, Any]] = {}
+    for label, method in spec.labelled():
+        steps = getattr(method, "steps", None)
+        if steps is not None:
+            task.model.schedule.times(steps)  # an impossible number is said now
+        with torch.no_grad():
+            found[label] = method, method.prepare(task)
+    return found
+
+
+def _check(spec: RunSpec, model: Model) -> None:
+    """Raise UserError for what no setting alone is to blame for."""
+    inputs = spec.inputs
+    if inputs.exact and not inputs.has_mask:
+        raise UserError("what is outside of a mask is kept exactly", "name a mask", "mask")
+    if inputs.has_mask and not inputs.edits:
+        raise UserError("a mask is a part of a picture", "name the picture to edit", "photo")
+    example = model.text.example
+    learns = any(Needs.PICTURES in type(method).needs for method in spec.methods)
+    told = all(prompt.strip() for prompt in inputs.prompt)
+    if not (inputs.edits or learns or told) and example is not None:
+        raise UserError("the prompt is empty", f'say what to draw, for example "{example}"')
+
+
+def _tell(model: Model, inputs: Inputs, prompts: tuple[str, ...]) -> Denoiser:
+    """The model told some prompts; of a photo that nothing is said about, unconditionally."""
+    scale = inputs.guidance_scale
+    if inputs.edits and not any(prompt.strip() for prompt in prompts):
+        scale = 1.0
+    elif inputs.edits and scale is None and model.guidance.negative:
+        scale = model.photo_scale
+    told = prompts[0] if len(prompts) == 1 or len(prompts) != len(inputs.seed) else list(prompts)
+    return model.denoiser(told, negative_prompt=inputs.negative_prompt, guidance_scale=scale)
+
+
+def _load_photo(spec: RunSpec, task: Task) -> Photo:
+    """The photo that is named, or the model's own pictures of what is said to be shown."""
+    inputs, model = spec.inputs, task.model
+    shown = _tell(model, inputs, (inputs.source,))
+    said = (inputs.source,)
+    if inputs.photo is None:
+        steps = max(getattr(method, "steps", 50) for method in spec.methods)
+        drawn = Plain(steps=steps)(replace(task, denoiser=shown, loss=None))
+        size = (drawn.images.shape[-2], drawn.images.shape[-1])
+        return Photo(drawn.images, shown, size, x_T=drawn.x_T, prompts=said)
+    picture = load_picture(inputs.photo)
+    image = model.codec.fit(picture).to(model.device)
+    images = image.expand(len(inputs.seed), *image.shape)
+    size = (picture.shape[-2], picture.shape[-1])
+    return Photo(images, shown, size, prompts=said)
+
+
+def _mask_photo(inputs: Inputs, task: Task) -> Photo:
+    """The photo with its mask. Raises UserError if that leaves nothing free."""
+    photo = task.require_photo()
+    found = _find_mask(inputs, task)
+    if not found.flatten(1).any(dim=1).all():
+        raise UserError(
+            "the mask is empty, so that nothing of the picture would change", "name another", "mask"
+        )
+    return replace(photo, mask=found.expand(len(photo.images), -1, -1, -1), exact=inputs.exact)
+
+
+def _find_mask(inputs: Inputs, task: Task) -> Tensor:
+    """Where the photo may change, (B or 1, 1, H, W) of 0 and 1."""
+    photo = task.require_photo()
+    size = (photo.images.shape[-2], photo.images.shape[-1])
+    if inputs.mask_text is not None:
+        asked = replace(task, denoiser=_tell(task.model, inputs, (inputs.mask_text,)))
+        return resize(find_difference(asked, task.model.encode(photo.images)), size)
+    if inputs.mask_colour is not None:
+        return colour_mask(photo.images, inputs.mask_colour)
+    if inputs.mask is None:
+        raise UserError("there is no mask", "name one", "mask")
+    return load_mask(inputs.mask, photo.size, size).to(photo.images)

@@ -1,0 +1,60 @@
+"""How an independent judge scores images: on the bundled world, where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from chainrule.losses.aesthetic import AestheticSpec
+from chainrule.losses.classifier import ClassifierSpec
+from chainrule.models import BUNDLED
+from chainrule.runs.spec import RunSpec
+
+
+class Score(NamedTuple):
+    """A judge's score.
+
+    Args:
+        name: What it is called in reports.
+        ask: Images (B, 3, H, W) -> a number each.
+        write: One number as a caption.
+    """
+
+    name: str
+    ask: Callable[[Tensor], list[float]]
+    write: Callable[[float], str]
+
+
+def find_score(spec: RunSpec) -> Score | None:
+    """The judge of what a run's first loss wants; None if nobody independent can tell."""
+    first = next(iter(spec.losses), None)
+    if spec.checkpoint.model != BUNDLED:
+        return None
+    if isinstance(first, AestheticSpec) and first.rater is None:
+        return _rate()
+    if isinstance(first, ClassifierSpec) and first.classifier is None:
+        return _judge(first.target)
+    return None
+
+
+def _rate() -> Score:
+    from chainrule.scenes.rating import rate
+
+    return Score(
+        "judge", lambda images: [rate(image) for image in images], "judge: {:.1f} of 10".format
+    )
+
+
+def _judge(target: str) -> Score:
+    from chainrule.scenes.judge import load_judge, probabilities
+
+    judge = load_judge()
+    column = judge.index(target)
+
+    def ask(images: Tensor) -> list[float]:
+        found: list[float] = probabilities(judge, images.cpu())[:, column].tolist()
+        return found
+
+    return Score("judge", ask, lambda p: f"judge: {p:.0%} {target}")

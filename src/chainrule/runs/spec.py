@@ -1,0 +1,270 @@
+"""What a run is asked for, whole: enough to do it again, and to write it down as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, WrapValidator
+
+from chainrule.errors import UserError
+from chainrule.losses.registry import AnyLoss
+from chainrule.memory import parse_bytes
+from chainrule.methods.base import Method
+from chainrule.methods.registry import METHODS
+from chainrule.models import BUNDLED
+from chainrule.specs import File, NetworkName, Spec
+
+VERSION = 2
+"""Of the format of specs."""
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+AnyMethod = Annotated[SerializeAsAny[Method], WrapValidator(METHODS.parse)]
+"""A method of any kind, as the type of a pydantic field."""
+
+
+def parse_seeds(value: Any) -> Any:
+    """The seeds that a text names: one, a list, or a range. Anything else stays.
+
+    >>> parse_seeds("3"), parse_seeds("1,5"), parse_seeds("0-3")
+    ((3,), (1, 5), (0, 1, 2, 3))
+    """
+    if not isinstance(value, str):
+        return value
+    seeds: list[int] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not match:
+            raise UserError(
+                f"{value!r} names no seeds", "write one (7), a list (1,5,9) or a range (0-3)"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= 2**31:
+            raise UserError(
+                f"{part.strip()!r} is not a range of seeds", "let it rise, and end below 2147483648"
+            )
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{value!r} names a seed twice", "name each once")
+    return tuple(seeds)
+
+
+def parse_size(value: Any) -> Any:
+    """The (height, width) that a text names. Anything else stays.
+
+    >>> parse_size("512x768")
+    (512, 768)
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+)\s*x\s*(\d+)\s*", value)
+    if not match:
+        raise UserError(
+            f"{value!r} is not a size", "write height and width in pixels, as in 512x512"
+        )
+    return int(match[1]), int(match[2])
+
+
+def parse_memory(value: Any) -> Any:
+    """The bytes that a text names ("8GB"). Anything else stays."""
+    return parse_bytes(value) if isinstance(value, str) and not value.isdecimal() else value
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, (str, Path)) else value
+
+
+Seeds = Annotated[tuple[int, ...], BeforeValidator(parse_seeds)]
+Prompts = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+Files = Annotated[tuple[File, ...], BeforeValidator(_one_or_more)]
+
+
+class Checkpoint(Spec):
+    """Which model, and how it is loaded."""
+
+    model: NetworkName = Field(
+        default=BUNDLED, description="'scenes' (bundled), a diffusers folder, or owner/name."
+    )
+    size: Annotated[tuple[int, int] | None, BeforeValidator(parse_size)] = Field(
+        default=None, description="The images' height and width in pixels, 512x512; the model's."
+    )
+    variant: str | None = Field(
+        default=None, description="Which of a checkpoint's files, as in diffusers: fp16."
+    )
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = Field(
+        default="float32", description="The network's numbers: float32, bfloat16 ..."
+    )
+    device: str = Field(default="cpu", description="cpu, cuda, cuda:1, mps ...")
+    embedding: tuple[Path, ...] = Field(
+        default=(), description="Words to be taught: textual inversions (files)."
+    )
+    lora: tuple[Path, ...] = Field(
+        default=(), description="Changes of the weights: LoRA (files or folders)."
+    )
+
+
+class Inputs(Spec):
+    """What the images are made of, and what they should show."""
+
+    prompt: Prompts = Field(
+        default=("",), description="What the images should show; a class, for models of classes."
+    )
+    negative_prompt: str = Field(default="", description="What they should not be.")
+    guidance_scale: float | None = Field(
+        default=None, description="Classifier-free guidance; 1 is none; the model's own."
+    )
+    seed: Seeds = Field(
+        default=(0,), min_length=1, description="A seed, a list (1,5,9) or a range (0-3)."
+    )
+    photo: File | None = Field(default=None, description="A picture to edit, of any size.")
+    source: str = Field(default="", description="What the picture shows; nothing: unconditional.")
+    mask: File | None = Field(
+        default=None, description="Where it may change: a picture as large (white)."
+    )
+    mask_text: str | None = Field(
+        default=None, description="It may change where this prompt makes a difference (DiffEdit)."
+    )
+    mask_colour: str | None = Field(default=None, description="It may change where it is so.")
+    exact: bool = Field(
+        default=False, description="Keep the picture's own pixels outside the mask."
+    )
+    pictures: Files = Field(default=(), description="Pictures to learn from.")
+
+    @property
+    def edits(self) -> bool:
+        """Whether the images are made of a picture."""
+        return self.photo is not None or bool(self.source.strip())
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a mask of any kind."""
+        return any(each is not None for each in (self.mask, self.mask_text, self.mask_colour))
+
+
+class RunSpec(Spec):
+    """All that decides what a run makes."""
+
+    version: Literal[2] = 2
+    checkpoint: Checkpoint = Checkpoint()
+    inputs: Inputs = Inputs()
+    losses: tuple[AnyLoss, ...] = Field(default=(), description="What the images should be like.")
+    methods: tuple[AnyMethod, ...] = Field(min_length=1, description="What is done, in turn.")
+    memory: Annotated[int | None, BeforeValidator(parse_memory)] = Field(
+        default=None,
+        gt=0,
+        description="The most bytes that it may take, as in 8GB: the fastest way within is found.",
+    )
+    stop_after: Mapping[str, int] = Field(
+        default_factory=dict,
+        description="Of a method that was stopped, how many iterations it is done again for.",
+    )
+
+    def labelled(self) -> Iterator[tuple[str, Method]]:
+        """Each method with its name in the run: its kind, and what tells it from its like."""
+        for method in self.methods:
+            yield (
+                label_method(method, [each for each in self.methods if each.kind == method.kind]),
+                method,
+            )
+
+    def dump(self) -> str:
+        """As JSON."""
+        return self.model_dump_json(indent=2)
+
+
+def label_method(method: Method, alike: list[Method]) -> str:
+    """The name of a method among all of its kind in a run, which differ in some settings."""
+    mine = method.model_dump()
+    every = [each.model_dump() for each in alike]
+    telling = [name for name in mine if any(each[name] != mine[name] for each in every)]
+    return " ".join([method.kind, *(f"{name}={_write(mine[name])}" for name in telling)])
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "+".join(f"{name}-{part}" for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def parse_spec(values: Mapping[str, Any], what: str = "this run") -> RunSpec:
+    """A run's spec, checked.
+
+    Args:
+        values: As its JSON.
+        what: What it is, for messages.
+
+    Raises:
+        UserError: For what is out of range, unknown, or of another version.
+    """
+    version = values.get("version", VERSION)
+    if version != VERSION:
+        raise UserError(
+            f"{what} is of another version of chainrule (format {version!r}, not {VERSION})",
+            "make it anew",
+        )
+    try:
+        spec = RunSpec.model_validate(values)
+    except ValidationError as error:
+        raise explain_error(error) from error
+    labels = [label for label, _ in spec.labelled()]
+    if len(set(labels)) < len(labels):
+        raise UserError(
+            "a method is named twice with the same settings", "name each once", "method"
+        )
+    return spec
+
+
+def read_spec(path: Path) -> RunSpec:
+    """The spec in a JSON file, or in YAML where PyYAML is installed.
+
+    Raises:
+        UserError: If there is no such file, or it is not a spec.
+    """
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}", "name the spec of a run") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error})", "name the spec of a run") from error
+    try:
+        values = _parse_yaml(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error})", "mend it, or make it anew") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not the spec of a run", "it is a mapping with methods")
+    return parse_spec(values, str(path))
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        raise UserError("reading YAML needs PyYAML", "pip install pyyaml, or write JSON") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+
+
+def explain_error(error: ValidationError) -> UserError:
+    """The first problem of a failed validation: where, and what."""
+    problem = error.errors()[0]
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return cause
+    where = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+    name = ".".join(where)
+    found = repr(problem["input"])
+    shown = found if len(found) <= 100 else f"{found[:97]}..."
+    message = problem["msg"]
+    return UserError(f"{name} cannot be {shown}", f"{message[:1].lower()}{message[1:]}")
