@@ -122,10 +122,10 @@ def publish(name: str, text: str, *, dry: bool) -> None:
     RESULTS.write_text(page)
 
 
-def publish_picture(name: str, picture: Image.Image, *, dry: bool) -> None:
-    """Write a picture to docs/images, unless nothing is to be published."""
+def publish_picture(name: str, draw: Callable[[], Image.Image], *, dry: bool) -> None:
+    """Draw a picture into docs/images, unless nothing is to be published."""
     if not dry:
-        picture.save(PICTURES / name, optimize=True)
+        draw().save(PICTURES / name, optimize=True)
 
 
 def machine() -> str:

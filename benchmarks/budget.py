@@ -330,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     faithful = next((each for each in found if each.name == "DOODL faithful"), None)
     if not tune and faithful:
         text += f"\n\n{report_faithful(found, faithful)}"
-        publish_picture("budget.png", draw_curve(found), dry=arguments.dry)
+        publish_picture("budget.png", partial(draw_curve, found), dry=arguments.dry)
     publish("budget-tuning" if tune else "budget", text, dry=arguments.dry)
 
 

@@ -1,39 +1,95 @@
-"""The house: imports go one way, and nothing heavy happens at import."""
+"""The house: imports go one way, a method is one file, and what is written stays readable."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from chainrule.methods import METHODS
+
 SOURCE = Path(__file__).parents[1] / "src" / "chainrule"
-LINES = (
-    "errors", "memory", "bundled", "schedule", "noise", "optimise", "denoiser", "ode", "vision", "loss", "step",
-    "guide", "constraint", "control", "gradient", "sample", "models", "plan", "metrics", "methods", "scenes",
-    "pictures", "settings", "explain", "draw", "run", "estimate", "jobs", "cli", "app", "__main__",
+ROOMS = (
+    "errors", "specs", "noise", "images", "metrics", "diffusion", "bundled", "vision", "losses", "models", "memory",
+    "optimise", "methods", "scenes", "runs", "cli", "__main__",
 )  # fmt: skip
-"""From the ground floor up. A file imports from its own folder's base.py and from lines above it in this list."""
+"""From the ground floor up: a file imports from rooms above its own in this list."""
 
-FILES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
+FLOORS = {
+    "diffusion": (
+        "batch", "schedule", "time_grids", "denoiser", "ode", "solvers", "guidance", "constraints", "control",
+        "gradient", "sampling",
+    ),
+    "images": ("reading", "resizing", "masks", "_contact_sheet", "charts"),
+    "memory": ("measure", "plan", "_arrange"),
+    "models": (
+        "base", "frozen", "backbone", "autoencoder", "schedulers", "tokens", "lora", "noise_aware", "families", "_load",
+    ),
+    "runs": (
+        "events", "_coroutine", "spec", "folder", "origin", "passes", "scores", "load", "estimate", "report",
+        "execute",
+    ),
+    "cli": ("_settings", "_options", "_ask", "_terminal", "ask", "again", "show", "_app"),
+}  # fmt: skip
+"""Rooms with floors of their own: a file imports from those above its own in the list."""
+
+SHARED = {
+    # what every method is made of
+    "methods": ("base", "chunking", "chains", "training"),
+    "losses": ("base",),
+    "losses/text": ("clip",), "losses/image": ("clip",), "losses/aesthetic": ("clip",),
+    "losses/perceptual": ("features",), "losses/style": ("features",),
+    # it is the same guidance with other energies
+    "methods/semantic": ("noise_aware",),
+    # it is the same loop with other settings
+    "methods/adjoint_dpm": ("doodl",),
+    # an optimisation may start at the best of several draws
+    "methods/doodl": ("best_of",),
+    # a multistep method starts with Runge-Kutta steps
+    "diffusion/solvers/adams_bashforth": ("runge_kutta",),
+    # two ways of judging, one way of seeing colours; what is rated teaches the rater
+    "scenes/rating": ("judge",),
+    "scenes/train/rater": ("rating",),
+    "scenes/train/unet": ("clip",),
+    "scenes/train/noise_aware": ("unet",),
+    "scenes/train/semantic": ("unet",),
+}  # fmt: skip
+"""In other folders a file imports its own folder's base.py, and these neighbours, for these reasons."""
+
+FILES = sorted(SOURCE.rglob("*.py"))
+METHOD_FILES = [path for path in FILES if path.parent.name == "methods"]
+LONGEST_FUNCTION, LONGEST_LINE = 60, 100
 
 
-def module(path: Path) -> tuple[str, ...]:
-    return path.relative_to(SOURCE).with_suffix("").parts
+def name_of(path: Path) -> str:
+    return "/".join(path.relative_to(SOURCE).with_suffix("").parts)
 
 
-def imported(path: Path) -> list[tuple[str, ...]]:
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imported(path: Path) -> Iterator[tuple[str, ...]]:
     """Every module of chainrule that a file imports, as parts below the package."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "chainrule":
+    for node in ast.walk(parse(path)):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.level == 0
+            and (node.module or "").split(".")[0] == "chainrule"
+        ):
             base = tuple((node.module or "").split(".")[1:])
-            found += [(*base, alias.name) if is_module((*base, alias.name)) else base for alias in node.names]
+            for alias in node.names:
+                yield (*base, alias.name) if is_module((*base, alias.name)) else base
         elif isinstance(node, ast.Import):
-            found += [tuple(a.name.split(".")[1:]) for a in node.names if a.name.split(".")[0] == "chainrule"]
-    return found
+            yield from (
+                tuple(a.name.split(".")[1:])
+                for a in node.names
+                if a.name.split(".")[0] == "chainrule"
+            )
 
 
 def is_module(parts: tuple[str, ...]) -> bool:
@@ -41,51 +97,131 @@ def is_module(parts: tuple[str, ...]) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(module(path)))
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_one_way(path: Path) -> None:
-    me = module(path)
+    me = path.relative_to(SOURCE).with_suffix("").parts
     for other in imported(path):
-        if not other:
-            assert me[0] in ("run", "cli", "scenes"), f"{path} imports the whole package"
-        elif other[0] != me[0]:
-            assert LINES.index(other[0]) < LINES.index(me[0]), f"{path} imports {'.'.join(other)} from below"
-        elif me[-1] != "__main__":
-            folder = me[: len(other) - 1] if len(other) > 1 else ()
-            ground = other[-1] == "base" and me[: len(folder)] == folder
-            allowed = ground or other in SHARED.get(me, ())
-            assert allowed, f"{path} imports {'.'.join(other)} sideways"
+        if other:
+            problem = find_problem(me, other)
+            assert problem is None, f"{name_of(path)} imports {'.'.join(other)} {problem}"
 
 
-SHARED = {
-    # a preset is settings of its method; the parts of the training build on the parts trained before them
-    ("methods", "presets"): (("methods", "doodl"),),
-    # it is the same guidance with other energies
-    ("methods", "semantic"): (("methods", "noise_aware"),),
-    # it is the same loop with other settings
-    ("methods", "adjoint_dpm"): (("methods", "doodl"),),
-    # an optimisation may start at the best of several draws
-    ("methods", "doodl"): (("methods", "best_of"),),
-    # a multistep method starts with Runge-Kutta steps
-    ("solver", "adams_bashforth"): (("step", "runge_kutta"),),
-    # a rating is a head on CLIP's embedding
-    ("loss", "aesthetic"): (("loss", "clip"),),
-    # two ways of judging, one way of seeing colours; what is rated teaches the rater
-    ("scenes", "rating"): (("scenes", "judge"),),
-    ("scenes", "train", "rater"): (("scenes", "rating"),),
-    ("scenes", "train", "unet"): (("scenes", "train", "clip"),),
-    ("scenes", "train", "noise_aware"): (("scenes", "train", "unet"),),
-    ("scenes", "train", "semantic"): (("scenes", "train", "unet"),),
+def find_problem(me: tuple[str, ...], other: tuple[str, ...]) -> str | None:
+    if me == ("__init__",) or me[-1] == "__main__":
+        return None  # the package itself, and a program, stand on top of all
+    if me[0] != other[0]:
+        return None if ROOMS.index(other[0]) < ROOMS.index(me[0]) else "from below"
+    if me[-1] in ("__init__", "registry") and me[: len(me) - 1] == other[: len(me) - 1]:
+        return None  # what gathers a folder's own
+    floors = FLOORS.get(me[0])
+    if floors and me[1] != other[1]:
+        return None if floors.index(other[1]) < floors.index(me[1]) else "from a floor below"
+    folder, neighbour = "/".join(me[:-1]), other[-1]
+    allowed = {"base", *SHARED.get(folder, ()), *SHARED.get("/".join(me), ())}
+    return None if neighbour in allowed else "sideways"
+
+
+def test_every_room_and_floor_is_known() -> None:
+    rooms = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    assert rooms == set(ROOMS)
+    for room, floors in FLOORS.items():
+        found = {
+            path.relative_to(SOURCE / room).parts[0].removesuffix(".py")
+            for path in (SOURCE / room).rglob("*.py")
+        }
+        assert found - {"__init__"} == set(floors), room
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.name == "__init__.py"], ids=name_of
+)
+def test_an_init_file_only_re_exports(path: Path) -> None:
+    for node in parse(path).body:
+        said = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        named = isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in (
+            "__all__",
+            "__version__",
+        )
+        assert said or named or isinstance(node, (ast.Import, ast.ImportFrom)), ast.unparse(node)[
+            :80
+        ]
+
+
+@pytest.mark.parametrize("kind", METHODS.own)
+def test_a_method_is_named_in_two_files_at_most(kind: str) -> None:
+    """Its own, and that of a command which does it by default. (The lower half knows no methods: it may use the word.)"""
+    files = {
+        name_of(path)
+        for path in FILES
+        if name_of(path).split("/")[0] in ("methods", "scenes", "runs", "cli")
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Constant) and node.value == kind
+    } - USES_THE_WORD.get(kind, set())
+    assert len(files) <= 2, files
+
+
+USES_THE_WORD = {
+    "plain": {"methods/base"},
+    # names of solvers, of losses' files and of parts of the bundled world
+    "ddim": {"methods/plain"},
+    "semantic": {"scenes/train/__main__"},
+    "noise-aware": {"scenes/train/__main__", "scenes/train/noise_aware"},
 }
-"""The few files that build on a neighbour, and why."""
 
 
-def test_every_line_of_the_house_is_known() -> None:
-    assert {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in SOURCE.rglob("*.py")} - {
-        "__init__"
-    } <= set(LINES)
+def test_every_method_has_its_line_in_the_registry() -> None:
+    """A class with a `kind` that the registry has not is a method that nobody can call."""
+    defined = set()
+    for path in METHOD_FILES:
+        for node in ast.walk(parse(path)):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and getattr(node.target, "id", "") == "kind"
+                and node.value is not None
+            ):
+                defined.add(ast.literal_eval(node.value))
+    assert defined == set(METHODS.own)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_it_can_be_read(path: Path) -> None:
+    for node in ast.walk(parse(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        assert len(line) <= LONGEST_LINE or "://" in line, (
+            f"line {number} has {len(line)} characters"
+        )
+        assert "type: ignore[override]" not in line, f"line {number}"
+
+
+def test_chains_and_methods_that_draw_are_differentiable() -> None:
+    """`no_grad` is the executor's; of methods only those that train or optimise have some, for what is their own."""
+    own = {"doodl", "training", "stylize", "audit", "effect"}
+    own |= {"sampling"}  # which looks for the step at which a broken chain broke
+    for path in [*METHOD_FILES, *(SOURCE / "diffusion").rglob("*.py")]:
+        if path.stem not in own:
+            assert "no_grad" not in code_of(path), name_of(path)
+
+
+def code_of(path: Path) -> str:
+    """A file without its comments and docstrings."""
+    tree = parse(path)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+            node
+        ):
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)
 
 
 def test_importing_is_light() -> None:
     """diffusers, transformers and their like are imported when a checkpoint is loaded, not before."""
     code = "import sys, chainrule; print([m for m in ('diffusers', 'transformers', 'rich') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

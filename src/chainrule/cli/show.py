@@ -87,7 +87,7 @@ def _estimate(typed: Sequence[Typed], values: dict[str, Any]) -> None:
     """Print what a run would take."""
     with plain_errors():
         guide = next(command for command in COMMANDS if command.name == "guide")
-        values = {**values, "method": values.get("method") or [DEFAULT]}
+        values = {**values, "method": values.get("method") or guide.methods(values)[-1:]}
         spec = guide.spec(typed, values)
         model, _ = count_passes(load_model(spec.checkpoint))
         limit = spec.memory
@@ -114,10 +114,6 @@ def _estimate(typed: Sequence[Typed], values: dict[str, Any]) -> None:
             "the network on one latent, forwards and backwards, in an iteration of all images."
         )
         _tell_fit(limit, order, chosen)
-
-
-DEFAULT = "doodl"
-"""What is estimated if no method is named."""
 
 
 def _tell_fit(limit: int | None, order: Sequence[str], chosen: dict[str, str]) -> None:

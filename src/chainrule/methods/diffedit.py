@@ -58,7 +58,6 @@ class DiffEdit(OneShot):
         return generate(task, start, self.steps, strength=self.strength, on_step=on_step)
 
 
-@torch.no_grad()
 def find_difference(
     task: Task, z: Tensor, *, at: float = 0.5, noises: int = 10, threshold: float = 0.5
 ) -> Tensor:
@@ -84,7 +83,7 @@ def find_difference(
         eps = stream.normal(k, z.shape[1:]).to(z)
         x = schedule.mix(z, eps, t)
         difference = (task.denoiser(x, t).eps - shown(x, t).eps).abs()
-        contrast += difference.mean(dim=1, keepdim=True) / noises
+        contrast = contrast + difference.mean(dim=1, keepdim=True) / noises
     contrast = contrast.minimum(3 * contrast.mean(dim=(2, 3), keepdim=True))
     low, high = (pick(contrast, dim=(2, 3), keepdim=True) for pick in (torch.amin, torch.amax))
     return (contrast - low > threshold * (high - low)).to(z)

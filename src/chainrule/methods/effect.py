@@ -119,7 +119,6 @@ class Effect(Method):
         told = self.tell(task, vectors, [prompt])
         return task.model.denoiser(told, guidance_scale=self.guidance_scale)
 
-    @torch.no_grad()
     def find_noise(self, task: Task) -> Tensor:
         """The noise (1, C, h, w) that leads to the picture before, by the solver that leads on."""
         denoiser = task.model.denoiser(task.prompts[0], guidance_scale=self.guidance_scale)
@@ -132,7 +131,6 @@ class Effect(Method):
         times = task.model.schedule.times(self.steps)
         return task.model.decode(sample(denoiser, x_T, times, solver=DPMSolver()))
 
-    @torch.no_grad()
     def result(self, task: Task, state: Training) -> Sheet:
         """The pair, and what the word makes of its noise, of other prompts and seeds."""
         vectors, (before, after) = state.values[VECTORS], task.pictures

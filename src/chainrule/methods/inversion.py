@@ -101,7 +101,6 @@ class Inversion(Method):
         x, y = first.state
         yield InversionState(x, y, first.images, torch.tensor(rows, dtype=torch.float64))
 
-    @torch.no_grad()
     def result(self, task: Task, state: InversionState) -> Sheet:
         photo = task.require_photo()
         alone = task.model.decode(task.model.encode(photo.images))
@@ -144,7 +143,6 @@ class RoundTrip:
     spread: float
 
 
-@torch.no_grad()
 def measure_round_trip(
     task: Task,
     *,

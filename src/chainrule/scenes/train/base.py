@@ -143,13 +143,7 @@ def fit(
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
     )
-    average = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    start = 0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True, map_location=settings.device)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        average, start = state["average"], state["step"]
+    average, start = _load_state(state_path, model, optimiser, settings)
     progress = _Progress(name, model, start, steps)
     saved = time.time()
     model.train()
@@ -170,6 +164,18 @@ def fit(
             _save_state(state_path, model, optimiser, average, step + 1)
     model.load_state_dict(average)
     return model.eval().requires_grad_(False)
+
+
+def _load_state(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, settings: Settings
+) -> tuple[dict[str, Tensor], int]:
+    """The average of the weights and the step where a training was; both are filled in."""
+    if not path.exists():
+        return {key: value.detach().clone() for key, value in model.state_dict().items()}, 0
+    state = torch.load(path, weights_only=True, map_location=settings.device)
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["average"], state["step"]
 
 
 @torch.no_grad()

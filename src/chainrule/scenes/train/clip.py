@@ -207,15 +207,21 @@ def contrastive(settings: Settings, name: str, model: CLIPModel, steps: int, par
         first, second = image.chunk(2)
         logits = model.logit_scale.exp().clamp(max=100) * first @ text.T
         same = (pictured[:, None] == said[None, :]).float().to(settings.device)
-        to_text, to_image = (
-            value / value.sum(dim=1, keepdim=True) for value in (same, same.T[:BATCH])
-        )
-        by_words = functional.cross_entropy(logits, to_text) + functional.cross_entropy(
-            logits.T[:BATCH], to_image
-        )
-        return 0.5 * by_words + APART * view_loss(first, second)
+        return 0.5 * _match_words(logits, same) + APART * view_loss(first, second)
 
     fit(name, model, loss, settings, steps=steps, rate=1e-3, ema=0.995, weight_decay=0.05)
+
+
+def _match_words(logits: Tensor, same: Tensor) -> Tensor:
+    """How far pictures and captions are from finding each other.
+
+    Args:
+        logits: (B, N), how alike each picture and caption are.
+        same: (B, N), 1 where the caption is the picture's.
+    """
+    to_text, to_image = (value / value.sum(dim=1, keepdim=True) for value in (same, same.T[:BATCH]))
+    by_picture = functional.cross_entropy(logits, to_text)
+    return by_picture + functional.cross_entropy(logits.T[:BATCH], to_image)
 
 
 def _tensor(features: Any) -> Tensor:
