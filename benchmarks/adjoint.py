@@ -203,13 +203,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__)
     options.add("--seeds", type=int, default=16, toy=1)
     options.add("--steps", type=int, nargs="+", default=STEPS, toy=[2])
+    help_ = "only solvers whose name begins so"
+    options.add("--only", nargs="+", default=[""], toy=["Euler =", "DPM", "torchdiffeq"], help=help_)
     arguments = options.parse(argv)
     lengths, seeds = arguments.steps, arguments.seeds
+    ways = [way for way in WAYS if way.name.startswith(tuple(arguments.only))]
     model, passes = count_passes(chainrule.load())
     weight = dict(model.networks[0].named_parameters())[WEIGHT].requires_grad_()
     probe = Probe(model, Classifier(load_classifier(), "heart"), weight, passes)
     rows = []
-    for way in WAYS:
+    for way in ways:
         for steps in lengths:
             rows.append(compare(probe, way, steps, seeds, min(BATCH, seeds)))
             found = (bootstrap(v) for v in rows[-1].cosines.values())
@@ -236,7 +239,7 @@ def report(
 
     def tabulate(pick: Callable[[Row], object]) -> str:
         found = {(row.way.name, row.steps): pick(row) for row in rows}
-        names = [way.name for way in WAYS]
+        names = dict.fromkeys(row.way.name for row in rows)
         return table(header, [[name, *(found[name, n] for n in lengths)] for name in names])
 
     text = [

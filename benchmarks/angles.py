@@ -91,7 +91,7 @@ def follow_gradient(
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__)
-    options.add("--seeds", type=int, default=64, toy=2)
+    options.add("--seeds", type=int, default=64, toy=1)
     options.add("--steps", type=int, default=20, toy=2)
     arguments = options.parse(argv)
     model, seeds, steps = chainrule.load(), range(arguments.seeds), arguments.steps

@@ -1,40 +1,42 @@
-"""An optimisation step on networks of real sizes, with random weights: `python benchmarks/gpu.py`.
+"""An optimisation step on networks of real sizes, random weights: `python benchmarks/gpu.py`.
 
-One image, guided, drawn by DDIM and differentiated with `Checkpoint`: seconds, peak memory, and the share of the
-device's rate of matrix products that is reached (the operations of convolutions, matrix products and attention, by
-`torch.utils.flop_counter`, in the time of the step, beside the rate of one large product in the same numbers).
-`--sizes tiny --device cpu` tries it anywhere.
+One image, guided, drawn by DDIM and differentiated with `Checkpoint`: seconds, peak memory, and the
+share of the device's rate of matrix products that is reached (the operations of convolutions,
+matrix products and attention, by `torch.utils.flop_counter`, in the time of the step, beside the
+rate of one large product in the same numbers). `--sizes tiny --device cpu` tries it anywhere.
 """
 
 from __future__ import annotations
 
-import argparse
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from base import machine, publish, table, timed
+from base import Options, machine, measure_seconds, publish, table
 from chainrule import Checkpoint, sample
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.losses import Call
-from chainrule.memory import bytes_of, format_bytes, measured, modules, out_of_memory
+from chainrule.memory import count_bytes, format_bytes, is_out_of_memory, measure_memory
 from chainrule.methods import Task
-from chainrule.methods.base import loss_and_gradient
+from chainrule.methods.chunking import loss_and_gradient
 from chainrule.models import Model
 from sizes import SIZES
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
+def measure_matrix_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
     """Operations a second of a product of two square matrices, the best of five."""
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
 
-    def product() -> None:
+    def multiply() -> None:
         a @ b
         wait(device)
 
-    product()
-    return float(2 * side**3 / min(timed(product) for _ in range(5)))
+    multiply()
+    return float(2 * side**3 / min(measure_seconds(multiply) for _ in range(5)))
 
 
 def wait(device: torch.device) -> None:
@@ -43,75 +45,104 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def gradient(model: Model, denoiser: Denoiser, steps: int) -> None:
+def find_gradient(model: Model, denoiser: Denoiser, steps: int) -> None:
     """One optimisation step's gradient."""
     wanted = Call(lambda images: (images - 0.3).square().mean(dim=(1, 2, 3)))
     task = Task(model, denoiser, (0,), wanted)
     x_T = task.x_T.requires_grad_()
     x_0 = sample(denoiser, x_T, model.schedule.times(steps), gradient=Checkpoint())
-    torch.autograd.grad(x_0, x_T, loss_and_gradient(task, Task.wanted, (x_0,)).gradients)
+    found = loss_and_gradient(task, Task.require_loss, (x_0,))
+    torch.autograd.grad(x_0, x_T, found.gradients)
     wait(model.device)
 
 
-def rows(name: str, device: str, dtype: torch.dtype, counts: list[int], side: int) -> list[list[object]]:
-    size = SIZES[name]
-    model = size.model(device, dtype)
-    denoiser = size.denoiser(model, dtype, 3.0)
-    weights = bytes_of(modules(model))
-    gradient(model, denoiser, 2)
-    with FlopCounterMode(display=False) as counter:
-        gradient(model, denoiser, 2)
-    short = counter.get_total_flops()
-    with FlopCounterMode(display=False) as counter:
-        gradient(model, denoiser, 3)
-    each = counter.get_total_flops() - short  # of one more step
-    rate = matrix_rate(model.device, dtype, side)
-    found: list[list[object]] = []
-    for steps in counts:
-        with measured(model.device) as memory:
-            seconds = timed(lambda steps=steps: gradient(model, denoiser, steps))  # type: ignore[misc]
-        if model.device.type == "cpu":  # the watching slowed it down
-            seconds = timed(lambda steps=steps: gradient(model, denoiser, steps))  # type: ignore[misc]
-        share = (short + (steps - 2) * each) / seconds / rate
-        peak = format_bytes(memory.peak + weights)
-        found.append([name, str(dtype)[6:], steps, f"{seconds:.2f}", peak, f"{100 * share:.0f} %"])
-        print(*found[-1], sep=" | ", flush=True)
-    return found
+@dataclass(frozen=True)
+class Trial:
+    """A network on a device.
+
+    Args:
+        name: The network's.
+        device: The device's.
+        dtype: The network's numbers.
+        lengths: The numbers of steps.
+        side: Of the matrices whose product is the yardstick.
+    """
+
+    name: str
+    device: str
+    dtype: torch.dtype
+    lengths: Sequence[int]
+    side: int
+
+    @property
+    def label(self) -> list[object]:
+        return [self.name, str(self.dtype).removeprefix("torch.")]
+
+    def make_rows(self) -> list[list[object]]:
+        size = SIZES[self.name]
+        model = size.model(self.device, self.dtype)
+        denoiser = size.denoiser(model, self.dtype, 3.0)
+        weights = count_bytes(model.networks)
+        work = partial(find_gradient, model, denoiser)
+        work(2)
+        short, longer = (self._count_operations(work, steps) for steps in (2, 3))
+        rate = measure_matrix_rate(model.device, self.dtype, self.side)
+        found = []
+        for steps in self.lengths:
+            with measure_memory(model.device) as memory:
+                seconds = measure_seconds(partial(work, steps))
+            if model.device.type == "cpu":  # the watching slowed it down
+                seconds = measure_seconds(partial(work, steps))
+            share = (short + (steps - 2) * (longer - short)) / seconds / rate
+            peak = format_bytes(max(memory.phases.values()) + weights)
+            row = [*self.label, steps, f"{seconds:.2f}", peak, f"{100 * share:.0f} %"]
+            print(*row, sep=" | ", flush=True)
+            found.append(row)
+        return found
+
+    def _count_operations(self, work: partial[None], steps: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            work(steps)
+        return counter.get_total_flops()
+
+    def try_rows(self) -> list[list[object]]:
+        """The rows; one that says so if memory runs out."""
+        try:
+            return self.make_rows()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return [[*self.label, "", "out of memory", "", ""]]
 
 
-def attempted(name: str, device: str, dtype: torch.dtype, counts: list[int], side: int) -> list[list[object]]:
-    try:
-        return rows(name, device, dtype, counts, side)
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        return [[name, str(dtype)[6:], "", "out of memory", "", ""]]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--sizes", nargs="+", default=["SD-1.4", "SDXL", "SD3"], choices=SIZES)
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16"])
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 50, 200])
-    parser.add_argument("--side", type=int, default=8192, help="of the matrices whose product is the yardstick")
-    parser.add_argument("--dry", action="store_true", help="print the table without publishing it")
-    arguments = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    options = Options(__doc__)
+    sizes, side_help = ["SD-1.4", "SDXL", "SD3"], "of the matrices that are the yardstick"
+    options.add("--device", default="cuda", toy="cpu")
+    options.add("--sizes", nargs="+", default=sizes, choices=SIZES, toy=["tiny"])
+    options.add("--dtypes", nargs="+", default=["bfloat16", "float16"], toy=["bfloat16"])
+    options.add("--steps", type=int, nargs="+", default=[10, 50, 200], toy=[2, 3])
+    options.add("--side", type=int, default=8192, toy=64, help=side_help)
+    arguments = options.parse(argv)
     warnings.filterwarnings("ignore")
-    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        raise SystemExit("there is no GPU here: try it with --device cpu --sizes tiny --side 256 --dry")
+    device, on_gpu = arguments.device, arguments.device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
+        raise SystemExit(
+            "there is no GPU here: try it with --device cpu --sizes tiny --side 256 --dry"
+        )
     found: list[list[object]] = []
     for name in arguments.sizes:
         for dtype in arguments.dtypes:
-            found += attempted(name, arguments.device, getattr(torch, dtype), arguments.steps, arguments.side)
-    device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "the CPU"
+            numbers = getattr(torch, dtype)
+            found += Trial(name, device, numbers, arguments.steps, arguments.side).try_rows()
+    where = torch.cuda.get_device_name() if on_gpu else "the CPU"
     text = [
         "## On a GPU",
-        f"`python benchmarks/gpu.py` on {device}; {machine()}. One optimisation step of one image, guided: DDIM, "
-        "`Checkpoint`, random weights; the peak includes the weights.",
+        f"`python benchmarks/gpu.py` on {where}; {machine()}. One optimisation step of one image, "
+        "guided: DDIM, `Checkpoint`, random weights; the peak includes the weights.",
         table(["network", "numbers", "T", "s", "peak memory", "share of the matrix rate"], found),
     ]
-    print("\n\n".join(text)) if arguments.dry else publish("gpu", "\n\n".join(text))
+    publish("gpu", "\n\n".join(text), dry=arguments.dry)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_an_inversion_says_what_the_way_there_and_back_costs() -> None:
     sheet = Inversion(steps=4, mix=0.99)(task())
     single, double = (sheet.numbers[name] for name in DTYPES)
     assert set(single) == set(FACTS)
-    assert 1e-12 < double["drift"] * 10 < single["drift"] < 1e-5 or double["drift"] < 1e-12
+    assert double["drift"] < 1e-12 < single["drift"] < 1e-5
     alone = sheet.numbers["autoencoder"]["psnr"]
     assert single["psnr"] == pytest.approx(alone, abs=0.1)
     assert {tuple(column.shape) for column in sheet.columns.values()} == {(2, 3, 8, 12)}

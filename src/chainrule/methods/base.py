@@ -329,8 +329,9 @@ class Situation:
 
 
 PRESETS = ("faithful", "tuned", "quick")
-TUNED_STEPS = 20
-"""What the tuned settings of the bundled world sample in."""
+TUNED_STEPS, TUNED_MIX = 20, 0.99
+"""What the bundled world samples in, and EDICT's p for photos there: with the paper's 0.93 the pair
+of an inversion comes apart."""
 
 
 class Method(Spec, ABC):
@@ -374,8 +375,8 @@ class Method(Spec, ABC):
     @classmethod
     def preset(cls, situation: Situation) -> dict[str, Any]:
         """The settings of a preset that differ from the defaults."""
-        tuned = situation.name == "tuned" and "steps" in cls.model_fields
-        return {"steps": TUNED_STEPS} if tuned else {}
+        tuned = {"steps": TUNED_STEPS, "mix": TUNED_MIX} if situation.name == "tuned" else {}
+        return {name: value for name, value in tuned.items() if name in cls.model_fields}
 
     def __call__(self, task: Any, on_step: OnStep | None = None) -> Any:
         """What this method makes of a task, from the beginning to the end."""
@@ -434,8 +435,6 @@ GridName = Annotated[
     AfterValidator(lambda name: _known(name, GRIDS, "time grid")),
     Field(description=f"The times to visit: {', '.join(GRIDS)}; the checkpoint's own."),
 ]
-TUNED_MIX = 0.99
-"""EDICT's p for photos in the bundled world: with the paper's 0.93 the pair comes apart."""
 
 
 def _known(name: str, names: Mapping[str, Any], what: str) -> str:

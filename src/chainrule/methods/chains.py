@@ -118,6 +118,37 @@ def invert_photos(
     return tuple(torch.cat(latents) for latents in zip(*states, strict=True))
 
 
+def invert_and_generate(
+    task: Task,
+    *,
+    solver: Solver,
+    steps: int,
+    strength: float = 1.0,
+    denoiser: Denoiser | None = None,
+    on_step: OnStep | None = None,
+) -> Drawn:
+    """The task's photos, inverted under what they show, and drawn again.
+
+    Args:
+        task: Whose photos.
+        solver: What makes the steps, both ways.
+        steps: Of the whole chain.
+        strength: The share of the chain that is walked, above 0 and at most 1.
+        denoiser: What is asked on the way to the image; None: the task's own.
+        on_step: Told after each step.
+    """
+    state = invert_photos(task, steps=steps, solver=solver, strength=strength, on_step=on_step)
+    return generate(
+        task,
+        state,
+        steps,
+        denoiser=denoiser,
+        solver=solver,
+        strength=strength,
+        on_step=on_step,
+    )
+
+
 def add_noise(
     task: Task, z: Tensor, steps: int, strength: float, eps: Tensor | None = None
 ) -> Tensor:

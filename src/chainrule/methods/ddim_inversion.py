@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.methods.base import Drawn, Needs, Steps, Strength, Task
-from chainrule.methods.chains import OneShot, generate, invert_photos
+from chainrule.methods.chains import OneShot, invert_and_generate
 
 
 class DDIMInversion(OneShot):
@@ -25,10 +25,10 @@ class DDIMInversion(OneShot):
     steps: Steps = 50
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
-        chain: dict[str, Any] = {
-            "steps": self.steps,
-            "solver": DDIM(),
-            "strength": self.strength,
-            "on_step": on_step,
-        }
-        return generate(task, invert_photos(task, **chain), **chain)
+        return invert_and_generate(
+            task,
+            solver=DDIM(),
+            steps=self.steps,
+            strength=self.strength,
+            on_step=on_step,
+        )

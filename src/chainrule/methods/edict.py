@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.solvers.edict import EDICT
 from chainrule.methods.base import (
-    TUNED_MIX,
     Drawn,
     Mix,
     Needs,
-    Situation,
     Steps,
     Strength,
     Task,
 )
-from chainrule.methods.chains import OneShot, generate, invert_photos
+from chainrule.methods.chains import OneShot, invert_and_generate
 
 
 class EDICTEdit(OneShot):
@@ -39,15 +37,10 @@ class EDICTEdit(OneShot):
     mix: Mix = 0.93
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
-        chain: dict[str, Any] = {
-            "steps": self.steps,
-            "solver": EDICT(mix=self.mix),
-            "strength": self.strength,
-            "on_step": on_step,
-        }
-        return generate(task, invert_photos(task, **chain), **chain)
-
-    @classmethod
-    def preset(cls, situation: Situation) -> dict[str, Any]:
-        mix = {"mix": TUNED_MIX} if situation.name == "tuned" else {}
-        return super().preset(situation) | mix
+        return invert_and_generate(
+            task,
+            solver=EDICT(mix=self.mix),
+            steps=self.steps,
+            strength=self.strength,
+            on_step=on_step,
+        )

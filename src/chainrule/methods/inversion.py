@@ -18,12 +18,10 @@ from chainrule.diffusion.solvers.edict import EDICT
 from chainrule.diffusion.time_grids import last_steps
 from chainrule.images import restore_proportions
 from chainrule.methods.base import (
-    TUNED_MIX,
     Method,
     Mix,
     Needs,
     Sheet,
-    Situation,
     State,
     Steps,
     Strength,
@@ -72,11 +70,6 @@ class Inversion(Method):
     strength: Strength = 1.0
     steps: Steps = 50
     mix: Mix = 0.93
-
-    @classmethod
-    def preset(cls, situation: Situation) -> dict[str, Any]:
-        mix = {"mix": TUNED_MIX} if situation.name == "tuned" else {}
-        return super().preset(situation) | mix
 
     def run(
         self, task: Task, state: InversionState | None = None, on_step: OnStep | None = None

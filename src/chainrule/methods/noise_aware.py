@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Literal
 
@@ -22,7 +23,48 @@ from chainrule.methods.chunking import encode_photos
 from chainrule.models import BUNDLED
 
 
-class NoiseAwareGuidance(OneShot):
+class EnergyGuidance(OneShot):
+    """Pushes each step by an energy of the noisy latent: the task's, or one that is bundled."""
+
+    scale: float = Field(default=300.0, description="How hard the energy pushes.")
+    strength: Strength = 1.0
+    eta: Eta = 0.0
+    steps: Steps = 50
+
+    @abstractmethod
+    def find_energy(self, task: Task) -> Energy:
+        """The bundled energy for a task. Raises UserError if there is none."""
+
+    def prepare(self, task: Task) -> Task:
+        prepared: Task = super().prepare(task)
+        if prepared.energy is not None:
+            return prepared
+        return replace(prepared, energy=self.find_energy(prepared))
+
+    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
+        energy = self.find_energy(task) if task.energy is None else task.energy
+        start = task.x_T
+        if task.photo is not None:
+            start = add_noise(task, encode_photos(task), self.steps, self.strength)
+        denoiser: Denoiser = task.denoiser
+        ddpm = DDPM(task.noise.stream("ddpm"), self.eta)
+        solver: Solver = ddpm
+        if self.eta < 1.0:
+            denoiser = NoiseAware(denoiser, energy, self.scale)
+        else:
+            solver = NoiseAwareMean(ddpm, energy, self.scale)
+        return generate(
+            task,
+            start,
+            self.steps,
+            denoiser=denoiser,
+            solver=solver,
+            strength=self.strength,
+            on_step=on_step,
+        )
+
+
+class NoiseAwareGuidance(EnergyGuidance):
     """Pushes each step by a classifier that sees the noisy latent itself.
 
         x_s = N(mu - scale Sigma d energy(x_t, t) / d x_t, Sigma)        algorithm 1: eta 1
@@ -38,32 +80,8 @@ class NoiseAwareGuidance(OneShot):
     """
 
     kind: Literal["noise-aware"] = "noise-aware"
-    scale: float = Field(default=300.0, description="How hard the classifier pushes.")
-    strength: Strength = 1.0
-    eta: Eta = 0.0
-    steps: Steps = 50
 
-    def prepare(self, task: Task) -> Task:
-        prepared: Task = super().prepare(task)
-        if prepared.energy is not None:
-            return prepared
-        return replace(prepared, energy=self._bundled_energy(prepared))
-
-    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
-        energy = self.prepare(task).energy
-        if energy is None:
-            raise UserError("nothing guides the noisy latents", "give the task an energy")
-        return guide_by_energy(
-            task,
-            energy,
-            scale=self.scale,
-            strength=self.strength,
-            eta=self.eta,
-            steps=self.steps,
-            on_step=on_step,
-        )
-
-    def _bundled_energy(self, task: Task) -> Energy:
+    def find_energy(self, task: Task) -> Energy:
         """What the bundled classifier says of the loss's class."""
         require_bundled(task, self.kind, "a classifier")
         _, first = next(iter(weighted_terms(task.loss)), (1.0, None))
@@ -87,44 +105,3 @@ def require_bundled(task: Task, kind: str, trained: str) -> None:
             "omit the method, or give the task an energy in Python",
             "method",
         )
-
-
-def guide_by_energy(
-    task: Task,
-    energy: Energy,
-    *,
-    scale: float,
-    strength: float,
-    eta: float,
-    steps: int,
-    on_step: OnStep | None = None,
-) -> Drawn:
-    """The images of the task's seeds, or its photos redone, pushed by an energy of the latents.
-
-    Args:
-        task: Whose images.
-        energy: (x_t, t) -> (B,), lower where an image should go.
-        scale: How hard it pushes.
-        strength: The share of the chain that a photo is redone in.
-        eta: 1: DDPM's mean is moved; below: the noise is.
-        steps: Of the whole chain.
-        on_step: Told after each step.
-    """
-    start = task.x_T
-    if task.photo is not None:
-        start = add_noise(task, encode_photos(task), steps, strength)
-    denoiser: Denoiser = task.denoiser
-    solver: Solver = DDPM(task.noise.stream("ddpm"), eta)
-    if eta < 1.0:
-        denoiser = NoiseAware(denoiser, energy, scale)
-    else:
-        solver = NoiseAwareMean(DDPM(task.noise.stream("ddpm"), eta), energy, scale)
-    return generate(
-        task,
-        start,
-        steps,
-        denoiser=denoiser,
-        solver=solver,
-        strength=strength,
-        on_step=on_step,
-    )

@@ -10,7 +10,6 @@ from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.guidance.one_step import OneStep
 from chainrule.diffusion.solvers.edict import EDICT
 from chainrule.methods.base import (
-    TUNED_MIX,
     Drawn,
     Mix,
     Needs,
@@ -19,7 +18,7 @@ from chainrule.methods.base import (
     Strength,
     Task,
 )
-from chainrule.methods.chains import OneShot, generate, invert_photos
+from chainrule.methods.chains import OneShot, generate, invert_and_generate
 
 FAITHFUL_SCALES = {"classifier": 5.0, "text": 30.0, "aesthetic": 30.0, "image": 300.0}
 """The baseline's of the paper's section 5. Of aesthetics it names none; of personalisation it says
@@ -50,17 +49,17 @@ class OneStepGuidance(OneShot):
         push = OneStep(task.denoiser, task.model.decode, task.require_loss(), self.scale)
         if task.photo is None:
             return generate(task, task.x_T, self.steps, denoiser=push, on_step=on_step)
-        chain: dict[str, Any] = {
-            "steps": self.steps,
-            "solver": EDICT(mix=self.mix),
-            "strength": self.strength,
-            "on_step": on_step,
-        }
-        return generate(task, invert_photos(task, **chain), denoiser=push, **chain)
+        return invert_and_generate(
+            task,
+            solver=EDICT(mix=self.mix),
+            steps=self.steps,
+            strength=self.strength,
+            denoiser=push,
+            on_step=on_step,
+        )
 
     @classmethod
     def preset(cls, situation: Situation) -> dict[str, Any]:
         if situation.name == "faithful":
             return {"scale": FAITHFUL_SCALES.get(situation.loss, FAITHFUL_SCALES["classifier"])}
-        mix = {"mix": TUNED_MIX} if situation.name == "tuned" else {}
-        return super().preset(situation) | {"scale": 30.0} | mix
+        return super().preset(situation) | {"scale": 30.0}

@@ -25,11 +25,9 @@ from chainrule.diffusion.solvers.edict import EDICT
 from chainrule.diffusion.time_grids import time_at_share
 from chainrule.errors import UserError
 from chainrule.methods.base import (
-    TUNED_MIX,
     Drawn,
     Mix,
     Needs,
-    Situation,
     Steps,
     Task,
 )
@@ -76,11 +74,6 @@ class PromptToPrompt(OneShot):
     )
     steps: Steps = 50
     mix: Mix = 0.93
-
-    @classmethod
-    def preset(cls, situation: Situation) -> dict[str, Any]:
-        mix = {"mix": TUNED_MIX} if situation.name == "tuned" else {}
-        return super().preset(situation) | mix
 
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.solvers.edict import EDICT
 from chainrule.methods.base import (
-    TUNED_MIX,
     Drawn,
     Mix,
     Needs,
-    Situation,
     Steps,
     Strength,
     Task,
 )
-from chainrule.methods.chains import OneShot, generate, invert_photos
+from chainrule.methods.chains import OneShot, invert_and_generate
 
 
 class Reconstruction(OneShot):
@@ -37,16 +35,11 @@ class Reconstruction(OneShot):
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         task = replace(task, constraints=())
-        chain: dict[str, Any] = {
-            "steps": self.steps,
-            "solver": EDICT(mix=self.mix),
-            "strength": self.strength,
-            "on_step": on_step,
-        }
-        start = invert_photos(task, **chain)
-        return generate(task, start, denoiser=task.require_photo().denoiser, **chain)
-
-    @classmethod
-    def preset(cls, situation: Situation) -> dict[str, Any]:
-        mix = {"mix": TUNED_MIX} if situation.name == "tuned" else {}
-        return super().preset(situation) | mix
+        return invert_and_generate(
+            task,
+            solver=EDICT(mix=self.mix),
+            steps=self.steps,
+            strength=self.strength,
+            denoiser=task.require_photo().denoiser,
+            on_step=on_step,
+        )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.guidance import semantic as by
 from chainrule.diffusion.guidance.base import Energy
 from chainrule.errors import UserError
@@ -19,13 +17,12 @@ from chainrule.losses.image import ClipImage
 from chainrule.losses.perceptual import Perceptual
 from chainrule.losses.style import Style
 from chainrule.losses.text import ClipText
-from chainrule.methods.base import Drawn, Eta, Steps, Strength, Task
-from chainrule.methods.chains import OneShot
+from chainrule.methods.base import Task
 from chainrule.methods.chunking import encode_photos
-from chainrule.methods.noise_aware import guide_by_energy, require_bundled
+from chainrule.methods.noise_aware import EnergyGuidance, require_bundled
 
 
-class SemanticGuidance(OneShot):
+class SemanticGuidance(EnergyGuidance):
     """Pushes each step by a text, a picture's content, its layout or its style, all together.
 
         eps' = eps + scale sigma d (sum of weighted energies)(x_t, t) / d x_t        eq. 5, 10
@@ -41,30 +38,10 @@ class SemanticGuidance(OneShot):
 
     kind: Literal["semantic"] = "semantic"
     scale: float = Field(default=50.0, description="How hard the energies push.")
-    strength: Strength = 1.0
-    eta: Eta = 0.0
-    steps: Steps = 50
 
-    def prepare(self, task: Task) -> Task:
-        prepared: Task = super().prepare(task)
-        if prepared.energy is not None:
-            return prepared
+    def find_energy(self, task: Task) -> Energy:
         require_bundled(task, self.kind, "an image encoder")
-        return replace(prepared, energy=by.Mixed(find_energies(prepared)))
-
-    def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
-        energy = self.prepare(task).energy
-        if energy is None:
-            raise UserError("nothing guides the noisy latents", "give the task an energy")
-        return guide_by_energy(
-            task,
-            energy,
-            scale=self.scale,
-            strength=self.strength,
-            eta=self.eta,
-            steps=self.steps,
-            on_step=on_step,
-        )
+        return by.Mixed(find_energies(task))
 
 
 def find_energies(task: Task) -> list[tuple[float, Energy]]:
