@@ -65,12 +65,14 @@ def measure_peak(task: Task, method: DOODL) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__)
     options.add("--models", nargs="+", choices=MODELS, default=MODELS, toy=MODELS[1:2])
+    options.add("--solvers", nargs="+", choices=METHODS, default=[*METHODS], toy=["DDIM"])
     arguments = options.parse(argv)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     rows = []
     for name in arguments.models:
-        for solver, method in METHODS.items():
+        for solver in arguments.solvers:
+            method = METHODS[solver]
             for plan in PLANS:
                 with tempfile.TemporaryDirectory() as folder:
                     task = make_task(name, Path(folder)).under(plan)

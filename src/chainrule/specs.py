@@ -88,7 +88,12 @@ class Registry(Generic[T]):
         raise UserError(f"there is no {self.what} {name!r}", f"choose among {names}")
 
     def parse(self, value: Any, handler: Callable[[Any], Any]) -> Any:
-        """A pydantic validator of one that is chosen by the `kind` in a mapping."""
+        """A pydantic validator of one that is chosen by the `kind` in a mapping.
+
+        Args:
+            value: A mapping with a `kind`, or one that is made already.
+            handler: pydantic's own.
+        """
         if not isinstance(value, Mapping):
             return handler(value)
         kind: Any = self[str(value.get("kind"))]
@@ -99,6 +104,10 @@ def map_files(value: Any, change: Callable[[Path], Path]) -> Any:
     """`value`, a Spec, with each path in a field of type `File` replaced by `change` of it.
 
     Specs within it, alone or in a tuple, are changed as well.
+
+    Args:
+        value: A Spec, or a tuple of them.
+        change: The new path of an old one.
     """
     if isinstance(value, tuple):
         return tuple(map_files(each, change) for each in value)
@@ -114,6 +123,18 @@ def map_files(value: Any, change: Callable[[Path], Path]) -> Any:
         if new is not old:
             changed[name] = new
     return value.model_copy(update=changed) if changed else value
+
+
+def list_files(value: Any) -> list[Path]:
+    """The paths in all fields of type `File` of a Spec, in their order."""
+    found: list[Path] = []
+
+    def keep(file: Path) -> Path:
+        found.append(file)
+        return file
+
+    map_files(value, keep)
+    return found
 
 
 def _mentions_file(annotation: Any) -> bool:

@@ -56,11 +56,16 @@ def split_settings(args: Sequence[str], known: set[str]) -> tuple[list[str], lis
         key = name[2:].replace("-", "_")
         if equals:
             settings.append((key, value))
-        elif is_switch(key) or not queue or queue[0].startswith("--"):
+        elif not queue or queue[0].startswith("--") or _is_alone(key, queue[0]):
             settings.append((key, None))
         else:
             settings.append((key, queue.pop(0)))
     return rest, settings
+
+
+def _is_alone(key: str, after: str) -> bool:
+    """Whether a setting is a switch, and what comes `after` it is not its value."""
+    return is_switch(key) and after.lower() not in ("true", "false")
 
 
 @dataclass(frozen=True)

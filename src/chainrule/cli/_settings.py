@@ -64,7 +64,7 @@ def find_settings(kind: type[Spec]) -> dict[str, tuple[str, ...]]:
         if name in (HIDDEN if not issubclass(kind, Method) else {"kind"}):
             continue
         found[name] = (name,)
-        for nested in _nested(info.annotation):
+        for nested in find_nested(info.annotation):
             for part in nested.model_fields:
                 path = (name, part)
                 found[f"{name}.{part}"] = path
@@ -145,11 +145,11 @@ def _split(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _nested(annotation: Any) -> list[type[BaseModel]]:
+def find_nested(annotation: Any) -> list[type[BaseModel]]:
     """The specs that a field may hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _nested(part)]
+    return [model for part in get_args(annotation) for model in find_nested(part)]
 
 
 def _as_dict(value: Any, kind: type[Spec], name: str) -> Mapping[str, Any]:

@@ -81,7 +81,7 @@ class _Display:
         )
         self.progress = Progress(*columns, console=console, disable=quiet)
         self.outer: TaskID = self.progress.add_task("iteration", total=None, note="", visible=False)
-        self.inner: TaskID = self.progress.add_task("", total=None, note="")
+        self.inner: TaskID = self.progress.add_task("", total=None, note="", visible=False)
 
     def __enter__(self) -> _Display:
         self.progress.start()
@@ -95,7 +95,7 @@ class _Display:
         if isinstance(event, MethodBegun):
             self.progress.reset(self.outer, total=event.total, visible=event.total is not None)
             self.progress.update(self.outer, completed=event.done, note="")
-            self.progress.reset(self.inner, description=escape(event.label))
+            self.progress.reset(self.inner, description=escape(event.label), visible=True)
         elif isinstance(event, Step):
             self.progress.update(self.inner, completed=event.done, total=event.total)
         elif isinstance(event, Iteration):

@@ -11,6 +11,7 @@ from chainrule.cli._ask import name_folder
 from chainrule.cli._options import OUTPUT, QUIET
 from chainrule.cli._terminal import follow, plain_errors
 from chainrule.runs import execute, find_run, read_spec, resume
+from chainrule.specs import map_files
 
 Output = Annotated[Path | None, OUTPUT.info]
 Quiet = Annotated[bool, QUIET.info]
@@ -21,9 +22,12 @@ def run(
     output: Output = None,
     quiet: Quiet = False,
 ) -> None:
-    """Do the run that a file describes, as `spec.json` in a run's folder does."""
+    """Do the run that a file describes, as `spec.json` in a run's folder does.
+
+    Files that it names are looked for beside it.
+    """
     with plain_errors():
-        asked = read_spec(spec)
+        asked = map_files(read_spec(spec), lambda file: spec.parent / file.expanduser())
         folder = name_folder(output, asked)
         follow(execute(asked, folder), folder, quiet=quiet)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chainrule.cli._options import CHECKPOINT, MEMORY, SettingsCommand, make_command
-from chainrule.cli._settings import Typed, find_settings
+from chainrule.cli._settings import Typed, find_nested, find_settings
 from chainrule.cli._terminal import plain_errors
 from chainrule.cli.ask import COMMANDS
 from chainrule.errors import UserError
@@ -66,10 +66,10 @@ def _describe(method: type[Method], path: tuple[str, ...]) -> tuple[str, str]:
     """The default and the description of a setting, or of a setting of a setting."""
     info = method.model_fields[path[0]]
     default: Any = info.get_default(call_default_factory=True)
-    if isinstance(default, BaseModel) and len(path) > 1:
-        inner = type(default).model_fields.get(path[1])
-        found = getattr(default, path[1], None)
-        return _write(found), f"{path[0]}: {inner.description if inner else ''}"
+    if len(path) > 1:
+        kinds = [type(default), *find_nested(info.annotation)]
+        inner = next(kind.model_fields[path[1]] for kind in kinds if path[1] in kind.model_fields)
+        return _write(getattr(default, path[1], inner.default)), f"{path[0]}: {inner.description}"
     if isinstance(default, BaseModel):
         return str(getattr(default, "kind", type(default).__name__)), "How a gradient is followed."
     return _write(default), info.description or ""

@@ -71,7 +71,12 @@ class AuditTask:
         return replace(self, plan=plan)
 
     def denoiser(self, rows: Tensor, guidance_scale: float | None) -> Denoiser:
-        """The model told the prompts of the images numbered `rows`."""
+        """The model told the prompts of the images numbered `rows`.
+
+        Args:
+            rows: (n,), the images' numbers.
+            guidance_scale: Of classifier-free guidance; None: the model's own.
+        """
         prompts = [self.prompts[i // len(self.seeds)] for i in rows.tolist()]
         return self.model.denoiser(prompts, guidance_scale=guidance_scale)
 
@@ -219,7 +224,17 @@ class Audit(Method):
     def draw(
         self, task: AuditTask, x_T: Tensor, rows: Tensor, on_step: OnStep | None = None
     ) -> Tensor:
-        """The images numbered `rows` (n,), from the noise `x_T` (n, C, h, w)."""
+        """The images numbered `rows` (n,), from the noise `x_T` (n, C, h, w).
+
+        Args:
+            task: What is audited.
+            x_T: (n, C, h, w).
+            rows: (n,), the images' numbers.
+            on_step: Told after each step.
+
+        Returns:
+            (n, 3, H, W) in [0, 1].
+        """
         denoiser = task.denoiser(rows, self.guidance_scale)
         times, gradient = task.model.schedule.times(self.steps), Checkpoint(task.plan.keep)
         x_0 = sample(denoiser, x_T, times, gradient=gradient, on_step=on_step)
@@ -291,12 +306,26 @@ class Audit(Method):
 
     @torch.no_grad()
     def compare(self, task: AuditTask, state: AuditState, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The images numbered `rows` before the audit and at its end."""
+        """The images numbered `rows` before the audit and at its end.
+
+        Args:
+            task: What is audited.
+            state: Where the audit is.
+            rows: (n,), the images' numbers.
+
+        Returns:
+            Two times (n, 3, H, W) in [0, 1].
+        """
         before, after = (self.draw(task, x[rows], rows) for x in (state.start, state.x_T))
         return before, after
 
     def report(self, task: AuditTask, state: AuditState) -> dict[str, Any]:
-        """For each class, and for all, how many images there were and what share was misled."""
+        """For each class, and for all, how many images there were and what share was misled.
+
+        Args:
+            task: What is audited.
+            state: Where the audit is.
+        """
         # what the last iteration of a search left behind is judged by the one after it
         radii = self.radii[: max(0, (state.iteration - 1) // self.iterations)]
         audited, labels = state.label >= 0, task.classifier.labels
@@ -343,7 +372,7 @@ class Audit(Method):
         return {
             "prompt": task.prompts[i // len(task.seeds)],
             "seed": task.seeds[i % len(task.seeds)],
-            "label": labels[label] if label >= 0 else "",
+            "class": labels[label] if label >= 0 else "",
             "seen": labels[int(state.seen[i])],
             "tau": self.radii[level] if label >= 0 and level < len(self.radii) else "",
         }
@@ -385,7 +414,7 @@ def _describe(found: Mapping[str, Any], *, stopped: bool) -> str:
         f"judge saw the same in {found['audited']['all']}; those were searched, in balls of the "
         f"radius tau around their noise.\n{early}A success: the classifier sees another class, the "
         f"judge still the first. Shares with 95 % intervals.\n\n{table}\n\n"
-        "![the share over the radius](curve.png)\n\n![examples](grid.png)\n"
+        "![the share over the radius](curve.png)\n\n![examples](contact-sheet.png)\n"
     )
 
 

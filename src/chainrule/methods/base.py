@@ -84,7 +84,7 @@ class Photo:
         wanted = (len(self.images), 1, *self.images.shape[2:])
         if self.mask is not None and self.mask.shape != wanted:
             found = tuple(self.mask.shape)
-            raise UserError(f"the mask is {found} and must be {wanted}, like the photos it is for")
+            raise UserError(f"the mask is {found}", f"make it {wanted}, like the photos", "mask")
 
     def select(self, rows: Sequence[int]) -> Photo:
         """Some of the photos."""
@@ -207,7 +207,12 @@ class Task:
 
 
 def select_words(words: tuple[str, ...], rows: Sequence[int]) -> tuple[str, ...]:
-    """Some images' prompts; one that is common to all stays."""
+    """Some images' prompts; one that is common to all stays.
+
+    Args:
+        words: A prompt for all images, or one for each.
+        rows: The images' numbers.
+    """
     return words if len(words) < 2 else tuple(words[row] for row in rows)
 
 
@@ -240,7 +245,8 @@ class State:
             return cls(**tensors)
         except TypeError as error:
             raise UserError(
-                f"this is not a state of {cls.__name__} (it holds {', '.join(sorted(tensors))})"
+                f"this is not a state of {cls.__name__} (it holds {', '.join(sorted(tensors))})",
+                "delete it, and the method begins again",
             ) from error
 
 
@@ -353,7 +359,12 @@ class Method(Spec, ABC):
 
     @abstractmethod
     def result(self, task: Any, state: Any) -> Any:
-        """What there is at a state: a Result, or the Sheet of a method that trains or audits."""
+        """What there is at a state: a Result, or the Sheet of a method that trains or audits.
+
+        Args:
+            task: What `prepare` made.
+            state: Any state of `run`.
+        """
 
     def prepare(self, task: Task) -> Any:
         """What `run` takes, made of a task. Raises UserError for what this method lacks."""
@@ -361,7 +372,12 @@ class Method(Spec, ABC):
         return task
 
     def artefacts(self, task: Any, state: Any) -> Mapping[str, Writer]:
-        """The files that a method that trains makes, by name."""
+        """The files that a method that trains makes, by name.
+
+        Args:
+            task: What `prepare` made.
+            state: Any state of `run`.
+        """
         return {}
 
     def count_iterations(self, task: Any) -> int | None:
@@ -389,7 +405,12 @@ class Method(Spec, ABC):
 
 
 def require(method: Method, task: Task) -> None:
-    """Raise UserError for the first thing that a method needs and a task has not."""
+    """Raise UserError for the first thing that a method needs and a task has not.
+
+    Args:
+        method: The method.
+        task: What it is to be done with.
+    """
     needs, kind, photo = type(method).needs, method.kind, task.photo
     if Needs.NOISE in needs and photo is not None:
         raise UserError(f"{kind} draws from noise", "choose a method that edits photos", "method")

@@ -43,13 +43,27 @@ class BestOf(OneShot):
 
 
 def draw_best(task: Task, count: int, *, steps: int, on_step: OnStep | None = None) -> Result:
-    """For each seed, the best of `count` draws of its noise by the task's loss."""
+    """For each seed, the best of `count` draws of its noise by the task's loss.
+
+    Args:
+        task: Whose seeds.
+        count: How many draws, 1 or more.
+        steps: Sampling steps.
+        on_step: Told after each step.
+    """
     _ = task.require_loss()
     return reduce(_better, draws(task, count, steps=steps, on_step=on_step))
 
 
 def draws(task: Task, count: int, *, steps: int, on_step: OnStep | None = None) -> Iterator[Result]:
-    """`count` batches of plain images, each from its own draw of the seeds' noise."""
+    """`count` batches of plain images, each from its own draw of the seeds' noise.
+
+    Args:
+        task: Whose seeds.
+        count: How many draws, 1 or more.
+        steps: Sampling steps.
+        on_step: Told after each step.
+    """
     shape = task.model.codec.latent_shape
     for draw in range(count):
         x_T = task.noise.normal(draw, shape).to(task.model.device)
@@ -57,7 +71,12 @@ def draws(task: Task, count: int, *, steps: int, on_step: OnStep | None = None) 
 
 
 def choose_best(results: Iterable[Result], loss: Loss) -> Result:
-    """For each image of a batch, the one of several results whose `loss` is lowest."""
+    """For each image of a batch, the one of several results whose `loss` is lowest.
+
+    Args:
+        results: Results of the same B images.
+        loss: What compares them.
+    """
     return reduce(_better, (replace(result, losses=loss(result.images)) for result in results))
 
 

@@ -38,7 +38,12 @@ class OneShot(Method):
 
     @abstractmethod
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
-        """Draw the images of a task."""
+        """Draw the images of a task.
+
+        Args:
+            task: What `prepare` made.
+            on_step: Told after each step.
+        """
 
     def run(
         self, task: Task, state: Drawn | None = None, on_step: OnStep | None = None

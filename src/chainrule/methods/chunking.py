@@ -19,7 +19,15 @@ from chainrule.methods.base import Drawn, Method, Result, State, Task
 
 
 def decode(task: Task, latents: Tensor) -> Tensor:
-    """The images of `latents` (B, C, h, w), as many at once as the task's plan allows."""
+    """The images of `latents` (B, C, h, w), as many at once as the task's plan allows.
+
+    Args:
+        task: Whose images.
+        latents: (B, C, h, w).
+
+    Returns:
+        (B, 3, H, W) in [0, 1].
+    """
     parts = task.split(task.plan.decoded_at_once)
     return torch.cat([part.decode(latents[rows]) for rows, part in parts])
 
@@ -42,7 +50,15 @@ def evaluate(
 
 
 def encode_photos(task: Task, images: Tensor | None = None) -> Tensor:
-    """The latents of the task's photos, or of `images` (B, 3, H, W) in their place."""
+    """The latents of the task's photos, or of `images` (B, 3, H, W) in their place.
+
+    Args:
+        task: Whose photos.
+        images: (B, 3, H, W) in [0, 1] to encode in their place.
+
+    Returns:
+        (B, C, h, w).
+    """
     photos = task.require_photo().images if images is None else images
     parts = task.split(task.plan.batch_size)
     return torch.cat([task.model.encode(photos[rows]) for rows, _ in parts])
@@ -97,14 +113,24 @@ def _judge(
 
 
 def finish(task: Task, drawn: Drawn) -> Result:
-    """What was drawn, decoded once and judged once."""
+    """What was drawn, decoded once and judged once.
+
+    Args:
+        task: Whose images.
+        drawn: What a method has drawn.
+    """
     images = decode(task, drawn.latents)
     losses = None if task.loss is None else evaluate(task, images)
     return Result(images, drawn.latents, drawn.x_T, losses, attention=drawn.attention)
 
 
 def draw_in_parts(task: Task, draw: Callable[[Task], Drawn]) -> Drawn:
-    """`draw` on as many images as the task's plan computes together, one group after another."""
+    """`draw` on as many images as the task's plan computes together, one group after another.
+
+    Args:
+        task: The whole task.
+        draw: Draws the images of a part of it.
+    """
     parts = [draw(part) for _, part in task.split(task.plan.batch_size)]
     if len(parts) == 1:
         return parts[0]
@@ -130,6 +156,12 @@ def run_within_memory(
 
     If memory runs out, the iteration is done again under the next tighter plan, once, and that is
     said. The networks are arranged while this lasts, and are afterwards as they were.
+
+    Args:
+        method: The method.
+        task: What its `prepare` made.
+        state: Where to go on; None: at the beginning.
+        on_step: Told after each step of a chain.
 
     Raises:
         UserError: If there is still not enough memory.

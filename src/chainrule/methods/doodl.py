@@ -114,6 +114,10 @@ class DOODLState(State):
         """This state with some of the images' replaced.
 
         Of the others, the last terms are repeated for the new row.
+
+        Args:
+            rows: The images' numbers.
+            changed: Their new state.
         """
         index = torch.tensor(rows, device=self.x_T.device)
         terms = torch.cat([self.terms, self.terms[-1:]])[: len(changed.terms)]
@@ -323,7 +327,13 @@ class DOODL(Method):
         return state.iteration > self.iterations or bool(self._good(state.best_losses).all())
 
     def advance(self, task: Task, state: DOODLState, on_step: OnStep | None = None) -> DOODLState:
-        """One iteration of Algorithm 1 for each image that is not good enough yet."""
+        """One iteration of Algorithm 1 for each image that is not good enough yet.
+
+        Args:
+            task: What is optimised.
+            state: Where it is.
+            on_step: Told after each step.
+        """
         todo = (~self._good(state.best_losses)).nonzero().flatten().tolist()
         size = task.plan.batch_size or len(todo)
         if len(todo) == len(task.seeds) <= size:
@@ -385,14 +395,25 @@ class DOODL(Method):
         return replace(state, x_T=x_T, memory=memory)
 
     def seen_loss(self, k: int, task: Task) -> Loss:
-        """The loss that iteration `k` optimises: of its crops, if crops are judged."""
+        """The loss that iteration `k` optimises: of its crops, if crops are judged.
+
+        Args:
+            k: The iteration.
+            task: Whose loss.
+        """
         whole = task.require_loss()
         loss = crop(whole, self.crops, self.cut_power) if self.crops else whole
         return loss.replay(task.noise.stream(CROPS), k)
 
     @torch.no_grad()
     def redraw(self, task: Task, state: DOODLState, on_step: OnStep | None = None) -> DOODLState:
-        """The best noise in the final number of steps, kept where that image is the better one."""
+        """The best noise in the final number of steps, kept where that image is the better one.
+
+        Args:
+            task: What was optimised.
+            state: The last one.
+            on_step: Told after each step.
+        """
         drawn = generate(
             task, state.best_x_T[0], self.final_steps or self.steps, on_step=on_step
         ).latents

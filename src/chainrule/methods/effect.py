@@ -111,11 +111,23 @@ class Effect(Method):
         return train({VECTORS: vectors}, objective, self.optimiser, self.iterations, state)
 
     def tell(self, task: Task, vectors: Tensor, prompts: Sequence[str]) -> Conditioning:
-        """The conditioning of prompts in which the word reads as `vectors` (n, D)."""
+        """The conditioning of prompts in which the word reads as `vectors` (n, D).
+
+        Args:
+            task: Whose model.
+            vectors: (n, D), token embeddings.
+            prompts: What is said.
+        """
         return task.model.text.with_token(self.word, vectors)(prompts)
 
     def denoiser(self, task: Task, vectors: Tensor, prompt: str) -> Denoiser:
-        """The model told a prompt, in which the word reads as `vectors` (n, D)."""
+        """The model told a prompt, in which the word reads as `vectors` (n, D).
+
+        Args:
+            task: Whose model.
+            vectors: (n, D), token embeddings.
+            prompt: What is said.
+        """
         told = self.tell(task, vectors, [prompt])
         return task.model.denoiser(told, guidance_scale=self.guidance_scale)
 
@@ -126,7 +138,17 @@ class Effect(Method):
         return invert(denoiser, z, task.model.schedule.times(self.steps), solver=DPMSolver())[0]
 
     def draw(self, task: Task, vectors: Tensor, prompt: str, x_T: Tensor) -> Tensor:
-        """The images (B, 3, H, W) of a prompt from the noise `x_T` (B, C, h, w)."""
+        """The images (B, 3, H, W) of a prompt from the noise `x_T` (B, C, h, w).
+
+        Args:
+            task: Whose model.
+            vectors: (n, D), token embeddings.
+            prompt: What is said.
+            x_T: (B, C, h, w).
+
+        Returns:
+            (B, 3, H, W) in [0, 1].
+        """
         denoiser = self.denoiser(task, vectors, prompt)
         times = task.model.schedule.times(self.steps)
         return task.model.decode(sample(denoiser, x_T, times, solver=DPMSolver()))

@@ -114,7 +114,7 @@ class Inversion(Method):
         from safetensors.torch import save_file
 
         pair = {name: getattr(state, name).contiguous().cpu() for name in ("x", "y")}
-        return {"inversion.safetensors": partial(save_file, pair)}
+        return {"latents.safetensors": partial(save_file, pair)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,7 +97,13 @@ class NoiseAwareGuidance(EnergyGuidance):
 
 
 def require_bundled(task: Task, kind: str, trained: str) -> None:
-    """Raise UserError unless the model is the one that somebody `trained` something for."""
+    """Raise UserError unless the model is the one that somebody `trained` something for.
+
+    Args:
+        task: Whose model.
+        kind: The method.
+        trained: What somebody has to have trained, in words.
+    """
     if task.model.name != BUNDLED:
         raise UserError(
             f"{kind} guidance needs {trained} that was trained on the model's noisy latents, and "

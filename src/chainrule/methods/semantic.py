@@ -76,7 +76,7 @@ def find_energies(task: Task) -> list[tuple[float, Energy]]:
         like = by.Likeness(encoder, task.model.schedule, encode_photos(task))
         found = [(1.0, by.Text(encoder, text)), (1.0, by.Layout(like))]
     if not found:
-        raise UserError("nothing says what the images should be like", "name a loss", "loss")
+        raise UserError("semantic guidance has nothing to go towards", "name a loss", "loss")
     return found
 
 

@@ -140,7 +140,16 @@ class Stylize(Method):
         )
 
     def draw(self, model: Model, samples: Samples, keep: int = 0) -> Tensor:
-        """The images (B, 3, H, W) of prompts and seeds."""
+        """The images (B, 3, H, W) of prompts and seeds.
+
+        Args:
+            model: What draws.
+            samples: B prompts and seeds.
+            keep: Of how many steps the graphs are kept.
+
+        Returns:
+            (B, 3, H, W) in [0, 1].
+        """
         prompts, seeds = zip(*samples, strict=True)
         denoiser = model.denoiser(list(prompts), guidance_scale=self.guidance_scale)
         times = model.schedule.times(self.steps)

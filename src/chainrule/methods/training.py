@@ -31,7 +31,12 @@ class Training(State):
 
     @classmethod
     def begin(cls, parameters: Mapping[str, Tensor], terms: int) -> Training:
-        """The state before the first iteration, of a loss of so many `terms`."""
+        """The state before the first iteration, of a loss of so many `terms`.
+
+        Args:
+            parameters: What is trained, by name.
+            terms: How many terms the loss has.
+        """
         values = {name: value.detach().clone() for name, value in parameters.items()}
         memory = {name: torch.stack([0 * value, 0 * value]) for name, value in values.items()}
         return cls(values, memory, torch.zeros(0, terms))
@@ -39,7 +44,7 @@ class Training(State):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Training:
         if "losses" not in tensors:
-            raise UserError("this is not the state of a training (it has no losses)")
+            raise UserError("this is not the state of a training (it has no losses)", "delete it")
         values, memory = (
             {name.removeprefix(kind): t for name, t in tensors.items() if name.startswith(kind)}
             for kind in ("value ", "memory ")

@@ -21,7 +21,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
         UserError: A set is too small.
     """
     if min(len(features), len(reference)) < 2:
-        raise UserError("the Frechet distance needs at least two images in each set")
+        raise UserError("the Frechet distance needs at least two images in each set", "give more")
     (mean, cov), (other_mean, other_cov) = (
         (value.double().mean(dim=0), torch.cov(value.double().T)) for value in (features, reference)
     )

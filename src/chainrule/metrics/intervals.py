@@ -39,7 +39,7 @@ def wilson(successes: int, trials: int) -> Interval:
         UserError: There was no trial.
     """
     if trials < 1:
-        raise UserError("a proportion needs at least one trial")
+        raise UserError("a proportion needs at least one trial", "count some")
     p, n = successes / trials, trials
     centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))

@@ -6,7 +6,7 @@ A classifier, and an image encoder in the space of the bundled CLIP.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -105,17 +105,39 @@ def load_noise_aware_encoder(device: str | torch.device = "cpu") -> NoiseAwareEn
     return found
 
 
-def load_noise_aware(
-    target: str, device: str | torch.device = "cpu"
-) -> Callable[[Tensor, float], Tensor]:
-    """The energy of the bundled noise-aware classifier: how far noisy latents are from a class.
+@dataclass(frozen=True, eq=False)
+class ClassEnergy:
+    """How far noisy latents are from a class: the loss of the classifier's training.
 
     Args:
+        network: The classifier.
         target: The class.
-        device: Where the classifier runs.
+    """
 
-    Returns:
-        (x_t (B, C, h, w), t) -> (B,): the loss of its training, binary cross-entropy.
+    network: NoiseAwareClassifier
+    target: str
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The networks that it asks."""
+        return (self.network,)
+
+    def __call__(self, x_t: Tensor, t: float) -> Tensor:
+        """(B,) for latents `x_t` (B, C, h, w) at time `t`: binary cross-entropy."""
+        times = torch.full((len(x_t),), t, device=x_t.device)
+        logits = self.network(x_t.float(), times).to(x_t.dtype)
+        labels = torch.zeros_like(logits)
+        labels[:, self.network.labels.index(self.target)] = 1.0
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        return losses.mean(dim=1)
+
+
+def load_noise_aware(target: str, device: str | torch.device = "cpu") -> ClassEnergy:
+    """The energy of the bundled noise-aware classifier.
+
+    Args:
+        target: The class that noisy latents should be of.
+        device: Where the classifier runs.
 
     Raises:
         UserError: There is no such class.
@@ -127,17 +149,7 @@ def load_noise_aware(
             f"choose among {', '.join(network.labels)}",
             "target",
         )
-    index = network.labels.index(target)
-
-    def energy(x_t: Tensor, t: float) -> Tensor:
-        times = torch.full((len(x_t),), t, device=x_t.device)
-        logits = network(x_t.float(), times).to(x_t.dtype)
-        labels = torch.zeros_like(logits)
-        labels[:, index] = 1.0
-        losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        return losses.mean(dim=1)
-
-    return energy
+    return ClassEnergy(network, target)
 
 
 def _load(kind: Any, folder: Any, device: str | torch.device) -> Any:

@@ -141,7 +141,8 @@ def measure(label: str, method: Method, task: Any) -> Measured:
     """
     iterates = method.count_iterations(task) is not None
     lengths = (SHORT, SHORT + 1)
-    short, longer = (_probe(method, task, steps) for steps in lengths)
+    bare = task.under(task.plan.model_copy(update={"keep": 0}))
+    short, longer = (_probe(method, bare, steps) for steps in lengths)
     keeps = task.plan.model_copy(update={"keep": 0}) == Plan()
     if not (iterates and keeps) or method_steps(method) <= SHORT:
         return Measured(label, method, task, short, longer)
@@ -199,12 +200,22 @@ def plans(task: Task) -> Iterator[Plan]:
 
 
 def estimate(spec: RunSpec, task: Task) -> list[Estimate]:
-    """What each method of `spec` takes for its `task`, under the task's plan."""
+    """What each method of `spec` takes for its `task`, under the task's plan.
+
+    Args:
+        spec: The run.
+        task: What its methods share.
+    """
     return [found.under() for found in measure_all(spec, task)]
 
 
 def measure_all(spec: RunSpec, task: Task) -> list[Measured]:
-    """Each method of `spec`, measured under the task's plan. A few steps of each are run."""
+    """Each method of `spec`, measured under the task's plan. A few steps of each are run.
+
+    Args:
+        spec: The run.
+        task: What its methods share.
+    """
     prepared = prepare_methods(spec, task)
     return [measure(label, method, own) for label, (method, own) in prepared.items()]
 

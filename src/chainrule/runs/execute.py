@@ -9,6 +9,7 @@ iterator, Ctrl-C, kill -9), it goes on from there as if nothing had been.
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -57,7 +58,12 @@ def execute(spec: RunSpec, folder: Path, model: Model | None = None) -> Iterator
 
 
 def resume(folder: Path, model: Model | None = None) -> Iterator[Event]:
-    """Go on with the run of a folder. It ends as if it had never been stopped."""
+    """Go on with the run of a folder. It ends as if it had never been stopped.
+
+    Args:
+        folder: The run's.
+        model: The model, if it is loaded already.
+    """
     return execute(Folder.open(folder).written, folder, model)
 
 
@@ -146,8 +152,8 @@ class _Work:
         kept = self.folder.read_state(self.label, device) or Kept({})
         state = self._state(kept)
         begun = 0 if state is None else state.iteration
-        self.emit(MethodBegun(self.label, self._total(), begun))
         try:
+            self.emit(MethodBegun(self.label, self._total(), begun))
             if not kept.finished:
                 state, kept = self._iterate(state, kept)
         except BaseException:
@@ -205,7 +211,7 @@ class _Work:
         with ExitStack() as arranged:
             arranged.enter_context(arrange(self.task.model, self.task.loss, self.task.plan))
             result = self.method.result(self.task, state)
-            write_artefacts(self.folder, self.method, self.task, state)
+            write_artefacts(self.folder, self.label, self.method, self.task, state)
         return Outcome(
             self.label,
             self.method,
@@ -223,11 +229,16 @@ def _tell_step(emit: Emit[Event], label: str, done: int, total: int) -> None:
 
 @contextmanager
 def _told_warnings(emit: Emit[Event]) -> Iterator[None]:
-    """While this lasts, warnings are events."""
+    """While this lasts, warnings of the work are events."""
+    mine = threading.get_ident()
     with warnings.catch_warnings():
+        others = warnings.showwarning
 
-        def show(message: Warning | str, *_: Any, **__: Any) -> None:
-            emit(Warned(str(message)))
+        def show(message: Warning | str, *rest: Any, **named: Any) -> None:
+            if threading.get_ident() == mine:
+                emit(Warned(str(message)))
+            else:  # whoever follows the run warns of something else
+                others(message, *rest, **named)
 
         warnings.showwarning = show
         yield

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from torch import Tensor
 import chainrule
 from chainrule.errors import UserError
 from chainrule.runs.spec import RunSpec, read_spec
-from chainrule.specs import map_files
+from chainrule.specs import list_files, map_files
 
 SPEC, DIGESTS, INPUTS, SHEET = "spec.json", "digests.json", "inputs", "contact-sheet.png"
+LONGEST = 80
+"""How many letters of a method's settings a file's name may have."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,12 @@ class Folder:
 
     @classmethod
     def create(cls, path: Path, spec: RunSpec) -> Folder:
-        """A new folder, with its inputs. Raises UserError if it cannot be, or holds something."""
+        """A new folder, with its inputs. Raises UserError if it cannot be, or holds something.
+
+        Args:
+            path: Where: a folder that is not there, or is empty.
+            spec: What is asked for.
+        """
         require_empty(path)
         with _explain(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -83,18 +91,29 @@ class Folder:
                 f"{path} holds no run (no {SPEC})", "name a folder that chainrule wrote"
             )
         written = read_spec(path / SPEC)
-        _check_inputs(path)
+        _check_inputs(path, written)
         return cls(path, map_files(written, lambda file: path / file), written)
 
     def holds(self, spec: RunSpec) -> bool:
         """Whether its run is the one of `spec`, whose files may be elsewhere."""
-        same = map_files(spec, lambda file: Path(INPUTS) / file.name)
-        return spec in (self.spec, self.written) or same == self.written
+        if spec in (self.spec, self.written):
+            return True
+        names = _name_inputs(spec)
+        same = map_files(spec, lambda file: names[file]) == self.written
+        return same and all(
+            digest_file(file) == digest_file(self.path / name)
+            for file, name in names.items()
+            if file.is_file()
+        )
 
     # --- states ---------------------------------------------------------------------------------
 
     def read_state(self, label: str, device: str) -> Kept | None:
         """A method's work so far; None if there is none.
+
+        Args:
+            label: The method's name in the run.
+            device: Where its tensors should be.
 
         Raises:
             UserError: If the file is damaged, or of another run.
@@ -109,17 +128,22 @@ class Folder:
             with safe_open(path, framework="pt", device=device) as file:
                 facts = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            kept = _kept(tensors, facts)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error})", cure) from error
         if facts.get("run") != self._identity(label):
             raise UserError(f"{path} is the state of another run", cure)
         if facts.get("digest") != digest_tensors(tensors):
             raise UserError(f"{path} is damaged (its digest is another)", cure)
-        finished = facts.get("finished") == "true"
-        return Kept(tensors, finished, float(facts.get("seconds", 0)), int(facts.get("passes", 0)))
+        return kept
 
     def write_state(self, label: str, kept: Kept) -> None:
-        """Write a method's work so far, in the place of what was there."""
+        """Write a method's work so far, in the place of what was there.
+
+        Args:
+            label: The method's name in the run.
+            kept: Its work so far.
+        """
         from safetensors.torch import save_file
 
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in kept.tensors.items()}
@@ -145,10 +169,19 @@ class Folder:
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
+def _kept(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Kept:
+    """A state's file. Raises ValueError for facts that are not numbers."""
+    finished = facts.get("finished") == "true"
+    return Kept(tensors, finished, float(facts.get("seconds", 0)), int(facts.get("passes", 0)))
+
+
 def name_file(label: str) -> str:
-    """A label as a file's name."""
-    safe = (c if c.isalnum() or c in "-_.=+" else "-" for c in label)
-    return "".join(safe)[:100]
+    """A label as a file's name, another one for each label."""
+    plain = label.replace(" ", "-")
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.=+") else "-" for c in plain)
+    if safe == plain and len(safe) <= LONGEST:
+        return safe
+    return f"{safe[:LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -188,24 +221,31 @@ def read_digests(path: Path) -> dict[str, str]:
 def _copy_inputs(path: Path, spec: RunSpec) -> tuple[RunSpec, dict[str, str]]:
     """Copy the files that a spec names; the spec with their new names, and their digests."""
     digests: dict[str, str] = {}
+    names = _name_inputs(spec)
+    for file, name in names.items():
+        (path / INPUTS).mkdir(exist_ok=True)
+        shutil.copyfile(file.expanduser(), path / name)
+        digests[name.as_posix()] = digest_file(path / name)
+    return map_files(spec, lambda file: names[file]), digests
+
+
+def _name_inputs(spec: RunSpec) -> dict[Path, Path]:
+    """The files that a spec names, each with its name in a run's folder."""
     names: dict[Path, Path] = {}
-
-    def copy(file: Path) -> Path:
+    for file in list_files(spec):
         if file not in names:
-            taken = [name.name for name in names.values()]
-            name = file.name if file.name not in taken else f"{len(taken)}-{file.name}"
-            (path / INPUTS).mkdir(exist_ok=True)
-            shutil.copyfile(file.expanduser(), path / INPUTS / name)
-            names[file] = Path(INPUTS) / name
-            digests[f"{INPUTS}/{name}"] = digest_file(path / INPUTS / name)
-        return names[file]
-
-    return map_files(spec, copy), digests
+            more = (f"{k}-{file.name}" for k in count(1))
+            free = (Path(INPUTS) / name for name in chain([file.name], more))
+            names[file] = next(name for name in free if name not in names.values())
+    return names
 
 
-def _check_inputs(path: Path) -> None:
+def _check_inputs(path: Path, written: RunSpec) -> None:
     """Raise UserError if a file that a run reads is not what it was."""
-    for name, digest in read_digests(path).items():
+    digests = read_digests(path)
+    if set(digests) != {file.as_posix() for file in list_files(written)}:
+        raise UserError(f"{path / DIGESTS} is of another run", "put it back, or begin the run anew")
+    for name, digest in digests.items():
         try:
             same = digest_file(path / name) == digest
         except OSError as error:
@@ -236,7 +276,12 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file."""
+    """Write a text file.
+
+    Args:
+        path: The file.
+        text: What is in it.
+    """
     with write_atomically(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

@@ -67,6 +67,10 @@ def load_task(spec: RunSpec, model: Model | None = None) -> Task:
 def prepare_methods(spec: RunSpec, task: Task) -> dict[str, tuple[Method, Any]]:
     """Each method by its name in the run, with the task that it takes.
 
+    Args:
+        spec: The run.
+        task: What its methods share.
+
     Raises:
         UserError: For the first method that lacks something.
     """

@@ -44,7 +44,13 @@ class Origin(Spec):
 
 
 def save_picture(image: Image.Image, path: Path, origin: Origin) -> None:
-    """Write a PNG that carries its origin."""
+    """Write a PNG that carries its origin.
+
+    Args:
+        image: The picture.
+        path: The file.
+        origin: What it carries.
+    """
     info = PngImagePlugin.PngInfo()
     info.add_itxt(CARRIED, origin.model_dump_json())
     with write_atomically(path) as partial:

@@ -75,7 +75,12 @@ class Reporter:
 
     @classmethod
     def of(cls, folder: Folder, task: Task) -> Reporter:
-        """The reporter of a run."""
+        """The reporter of a run.
+
+        Args:
+            folder: The run's.
+            task: What its methods share.
+        """
         return cls(folder, task, find_score(folder.spec), read_digests(folder.path))
 
     @property
@@ -160,6 +165,8 @@ class Reporter:
     def _write_curves(self, outcomes: Sequence[Outcome], origin: Origin) -> None:
         """The losses over the iterations, of each method that has some."""
         curved = [each for each in outcomes if _terms(each.result) is not None]
+        if len(curved) > 1:  # of a run that was stopped when there was one
+            (self.folder.path / "loss.png").unlink(missing_ok=True)
         for each in curved:
             terms = _terms(each.result)
             if terms is None:
@@ -188,7 +195,9 @@ class Reporter:
             rows = [f"seed {seed}" for seed in self._seeds]
             nothing = {word: [""] * len(rows) for word in words}
             sheet = contact_sheet(shown, rows, nothing, title=self._title())
-            save_picture(sheet, self.folder.path / "attention.png", origin)
+            alone = each.label == each.method.kind
+            name = "attention.png" if alone else f"{name_file(each.label)}-attention.png"
+            save_picture(sheet, self.folder.path / name, origin)
 
     def _write_own_pictures(self, origin: Origin) -> None:
         """The model's own pictures that are edited, which are nowhere else."""
@@ -305,7 +314,14 @@ def describe_environment(spec: RunSpec) -> dict[str, Any]:
 
 
 def write_artefacts(folder: Folder, method: Method, task: Any, state: Any) -> list[Path]:
-    """Write the files that a method that trains makes; their paths."""
+    """Write the files that a method that trains makes; their paths.
+
+    Args:
+        folder: The run's.
+        method: The method.
+        task: What its `prepare` made.
+        state: Where it is.
+    """
     paths = []
     for name, write in method.artefacts(task, state).items():
         path = folder.path / name

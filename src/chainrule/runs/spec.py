@@ -162,7 +162,7 @@ class RunSpec(Spec):
         gt=0,
         description="The most bytes that it may take, as in 8GB: the fastest way within is found.",
     )
-    stop_after: Mapping[str, int] = Field(
+    stop_after: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict,
         description="Of a method that was stopped, how many iterations it is done again for.",
     )
@@ -181,7 +181,12 @@ class RunSpec(Spec):
 
 
 def label_method(method: Method, alike: list[Method]) -> str:
-    """The name of a method among all of its kind in a run, which differ in some settings."""
+    """The name of a method among all of its kind in a run, which differ in some settings.
+
+    Args:
+        method: The method.
+        alike: All of its kind in the run, itself among them.
+    """
     mine = method.model_dump()
     every = [each.model_dump() for each in alike]
     telling = [name for name in mine if any(each[name] != mine[name] for each in every)]
@@ -221,6 +226,9 @@ def parse_spec(values: Mapping[str, Any], what: str = "this run") -> RunSpec:
         raise UserError(
             "a method is named twice with the same settings", "name each once", "method"
         )
+    for label in spec.stop_after:
+        if label not in labels:
+            raise UserError(f"there is no method {label!r} to stop", f"choose {', '.join(labels)}")
     return spec
 
 

@@ -36,7 +36,7 @@ def module(denoiser: Denoiser) -> Any:
     found = getattr(unwrap(denoiser).network, "module", None)
     if found is None:
         raise UserError(
-            "this network is no module of diffusers, whose inside could be reached",
+            "this network is not a module of diffusers, whose inside could be reached",
             "choose a checkpoint of diffusers",
         )
     if torch.is_grad_enabled() and getattr(found, "is_gradient_checkpointing", False):
