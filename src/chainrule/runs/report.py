@@ -18,6 +18,7 @@ from torch import Tensor
 import chainrule
 from chainrule.images import contact_sheet, loss_curves, restore_proportions, to_pil
 from chainrule.methods.base import Method, Result, Sheet, Task
+from chainrule.methods.chunking import evaluate
 from chainrule.runs.folder import (
     SHEET,
     Folder,
@@ -229,7 +230,7 @@ class Reporter:
             return [self.score.write(value) for value in scores]
         if self.task.loss is None:
             return [""] * len(images)
-        return [f"loss {value:.3f}" for value in self.task.loss(images).tolist()]
+        return [f"loss {value:.3f}" for value in evaluate(self.task, images).tolist()]
 
     def _write_report(self, outcomes: Sequence[Outcome], scores: Mapping[str, list[float]]) -> None:
         name = self.score.name if self.score else "score"
@@ -270,6 +271,15 @@ class Reporter:
             }
         return found
 
+    def _split_losses(self, result: Result) -> dict[str, list[float]]:
+        """Each of several losses by its name, of the finished images."""
+        loss = self.task.loss
+        if loss is None or len(loss.names) < 2:
+            return {}
+        parts = self.task.split(self.task.plan.decoded_at_once)
+        terms = [part.require_loss().terms(result.images[rows]) for rows, part in parts]
+        return dict(zip(loss.names, torch.cat(terms, dim=1).tolist(), strict=True))
+
     def _write_table(self, outcomes: Sequence[Outcome], scores: Mapping[str, list[float]]) -> None:
         """A row an image."""
         rows: list[dict[str, Any]] = []
@@ -284,11 +294,12 @@ class Reporter:
             if isinstance(each.result, Sheet):
                 rows += [{**common, **record} for record in each.result.records]
                 continue
-            losses = each.result.losses
+            losses, parts = each.result.losses, self._split_losses(each.result)
             for i, seed in enumerate(self._seeds):
                 row: dict[str, Any] = {**common, "seed": seed}
                 if losses is not None:
                     row["loss"] = losses[i].item()
+                row |= {name: values[i] for name, values in parts.items()}
                 if self.score and scores[each.label]:
                     row[self.score.name] = scores[each.label][i]
                 rows.append(row)
@@ -313,18 +324,21 @@ def describe_environment(spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def write_artefacts(folder: Folder, method: Method, task: Any, state: Any) -> list[Path]:
+def write_artefacts(
+    folder: Folder, label: str, method: Method, task: Any, state: Any
+) -> list[Path]:
     """Write the files that a method that trains makes; their paths.
 
     Args:
         folder: The run's.
+        label: The method's name in it.
         method: The method.
         task: What its `prepare` made.
         state: Where it is.
     """
-    paths = []
+    paths, alone = [], label == method.kind
     for name, write in method.artefacts(task, state).items():
-        path = folder.path / name
+        path = folder.path / (name if alone else f"{name_file(label)}-{name}")
         with write_atomically(path) as partial:
             write(partial)
         paths.append(path)
