@@ -3,15 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test lint types doctest clean
+.PHONY: demo test test-all lint types doctest clean
 
 demo: .venv/installed
 	rm -rf $(DEMO)
 	$(BIN)/chainrule guide "a red shape on a white background" --loss classifier=heart --seed 0-3 --output $(DEMO)
-	@echo "The picture is $(CURDIR)/$(DEMO)/grid.png"
+	@echo "The picture is $(CURDIR)/$(DEMO)/contact-sheet.png"
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-all: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ""
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -140,9 +140,7 @@ class Probe:
     weight: Tensor
     passes: Passes
 
-    def find_gradients(
-        self, seeds: range, solver: Solver, steps: int, gradient: Gradient
-    ) -> Found:
+    def find_gradients(self, seeds: range, solver: Solver, steps: int, gradient: Gradient) -> Found:
         model, before = self.model, self.passes.total
         x_T = model.noise(seeds).requires_grad_()
         text = model.text([PROMPT])[0].expand(len(seeds), -1, -1).clone().requires_grad_()
@@ -204,7 +202,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add("--seeds", type=int, default=16, toy=1)
     options.add("--steps", type=int, nargs="+", default=STEPS, toy=[2])
     help_ = "only solvers whose name begins so"
-    options.add("--only", nargs="+", default=[""], toy=["Euler =", "DPM", "torchdiffeq"], help=help_)
+    options.add(
+        "--only", nargs="+", default=[""], toy=["Euler =", "DPM", "torchdiffeq"], help=help_
+    )
     arguments = options.parse(argv)
     lengths, seeds = arguments.steps, arguments.seeds
     ways = [way for way in WAYS if way.name.startswith(tuple(arguments.only))]
@@ -224,9 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     publish("adjoint", report(rows, kept, lengths, seeds), dry=arguments.dry)
 
 
-def report(
-    rows: list[Row], kept: list[list[str]], lengths: Sequence[int], seeds: int
-) -> str:
+def report(rows: list[Row], kept: list[list[str]], lengths: Sequence[int], seeds: int) -> str:
     """The section's text.
 
     Args:

@@ -26,9 +26,7 @@ DISTANCES = (0.03, 0.1, 0.3, 1.0, 3.0)
 """How far the noise is moved against the gradient; its own norm is 32."""
 
 
-def one_step_gradient(
-    model: Model, denoiser: Denoiser, loss: Loss, x: Tensor, t: float
-) -> Tensor:
+def one_step_gradient(model: Model, denoiser: Denoiser, loss: Loss, x: Tensor, t: float) -> Tensor:
     x = x.detach().requires_grad_()
     return torch.autograd.grad(loss(model.decode(denoiser(x, t).x0)).sum(), x)[0]
 

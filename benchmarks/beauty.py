@@ -1,16 +1,19 @@
 """More beautiful photos, DOODL's Figure 8 on the bundled world: `python benchmarks/beauty.py`.
 
-96 pictures that training never drew are invert_photos without a prompt and edited towards the highest rating of the bundled
-rater, which has learnt it from CLIP's embedding. The judges are exact or untouched: the definition of the rating itself
-(`chainrule.scenes.rating`), and whether all that was to stay has stayed: the background, the number of things, and
-their shapes as another network sees them; colours may change, because their harmony is part of the rating. An edit
-succeeds if everything stayed and the rating rose: by anything (lenient), by 0.1 (right), by 0.25 (strict). The distance
-is that of the judge's features. One-step guidance starts at T/2, as in the paper, with two scales; best of N adds to
-the inversion's pair as much noise as DOODL's way is long. All was chosen on other pictures (`--tune`).
+96 pictures that training never drew are inverted without a prompt and edited towards the highest
+rating of the bundled rater, which has learnt it from CLIP's embedding. The judges are exact or
+untouched: the definition of the rating itself (`chainrule.scenes.rating`), and whether all that was
+to stay has stayed: the background, the number of things, and their shapes as another network sees
+them; colours may change, because their harmony is part of the rating. An edit succeeds if
+everything stayed and the rating rose: by anything (lenient), by 0.1 (right), by 0.25 (strict). The
+distance is that of the judge's features. One-step guidance starts at T/2, as in the paper, with two
+scales; best of N adds to the inversion's pair as much noise as DOODL's way is long. All was chosen
+on other pictures (`--tune`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,75 +22,101 @@ import torch
 from torch import Tensor
 
 import chainrule
-from base import machine, publish, table
+from base import machine, publish, table, use_preset
 from chainrule import bundled
-from chainrule.losses import Aesthetic, Rater, Target, load_rater
-from chainrule.losses.classifier import ImageClassifier
-from chainrule.methods import Adam, Doodl, Photo, Result, Task, best, doodl, one_step_edit, reconstruction
-from chainrule.methods.base import generate, invert_photos
-from chainrule.methods.presets import preset
+from chainrule.images import from_pil
+from chainrule.losses import Aesthetic, ImageClassifier, Rater, Target, load_rater
+from chainrule.methods import (
+    DOODL,
+    Adam,
+    Method,
+    OneStepGuidance,
+    Photo,
+    Reconstruction,
+    Result,
+    Task,
+)
+from chainrule.methods.best_of import choose_best
+from chainrule.methods.chains import generate, invert_photos
+from chainrule.methods.chunking import finish
 from chainrule.models import Model
-from chainrule.pictures import from_pil
+from chainrule.runs import count_passes
 from chainrule.scenes.base import render, sample_scene
 from chainrule.scenes.judge import isolate, load_judge, read
 from chainrule.scenes.rating import rate
-from contest import Case, Contender, Contest, Made, differences, options, over_groups
+from contest import (
+    Case,
+    Contender,
+    Contest,
+    Made,
+    average_groups,
+    make_options,
+    tabulate_differences,
+)
 
-TUNED = preset("tuned", "aesthetic", photo=True)
-STEPS, STEP = TUNED.doodl.steps, TUNED.doodl.step
+TUNED = use_preset(DOODL, "tuned", "aesthetic", photo=True)
+ONE_STEP = use_preset(OneStepGuidance, "tuned", "aesthetic", photo=True)
+BACK = Contender("reconstruction", use_preset(Reconstruction, "tuned", "aesthetic", photo=True))
 RISES = {"lenient": 0.0, "right": 0.1, "strict": 0.25}
 NEARBY = 1 << 22
 """The first draw of the noise that best of N adds."""
 
 
-def nearby(task: Task, count: int, radius: float) -> Result:
-    """The best of the photos' reconstruction and `count` images of noise near their inversion, by the task's loss."""
-    state = invert_photos(task, steps=STEPS, solver=STEP)
+def search_nearby(task: Task, count: int, radius: float, method: DOODL) -> Result:
+    """The best of the photos' reconstruction and of images of noise near their inversion.
+
+    Args:
+        task: Whose photos; its loss says what is best.
+        count: How many images there are besides the reconstruction.
+        radius: How much noise is added.
+        method: Whose chain they are drawn by.
+    """
+    solver, steps = method.solver, method.steps
+    state = invert_photos(task, steps=steps, solver=solver)
     noise = [task.noise.normal(NEARBY + i, state[0].shape[1:]) for i in range(count)]
     moves = [0.0 * state[0], *(radius * each for each in noise)]
-    made = [generate(task, task.denoiser, tuple(x + move for x in state), STEPS, solver=STEP) for move in moves]
-    return best(made, task.wanted())
+    starts = [tuple(x + move for x in state) for move in moves]
+    made = [finish(task, generate(task, start, steps, solver=solver)) for start in starts]
+    return choose_best(made, task.require_loss())
 
 
-def near(task: Task, weight: float) -> Task:
-    """The task, with a term that asks for the photo itself: `--loss aesthetic=10 --loss WEIGHT*picture=PHOTO`."""
-    return replace(task, loss=task.wanted() + weight * Target(task.edited().images))
+def ask_for_photo(task: Task, method: Method, weight: float) -> Result:
+    """A method, with a term that asks for the photo itself.
+
+    As `--loss aesthetic=10 --loss WEIGHT*picture=PHOTO`.
+    """
+    loss = task.require_loss() + weight * Target(task.require_photo().images)
+    result: Result = method(replace(task, loss=loss))
+    return result
 
 
-def doodl_near(task: Task, settings: Doodl, weight: float) -> Result:
-    return doodl(near(task, weight), settings)
-
-
-def one_step_near(task: Task, scale: float, weight: float) -> Result:
-    return one_step_edit(near(task, weight), scale=scale, steps=STEPS, solver=STEP)
+def make_contender(name: str, method: Method, weight: float) -> Contender:
+    if not weight:
+        return Contender(name, method)
+    settings = {"method": method, "weight": weight}
+    return Contender(f"{name}, photo {weight:g}", ask_for_photo, settings)
 
 
 def one_step_at(scale: float, weight: float = 0.0) -> Contender:
-    name = f"one-step, scale {scale:g}"
-    if weight:
-        return Contender(f"{name}, photo {weight:g}", one_step_near, {"scale": scale, "weight": weight})
-    return Contender(name, one_step_edit, {"scale": scale, "steps": STEPS, "step": STEP})
+    method = ONE_STEP.model_copy(update={"scale": scale})
+    return make_contender(f"one-step, scale {scale:g}", method, weight)
 
 
 def doodl_at(rate: float, weight: float = 0.0) -> Contender:
-    settings = TUNED.doodl.model_copy(update={"optimiser": Adam(rate=rate)})
-    if weight:
-        return Contender(f"DOODL Adam {rate}, photo {weight:g}", doodl_near, {"settings": settings, "weight": weight})
-    return Contender(f"DOODL Adam {rate}", doodl, {"settings": settings})
+    method = TUNED.model_copy(update={"optimiser": Adam(rate=rate)})
+    return make_contender(f"DOODL Adam {rate}", method, weight)
 
 
-def cost(settings: Doodl) -> int:
-    """How many images of the same length DOODL's iterations cost."""
-    return 3 * settings.iterations
-
-
-BACK = Contender("reconstruction", reconstruction, {"steps": STEPS, "step": STEP})
-ONE_STEPS = (one_step_at(TUNED.one_step_scale), one_step_at(100.0))
+COST = 3 * TUNED.iterations
+"""How many images of the same length DOODL's iterations cost."""
+ONE_STEPS = (one_step_at(ONE_STEP.scale), one_step_at(100.0))
 """The scale with the most edits that are right by the lenient level, and by the middle one."""
-BEST_OF = Contender(f"best of {cost(TUNED.doodl)} nearby", nearby, {"count": cost(TUNED.doodl), "radius": 0.2})
-DOODL = Contender("DOODL tuned", doodl, {"settings": TUNED.doodl})
-CONTENDERS = (BACK, *ONE_STEPS, BEST_OF, DOODL)
-QUESTIONS = tuple((DOODL, other) for other in (BACK, *ONE_STEPS, BEST_OF))
+BEST_OF = Contender(
+    f"best of {COST} nearby", search_nearby, {"count": COST, "radius": 0.2, "method": TUNED}
+)
+BY_DOODL = Contender("DOODL tuned", TUNED)
+CONTENDERS = (BACK, *ONE_STEPS, BEST_OF, BY_DOODL)
+QUESTIONS = tuple((BY_DOODL, other) for other in (BACK, *ONE_STEPS, BEST_OF))
 TUNING = (
     *(one_step_at(scale) for scale in (10.0, 30.0, 100.0, 300.0)),
     *(one_step_at(scale, 30.0) for scale in (30.0, 100.0)),
@@ -96,24 +125,33 @@ TUNING = (
 )
 
 
-def cases(model: Model, rater: Rater, first: int, count: int, size: int) -> list[Case]:
-    """`count` photos from the scene seed `first`, `size` at a time."""
-    batches = [tuple(range(start, min(start + size, first + count))) for start in range(first, first + count, size)]
-    return [Case(f"photos-{seeds[0]}-{len(seeds)}", seeds, partial(_task, model, rater, seeds)) for seeds in batches]
+def draw_photos(seeds: Sequence[int]) -> Tensor:
+    """Pictures of the bundled world, (B, 3, 64, 64)."""
+    return from_pil([render(sample_scene(seed)) for seed in seeds])
 
 
-def _task(model: Model, rater: Rater, seeds: tuple[int, ...]) -> Task:
-    images, alone = from_pil([render(sample_scene(seed)) for seed in seeds]), model.denoiser("", guidance_scale=1.0)
-    return Task(model, alone, seeds, Aesthetic(rater, 10.0), Photo(images, alone, (64, 64)))
+def make_cases(model: Model, rater: Rater, seeds: range, size: int) -> list[Case]:
+    """The photos of the scenes' seeds, `size` at a time."""
+    batches = [tuple(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+    return [
+        Case(f"photos-{some[0]}-{len(some)}", some, partial(_make_task, model, rater, some))
+        for some in batches
+    ]
 
 
-def kept(judge: ImageClassifier, photo: Tensor, image: Tensor) -> bool:
-    """Whether `image` still shows as many things as `photo`, of the same shapes, on the same background."""
-    before, after = (shown(judge, each) for each in (photo, image))
+def _make_task(model: Model, rater: Rater, seeds: tuple[int, ...]) -> Task:
+    alone = model.denoiser("", guidance_scale=1.0)
+    photo = Photo(draw_photos(seeds), alone, (64, 64))
+    return Task(model, alone, seeds, Aesthetic(rater, 10.0), photo)
+
+
+def has_stayed(judge: ImageClassifier, photo: Tensor, image: Tensor) -> bool:
+    """Whether an image shows as many things as a photo, of its shapes, on its background."""
+    before, after = (describe(judge, each) for each in (photo, image))
     return before == after
 
 
-def shown(judge: ImageClassifier, image: Tensor) -> tuple[str, list[int]]:
+def describe(judge: ImageClassifier, image: Tensor) -> tuple[str, list[int]]:
     """The background, and the shapes of the things in order."""
     reading = read(image)
     if not reading.things:
@@ -123,45 +161,56 @@ def shown(judge: ImageClassifier, image: Tensor) -> tuple[str, list[int]]:
 
 
 @torch.no_grad()
-def loss_and_gradient(judge: ImageClassifier, made: Made, photos: Tensor) -> dict[str, np.ndarray]:
+def judge_edits(judge: ImageClassifier, made: Made, photos: Tensor) -> dict[str, np.ndarray]:
     """What is measured of each photo's edit, (photos,)."""
-    stayed = np.array([kept(judge, p, i) for p, i in zip(photos, made.images, strict=True)])
-    rise = np.array([rate(i) - rate(p) for p, i in zip(photos, made.images, strict=True)])
+    pairs = list(zip(photos, made.images, strict=True))
+    stayed = np.array([has_stayed(judge, p, i) for p, i in pairs])
+    rise = np.array([rate(i) - rate(p) for p, i in pairs])
     network = judge.network.network.convnext  # type: ignore[attr-defined]
     features = [network(images * 2 - 1).pooler_output for images in (photos, made.images)]
     distance = (features[0] - features[1]).norm(dim=1) / features[0].norm(dim=1)
-    found = {"kept": stayed.astype(float), "rise of the rating": rise, "distance": distance.numpy()}
-    return found | {level: (stayed & (rise > least)).astype(float) for level, least in RISES.items()}
+    found = {
+        "kept": stayed.astype(float),
+        "rise of the rating": rise,
+        "distance": distance.numpy(),
+    }
+    levels = {level: (stayed & (rise > least)).astype(float) for level, least in RISES.items()}
+    return found | levels
 
 
-def main() -> None:
-    parser = options(__doc__, "beauty")
-    parser.add_argument("--photos", type=int, default=96)
-    parser.add_argument("--batch", type=int, default=16)
-    arguments = parser.parse_args()
-    model, rater, judge = chainrule.load(), load_rater(), load_judge()
-    first = 10_000 if arguments.tune else 0
-    contest = Contest(model, arguments.work, [bundled.PIPELINE, bundled.CLIP, bundled.RATER])
-    asked = cases(model, rater, first, arguments.photos, arguments.batch)
-    played = contest.play(TUNING if arguments.tune else CONTENDERS, asked, arguments.only)
-    photos = from_pil([render(sample_scene(seed)) for seed in range(first, first + arguments.photos)])
-    verdicts = {contender: loss_and_gradient(judge, made, photos) for contender, made in played.items()}
+def main(argv: Sequence[str] | None = None) -> None:
+    options = make_options(__doc__, "beauty")
+    options.add("--photos", type=int, default=96, toy=2)
+    options.add("--batch", type=int, default=16, toy=2)
+    arguments = options.parse(argv)
+    tune, count = arguments.tune, arguments.photos
+    rater, judge = load_rater(), load_judge()
+    model, passes = count_passes(chainrule.load())
+    first = 10_000 if tune else 0
+    seeds = range(first, first + count)
+    weights = [bundled.PIPELINE, bundled.CLIP, bundled.RATER]
+    contest = Contest(passes, arguments.work, weights, toy=arguments.toy)
+    asked = make_cases(model, rater, seeds, arguments.batch)
+    played = contest.play(TUNING if tune else CONTENDERS, asked, arguments.only)
+    photos = draw_photos(seeds)
+    verdicts = {contender: judge_edits(judge, made, photos) for contender, made in played.items()}
     rows = [
-        [contender.name, *map(over_groups, verdict.values()), *played[contender].costs]
+        [contender.name, *map(average_groups, verdict.values()), *played[contender].costs]
         for contender, verdict in verdicts.items()
     ]
-    header = ["method", "kept", "rise of the rating", "distance", *RISES, "network passes", "s per image"]
+    header = ["method", "kept", "rise of the rating", "distance", *RISES]
+    command = f"python benchmarks/beauty.py --photos {count}{' --tune' if tune else ''}"
     text = [
-        f"## Editing photos{', choosing on other photos' if arguments.tune else ''}",
-        f"`python benchmarks/beauty.py --photos {arguments.photos}{' --tune' if arguments.tune else ''}` on "
-        f"{machine()}. {arguments.photos} pictures with seeds from {first}; 95 % intervals over pictures; without a "
-        "prompt a network pass is half of a guidance pair.",
-        table(header, rows),
+        f"## Editing photos{', choosing on other photos' if tune else ''}",
+        f"`{command}` on {machine()}. {count} pictures with seeds from {first}; 95 % intervals "
+        "over pictures; without a prompt a network pass is half of a guidance pair.",
+        table([*header, "network passes", "s per image"], rows),
     ]
-    if not arguments.tune:
+    if not tune:
         for level in RISES:
-            text += [f"Paired, {level}:", differences({c: v[level] for c, v in verdicts.items()}, QUESTIONS)]
-    publish("beauty-tuning" if arguments.tune else "beauty", "\n\n".join(text))
+            values = {contender: verdict[level] for contender, verdict in verdicts.items()}
+            text += [f"Paired, {level}:", tabulate_differences(values, QUESTIONS)]
+    publish("beauty-tuning" if tune else "beauty", "\n\n".join(text), dry=arguments.dry)
 
 
 if __name__ == "__main__":

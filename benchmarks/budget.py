@@ -154,9 +154,7 @@ def vary(name: str, **changes: object) -> Contender:
 CONTENDERS = [
     Optimised("DOODL faithful", 2, FAITHFUL),
     Optimised("DOODL quick", 4, QUICK),
-    Optimised(
-        "DOODL quick, from the seed's own draw", 4, QUICK.model_copy(update={"start_of": 1})
-    ),
+    Optimised("DOODL quick, from the seed's own draw", 4, QUICK.model_copy(update={"start_of": 1})),
     Searched("best of N draws", 4),
 ]
 TUNING = [
@@ -247,9 +245,7 @@ def report(found: Mapping[Contender, Track], seeds: range, tune: bool) -> str:
     """The section's text, but for what is said of DOODL faithful."""
     rows = []
     for contender, each in found.items():
-        spent = [
-            each.at(budget) if budget < 2 * each.passes[-1] else None for budget in BUDGETS
-        ]
+        spent = [each.at(budget) if budget < 2 * each.passes[-1] else None for budget in BUDGETS]
         cells = ["" if right is None else average_groups(right.numpy()) for right in spent]
         rows.append([contender.name, each.right[0].numel(), *cells, f"{each.passes[-1]:.0f}"])
     command = f"python benchmarks/budget.py --seeds {len(seeds)}{' --tune' if tune else ''}"
@@ -266,9 +262,7 @@ def report(found: Mapping[Contender, Track], seeds: range, tune: bool) -> str:
 
 def report_faithful(found: Mapping[Contender, Track], faithful: Contender) -> str:
     """What the others reach beside the last images of DOODL faithful."""
-    few = {
-        contender: Track(each.passes, each.right[..., :2]) for contender, each in found.items()
-    }
+    few = {contender: Track(each.passes, each.right[..., :2]) for contender, each in found.items()}
     goal, rows = few[faithful].right[-1], []
     for contender, each in few.items():
         if contender is faithful:

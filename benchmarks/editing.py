@@ -1,76 +1,102 @@
-"""Every editing method on the same pictures, loss_and_gradient exactly: `python benchmarks/editing.py`.
+"""Every editing method on the same pictures, judged exactly: `python benchmarks/editing.py`.
 
-Pictures of the bundled world that training never drew, five kinds of edit: another colour for one of two things,
-another (named) shape for one of them, a thing more, another background, and a hole to be filled with a thing. The exact
-judge and the judging network say whether what was asked for is there, and whether the rest stayed: the other thing's
-colour, shape and place (to within four pixels), what was not asked to change of the thing itself, and the background.
-PairedDenoiser it, how far the picture moved where nothing was to change, in pixels and in the judge's features. Methods that
-take a mask are given the box around what differs; the others find their own way. Settings were chosen on other pictures
-(`--tune`).
+Pictures of the bundled world that training never drew, five kinds of edit: another colour for one
+of two things, another (named) shape for one of them, a thing more, another background, and a hole
+to be filled with a thing. The exact judge and the judging network say whether what was asked for is
+there, and whether the rest stayed: the other thing's colour, shape and place (to within four
+pixels), what was not asked to change of the thing itself, and the background. Beside it, how far
+the picture moved where nothing was to change, in pixels and in the judge's features. Methods that
+take a mask are given the box around what differs; the others find their own way. Settings were
+chosen on other pictures (`--tune`).
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 import chainrule
-from base import machine, publish, table
-from chainrule import EDICT, bundled
-from chainrule.diffusion.control import Towards
+from base import machine, publish, publish_picture, table
+from chainrule import DDIM, bundled
+from chainrule.diffusion.batch import PerImage
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.guidance import semantic as by
 from chainrule.diffusion.guidance.classifier_free import ClassifierFree
-from chainrule.losses import Call, Perceptual, load_backbone, load_clip
-from chainrule.losses.classifier import ImageClassifier
+from chainrule.images import contact_sheet, from_pil
+from chainrule.losses import Call, Clip, ImageClassifier, Perceptual, load_backbone, load_clip
 from chainrule.losses.clip import spherical_distance
 from chainrule.methods import (
-    Attention,
+    ILVR,
+    Asyrp,
+    BlendedDiffusion,
+    DDIMInversion,
+    DiffEdit,
+    EDICTEdit,
+    Method,
     Photo,
+    Plain,
+    PromptToPrompt,
+    RePaint,
     Result,
+    SDEdit,
+    SemanticGuidance,
     Task,
-    asyrp,
-    blended,
-    diffedit,
-    edict,
-    ilvr,
-    masked,
-    plain,
-    prompt_to_prompt,
-    repaint,
-    sdedit,
-    semantic,
+    constrain_to_mask,
 )
-from chainrule.methods.base import untouched
+from chainrule.methods.chains import generate, invert_photos, reconstruct_photos
+from chainrule.methods.chunking import encode_photos, finish
 from chainrule.models import Model
-from chainrule.models.noise_aware import load_noise_aware_encoder
-from chainrule.pictures import from_pil, grid
-from chainrule.scenes.base import BACKGROUNDS, COLOURS, NAMED_SHAPES, SHAPES, Scene, render, sample_scene
+from chainrule.models.noise_aware import NoiseAwareEncoder, load_noise_aware_encoder
+from chainrule.runs import count_passes
+from chainrule.scenes.base import (
+    BACKGROUNDS,
+    COLOURS,
+    NAMED_SHAPES,
+    SHAPES,
+    Scene,
+    render,
+    sample_scene,
+)
 from chainrule.scenes.judge import Seen, isolate, load_judge, read, related
-from chainrule.diffusion.solvers import DDIM
-from contest import Case, Contender, Contest, Made, differences, options, over_groups
+from contest import (
+    Case,
+    Contender,
+    Contest,
+    Made,
+    average_groups,
+    make_options,
+    tabulate_differences,
+)
 
 NEARBY_PIXELS = 4.0
 SIZE = 12
 """Pictures at a time."""
-SHEET = Path(__file__).parents[1] / "docs" / "images" / "editing.png"
 
 
-# --- what is asked for ------------------------------------------------------------------------------------------
+# --- what is asked for ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What a picture shows (`before` in words, `picture` itself) and what it should (`after`), and where (`mask`)."""
+    """An edit that is asked for.
+
+    Args:
+        kind: Of which kind it is.
+        before: What the picture shows, in words.
+        after: What it should show.
+        picture: (3, 64, 64), the picture itself.
+        mask: (1, 64, 64), where it may change.
+    """
 
     kind: str
     before: Scene
@@ -81,7 +107,8 @@ class Edit:
 
 def recolour(scene: Scene, rng: random.Random) -> tuple[Scene, Scene]:
     first, other = scene.things
-    colour = rng.choice([colour for colour in COLOURS if colour not in (first.colour, other.colour)])
+    taken = (first.colour, other.colour)
+    colour = rng.choice([colour for colour in COLOURS if colour not in taken])
     return scene, replace(scene, things=(replace(first, colour=colour), other))
 
 
@@ -96,7 +123,8 @@ def add(scene: Scene, rng: random.Random) -> tuple[Scene, Scene]:
 
 
 def restyle(scene: Scene, rng: random.Random) -> tuple[Scene, Scene]:
-    return scene, replace(scene, background=rng.choice([name for name in BACKGROUNDS if name != scene.background]))
+    others = [name for name in BACKGROUNDS if name != scene.background]
+    return scene, replace(scene, background=rng.choice(others))
 
 
 KINDS: dict[str, Callable[[Scene, random.Random], tuple[Scene, Scene]]] = {
@@ -110,23 +138,30 @@ HOLE = {"white": 0.4, "gray": 0.95, "black": 0.6}
 """The grey of a hole on each background."""
 
 
-def edits(kind: str, count: int, first: int) -> Iterator[Edit]:
-    """`count` edits of scenes of two things from the scene seed `first`; no combination is held out of training.
+def find_edits(kind: str, count: int, first: int) -> Iterator[Edit]:
+    """Edits of scenes of two things; no combination is held out of training.
 
     Only what has a name is reshaped or added: of other shapes the caption does not say which.
+
+    Args:
+        kind: One of `KINDS`.
+        count: How many.
+        first: The seed of the first scene that is tried.
     """
     seed = first
     while count:
         scene, rng = sample_scene(seed), random.Random(f"{kind}{seed}")
         seed += 1
-        if len(scene.things) == 1 or (kind != "recolour" and scene.things[0].shape not in NAMED_SHAPES):
+        if len(scene.things) == 1:
+            continue
+        if kind != "recolour" and scene.things[0].shape not in NAMED_SHAPES:
             continue
         before, after = KINDS[kind](scene, rng)
         if before.held_out or after.held_out:
             continue
         count -= 1
         picture, wanted = from_pil([render(before), render(after)])
-        mask = _dilated(((picture - wanted).abs().amax(dim=0) > 0.02).float()[None], 2)
+        mask = _dilate(((picture - wanted).abs().amax(dim=0) > 0.02).float()[None], 2)
         if kind != "restyle":
             mask = _box(mask)
         if kind == "fill":
@@ -134,7 +169,7 @@ def edits(kind: str, count: int, first: int) -> Iterator[Edit]:
         yield Edit(kind, before, after, picture, mask)
 
 
-def _dilated(mask: Tensor, pixels: int) -> Tensor:
+def _dilate(mask: Tensor, pixels: int) -> Tensor:
     return functional.max_pool2d(mask[None], 2 * pixels + 1, stride=1, padding=pixels)[0]
 
 
@@ -145,251 +180,310 @@ def _box(mask: Tensor) -> Tensor:
     return box
 
 
-def cases(model: Model, asked: Mapping[str, list[Edit]]) -> list[Case]:
+def make_cases(model: Model, asked: Mapping[str, list[Edit]]) -> list[Case]:
+    """The edits of each kind, some at a time."""
     found = []
     for number, (kind, some) in enumerate(asked.items()):
         for start in range(0, len(some), SIZE):
             part = some[start : start + SIZE]
-            seeds = tuple(range(1000 * number + start, 1000 * number + start + len(part)))
-            SAID.update(zip(seeds, part, strict=True))
-            found.append(Case(f"{kind}-{start}-{len(part)}", seeds, partial(_task, model, part, seeds)))
+            first = 1000 * number + start
+            seeds = tuple(range(first, first + len(part)))
+            task = partial(_make_task, model, part, seeds)
+            found.append(Case(f"{kind}-{start}-{len(part)}", seeds, task))
     return found
 
 
-SAID: dict[int, Edit] = {}
-"""What each seed's picture is asked for, for methods that read the prompts."""
-
-
-def _task(model: Model, some: list[Edit], seeds: tuple[int, ...]) -> Task:
-    photo = Photo(
-        torch.stack([edit.picture for edit in some]),
-        model.denoiser([edit.before.caption for edit in some]),
-        (64, 64),
-        torch.stack([edit.mask for edit in some]),
+def _make_task(model: Model, some: list[Edit], seeds: tuple[int, ...]) -> Task:
+    before, after = (
+        tuple(getattr(edit, name).caption for edit in some) for name in ("before", "after")
     )
-    return Task(model, model.denoiser([edit.after.caption for edit in some]), seeds, None, photo)
+    images, masks = (torch.stack([getattr(edit, n) for edit in some]) for n in ("picture", "mask"))
+    photo = Photo(images, model.denoiser(before), (64, 64), masks, prompts=before)
+    return Task(model, model.denoiser(after), seeds, None, photo, prompts=after)
 
 
-# --- the methods ------------------------------------------------------------------------------------------------
+# --- the methods ----------------------------------------------------------------------------------
 
 
-def at(task: Task, guidance_scale: float) -> Task:
+def set_scale(task: Task, guidance_scale: float) -> Task:
     """The task with another guidance scale, both ways."""
 
-    def guided(denoiser: Denoiser) -> Denoiser:
+    def guide(denoiser: Denoiser) -> Denoiser:
         if not isinstance(denoiser, ClassifierFree):
             raise TypeError("only classifier-free guidance has a scale")
         return replace(denoiser, guidance_scale=guidance_scale)
 
-    photo = task.edited()
-    return replace(task, denoiser=guided(task.denoiser), photo=replace(photo, denoiser=guided(photo.denoiser)))
+    photo = task.require_photo()
+    photo = replace(photo, denoiser=guide(photo.denoiser))
+    return replace(task, denoiser=guide(task.denoiser), photo=photo)
 
 
-def blind(task: Task) -> Task:
+def drop_mask(task: Task) -> Task:
     """The task without its mask."""
-    return replace(task, photo=replace(task.edited(), mask=None))
+    return replace(task, photo=replace(task.require_photo(), mask=None))
 
 
-def nothing(task: Task) -> Result:
-    return untouched(blind(task))
+def do_nothing(task: Task) -> Result:
+    return finish(task, reconstruct_photos(drop_mask(task)))
 
 
-def anew(task: Task) -> Result:
-    return plain(replace(task, photo=None))
+def draw_anew(task: Task, method: Plain) -> Result:
+    return method(replace(task, photo=None))
 
 
-def by_sdedit(task: Task, strength: float, eta: float = 0.0) -> Result:
-    return sdedit(blind(task), strength=strength, eta=eta)
+def edit_guided(task: Task, method: Method, guidance_scale: float | None = None) -> Result:
+    """A method with another guidance scale both ways, if there is one."""
+    result: Result = method(task if guidance_scale is None else set_scale(task, guidance_scale))
+    return result
 
 
-def by_sdedit_masked(task: Task, strength: float, eta: float = 0.0) -> Result:
-    return sdedit(masked(task), strength=strength, eta=eta)
+def edit_blindly(task: Task, method: Method, guidance_scale: float | None = None) -> Result:
+    """A method that is told no mask, likewise."""
+    return edit_guided(drop_mask(task), method, guidance_scale)
 
 
-def by_ilvr(task: Task, factor: int, stop: float) -> Result:
-    return ilvr(blind(task), factor=factor, stop=stop)
+def edit_in_mask(task: Task, method: Method) -> Result:
+    """A method whose every chain keeps the picture outside the mask."""
+    return edit_guided(constrain_to_mask(task), method)
 
 
-def by_repaint(task: Task, repeats: int) -> Result:
-    return repaint(task, repeats=repeats)
+@dataclass(frozen=True, eq=False)
+class Captions(PerImage):
+    """The loss `ClipText`, of each picture's own caption.
+
+    Args:
+        clip: Who compares them.
+        targets: (B, D), the captions' embeddings.
+    """
+
+    clip: Clip
+    targets: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return spherical_distance(self.clip.embed_images(images), self.targets)
 
 
-def by_blended(task: Task, scale: float) -> Result:
-    clip = guide()
-    targets = clip.embed_texts([SAID[seed].after.caption for seed in task.seeds])
-
-    def said(images: Tensor) -> Tensor:
-        """The loss `ClipText`, of each picture's own caption; the crops of a picture follow one another."""
-        return spherical_distance(
-            clip.embed_images(images), targets.repeat_interleave(len(images) // len(targets), dim=0)
-        )
-
-    return blended(replace(task, loss=Call(said)) if scale else task, scale=scale, crops=4)
+def blend_by_caption(task: Task, method: BlendedDiffusion) -> Result:
+    """Blended Diffusion towards each picture's own caption."""
+    clip = load_guide()
+    said = Captions(clip, clip.embed_texts(list(task.prompts)))
+    return method(replace(task, loss=Call(said)))
 
 
-def by_diffedit(task: Task, guidance_scale: float, strength: float, threshold: float) -> Result:
-    return diffedit(at(blind(task), guidance_scale), strength=strength, threshold=threshold)
+def edit_by_ddim(task: Task, method: PromptToPrompt, guidance_scale: float) -> Result:
+    """Prompt-to-Prompt with DDIM's inversion in the place of EDICT's."""
+    pair = method.pair(set_scale(drop_mask(task), guidance_scale))
+    state = invert_photos(pair, steps=method.steps, solver=DDIM())
+    return finish(pair, generate(pair, state, method.steps, solver=DDIM()))
 
 
-def by_diffedit_masked(task: Task, guidance_scale: float, strength: float) -> Result:
-    return diffedit(at(task, guidance_scale), strength=strength)
+def edit_by_energies(task: Task, method: SemanticGuidance, layout: float, told: bool) -> Result:
+    """Semantic guidance by each picture's caption and its layout.
 
-
-def by_edict(task: Task, guidance_scale: float, strength: float, mix: float) -> Result:
-    return edict(at(blind(task), guidance_scale), strength=strength, steps=20, solver=EDICT(mix=mix))
-
-
-def by_ddim(task: Task, guidance_scale: float, strength: float) -> Result:
-    return edict(at(blind(task), guidance_scale), strength=strength, steps=20, solver=DDIM())
-
-
-def by_attention(task: Task, guidance_scale: float, cross: float, own: float, inverse: str, replaced: bool) -> Result:
-    solver = EDICT(mix=0.99) if inverse == "EDICT" else DDIM()
-    attention = Attention(cross=cross, own=own, replaced=replaced)
-    source, target = ([getattr(SAID[seed], name).caption for seed in task.seeds] for name in ("before", "after"))
-    return prompt_to_prompt(at(blind(task), guidance_scale), source, target, attention=attention, steps=20, solver=solver)
-
-
-def by_semantic(task: Task, scale: float, strength: float, layout: float, told: bool) -> Result:
-    task = blind(task)
-    encoder, schedule = noisy(), task.model.schedule
-    text = by.Text(encoder, guide().embed_texts([SAID[seed].after.caption for seed in task.seeds]))
-    reference = by.Likeness(encoder, schedule, untouched(task).latents)
-    alone = task if told else replace(task, denoiser=task.model.denoiser("", guidance_scale=1.0))
-    return semantic(alone, energies=[(1.0, text), (layout, by.Layout(reference))], scale=scale, strength=strength)
-
-
-def by_bottleneck(task: Task, scale: float, until: float) -> Result:
-    task = at(blind(task), 1.0)
-    return asyrp(task, direction=Towards(task.denoiser, scale), until=until)
+    Args:
+        task: The pictures.
+        method: The settings.
+        layout: The weight of the layout.
+        told: Whether the generator is told the caption too.
+    """
+    task = drop_mask(task)
+    encoder, schedule = load_noisy_encoder(), task.model.schedule
+    text = by.Text(encoder, load_guide().embed_texts(list(task.prompts)))
+    reference = by.Likeness(encoder, schedule, encode_photos(task))
+    alone = task.denoiser if told else task.model.denoiser("", guidance_scale=1.0)
+    energy = by.Mixed([(1.0, text), (layout, by.Layout(reference))])
+    return method(replace(task, denoiser=alone, energy=energy))
 
 
 @cache
-def guide():  # type: ignore[no-untyped-def]
+def load_guide() -> Clip:
     return load_clip()
 
 
 @cache
-def noisy():  # type: ignore[no-untyped-def]
+def load_noisy_encoder() -> NoiseAwareEncoder:
     return load_noise_aware_encoder()
 
 
-NOTHING = Contender("nothing done", nothing)
-NEW = Contender("drawn anew, without the picture", anew)
+NOTHING = Contender("nothing done", do_nothing)
+NEW = Contender("drawn anew, without the picture", draw_anew, {"method": Plain()})
+
+
+def blindly(name: str, method: Method, guidance_scale: float | None = None) -> Contender:
+    settings = {"method": method, "guidance_scale": guidance_scale}
+    return Contender(name, edit_blindly, settings)
 
 
 def sdedit_at(strength: float, eta: float = 0.0) -> Contender:
-    return Contender(f"SDEdit, strength {strength:g}, eta {eta:g}", by_sdedit, {"strength": strength, "eta": eta})
+    method = SDEdit(strength=strength, eta=eta)
+    return blindly(f"SDEdit, strength {strength:g}, eta {eta:g}", method)
 
 
 def sdedit_masked_at(strength: float, eta: float = 0.0) -> Contender:
-    settings: dict[str, object] = {"strength": strength, "eta": eta}
-    return Contender(f"SDEdit in the mask, strength {strength:g}, eta {eta:g}", by_sdedit_masked, settings)
+    name = f"SDEdit in the mask, strength {strength:g}, eta {eta:g}"
+    return Contender(name, edit_in_mask, {"method": SDEdit(strength=strength, eta=eta)})
+
+
+def ilvr_at(factor: int, stop: float) -> Contender:
+    return blindly(f"ILVR, N = {factor}, to {stop:g}", ILVR(factor=factor, stop=stop))
+
+
+def repaint_at(repeats: int) -> Contender:
+    return Contender(f"RePaint, r = {repeats}", RePaint(repeats=repeats))
+
+
+def blended_at(name: str, scale: float) -> Contender:
+    """Blended Diffusion; at scale 0 there is no loss."""
+    method = BlendedDiffusion(scale=scale, crops=4)
+    if not scale:
+        return Contender(name, method)
+    return Contender(name, blend_by_caption, {"method": method})
+
+
+class AttentionSettings(NamedTuple):
+    """Of Prompt-to-Prompt.
+
+    Args:
+        inverse: What inverts: "EDICT" or "DDIM".
+        scale: The guidance scale.
+        cross: The share of steps with the source's cross-attention.
+        own: The share of steps with the source's self-attention.
+        replaced: Whether a word in another's place looks where that did.
+    """
+
+    inverse: str
+    scale: float
+    cross: float
+    own: float
+    replaced: bool
+
+
+def attention_at(name: str, chosen: AttentionSettings) -> Contender:
+    method = PromptToPrompt(
+        cross=chosen.cross,
+        self_attention=chosen.own,
+        replaced=chosen.replaced,
+        steps=20,
+        mix=0.99,
+    )
+    if chosen.inverse == "EDICT":
+        return blindly(name, method, chosen.scale)
+    return Contender(name, edit_by_ddim, {"method": method, "guidance_scale": chosen.scale})
+
+
+def semantic_at(name: str, scale: float, strength: float, layout: float, told: bool) -> Contender:
+    method = SemanticGuidance(scale=scale, strength=strength)
+    settings = {"method": method, "layout": layout, "told": told}
+    return Contender(name, edit_by_energies, settings)
+
+
+def edict_at(name: str, scale: float, strength: float) -> Contender:
+    return blindly(name, EDICTEdit(strength=strength, steps=20, mix=0.99), scale)
+
+
+def ddim_at(name: str, scale: float, strength: float) -> Contender:
+    return blindly(name, DDIMInversion(strength=strength, steps=20), scale)
 
 
 TUNING = (
-    *(sdedit_at(strength, eta) for eta in (0.0, 1.0) for strength in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+    *(
+        sdedit_at(strength, eta)
+        for eta in (0.0, 1.0)
+        for strength in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    ),
     *(sdedit_masked_at(strength, 0.0) for strength in (0.5, 0.6, 0.7, 0.8, 0.9)),
     *(sdedit_masked_at(strength, 1.0) for strength in (0.7, 0.8, 0.9)),
+    *(ilvr_at(n, stop) for n in (2, 4, 8) for stop in (0.3, 0.5, 0.7)),
+    *(repaint_at(r) for r in (1, 3, 5)),
+    *(blended_at(f"Blended, scale {scale:g}", scale) for scale in (0.0, 3.0, 30.0)),
     *(
-        Contender(f"ILVR, N = {n}, to {stop:g}", by_ilvr, {"factor": n, "stop": stop})
-        for n in (2, 4, 8)
-        for stop in (0.3, 0.5, 0.7)
-    ),
-    *(Contender(f"RePaint, r = {r}", by_repaint, {"repeats": r}) for r in (1, 3, 5)),
-    *(Contender(f"Blended, scale {scale:g}", by_blended, {"scale": scale}) for scale in (0.0, 3.0, 30.0)),
-    *(
-        Contender(
+        blindly(
             f"DiffEdit, guidance {scale:g}, r = {strength:g}, threshold {threshold:g}",
-            by_diffedit,
-            {"guidance_scale": scale, "strength": strength, "threshold": threshold},
+            DiffEdit(strength=strength, threshold=threshold),
+            scale,
         )
         for scale in (1.5, 3.0)
         for strength in (0.6, 0.8)
         for threshold in (0.2, 0.5)
     ),
     *(
-        Contender(
-            f"EDICT, guidance {scale:g}, strength {strength:g}",
-            by_edict,
-            {"guidance_scale": scale, "strength": strength, "mix": 0.99},
-        )
+        edict_at(f"EDICT, guidance {scale:g}, strength {strength:g}", scale, strength)
         for scale in (1.0, 1.5)
         for strength in (0.6, 0.8, 1.0)
     ),
     *(
-        Contender(
-            f"DDIM, guidance {scale:g}, strength {strength:g}",
-            by_ddim,
-            {"guidance_scale": scale, "strength": strength},
-        )
+        ddim_at(f"DDIM, guidance {scale:g}, strength {strength:g}", scale, strength)
         for scale in (1.5, 3.0)
         for strength in (0.6, 0.8, 1.0)
     ),
     *(
-        Contender(
-            f"Prompt-to-Prompt by {inverse}, guidance {scale:g}, cross {cross:g}, self {own:g}, "
+        attention_at(
+            f"Prompt-to-Prompt by {inverse}, guidance 1.5, cross {cross:g}, self {own:g}, "
             f"{'swap' if swap else 'new'}",
-            by_attention,
-            {"guidance_scale": scale, "cross": cross, "own": own, "inverse": inverse, "replaced": swap},
+            AttentionSettings(inverse, 1.5, cross, own, swap),
         )
         for inverse in ("EDICT", "DDIM")
-        for scale in (1.5,)
         for cross, own in ((0.4, 0.2), (0.8, 0.4))
         for swap in (True, False)
     ),
     *(
-        Contender(
-            f"Semantic, scale {scale:g}, strength {strength:g}, layout {layout:g}, {'told' if told else 'untold'}",
-            by_semantic,
-            {"scale": scale, "strength": strength, "layout": layout, "told": told},
+        semantic_at(
+            f"Semantic, scale {scale:g}, strength {strength:g}, layout {layout:g}, "
+            f"{'told' if told else 'untold'}",
+            scale,
+            strength,
+            layout,
+            told,
         )
         for told in (False, True)
         for scale in (30.0, 100.0)
         for strength, layout in ((0.8, 0.0), (0.8, 1.0))
     ),
     *(
-        Contender(f"Asyrp, x {scale:g}, until {until:g}", by_bottleneck, {"scale": scale, "until": until})
+        blindly(
+            f"Asyrp, x {scale:g}, until {until:g}",
+            Asyrp(scale=scale, until=until),
+            1.0,
+        )
         for scale in (0.3, 1.0)
         for until in (0.3, 0.8)
     ),
 )
 
 
-SDEDIT = sdedit_at(0.7, 1.0)
+BY_SDEDIT = sdedit_at(0.7, 1.0)
 SDEDIT_MASKED = sdedit_masked_at(0.9, 1.0)
-ILVR = Contender("ILVR, N = 2, to 0.3", by_ilvr, {"factor": 2, "stop": 0.3})
-REPAINT = Contender("RePaint, r = 3", by_repaint, {"repeats": 3})
-BLENDED = Contender("Blended Diffusion, scale 3", by_blended, {"scale": 3.0})
-BLENDED_LATENT = Contender("Blended Latent Diffusion", by_blended, {"scale": 0.0})
-DIFFEDIT = Contender(
-    "DiffEdit, r = 0.8, threshold 0.2", by_diffedit, {"guidance_scale": 1.5, "strength": 0.8, "threshold": 0.2}
-)
+BY_ILVR = ilvr_at(2, 0.3)
+REPAINT = repaint_at(3)
+BLENDED = blended_at("Blended Diffusion, scale 3", 3.0)
+BLENDED_LATENT = blended_at("Blended Latent Diffusion", 0.0)
+DIFFEDIT = blindly("DiffEdit, r = 0.8, threshold 0.2", DiffEdit(strength=0.8, threshold=0.2), 1.5)
 DIFFEDIT_MASKED = Contender(
-    "DiffEdit in the mask, r = 0.8", by_diffedit_masked, {"guidance_scale": 1.5, "strength": 0.8}
+    "DiffEdit in the mask, r = 0.8",
+    edit_guided,
+    {"method": DiffEdit(strength=0.8), "guidance_scale": 1.5},
 )
-EDICT_EDIT = Contender("EDICT, strength 1", by_edict, {"guidance_scale": 1.5, "strength": 1.0, "mix": 0.99})
-DDIM_EDIT = Contender("DDIM inversion, strength 0.8", by_ddim, {"guidance_scale": 1.5, "strength": 0.8})
+EDICT_EDIT = edict_at("EDICT, strength 1", 1.5, 1.0)
+DDIM_EDIT = ddim_at("DDIM inversion, strength 0.8", 1.5, 0.8)
 ATTENTION, ATTENTION_EDICT = (
-    Contender(
-        f"Prompt-to-Prompt by {inverse}",
-        by_attention,
-        {"guidance_scale": 1.5, "cross": 0.4, "own": 0.2, "inverse": inverse, "replaced": True},
+    attention_at(
+        f"Prompt-to-Prompt by {inverse}", AttentionSettings(inverse, 1.5, 0.4, 0.2, replaced=True)
     )
     for inverse in ("DDIM", "EDICT")
 )
-SEMANTIC = Contender(
-    "Semantic guidance and the prompt", by_semantic, {"scale": 100.0, "strength": 0.8, "layout": 1.0, "told": True}
+SEMANTIC, SEMANTIC_ALONE = (
+    semantic_at(name, 100.0, 0.8, 1.0, told)
+    for name, told in (
+        ("Semantic guidance and the prompt", True),
+        ("Semantic guidance alone", False),
+    )
 )
-SEMANTIC_ALONE = Contender(
-    "Semantic guidance alone", by_semantic, {"scale": 100.0, "strength": 0.8, "layout": 1.0, "told": False}
-)
-BOTTLENECK = Contender("Asyrp, untrained", by_bottleneck, {"scale": 1.0, "until": 0.8})
+BOTTLENECK = blindly("Asyrp, untrained", Asyrp(scale=1.0, until=0.8), 1.0)
 CONTENDERS = (
     NOTHING,
     NEW,
-    SDEDIT,
-    ILVR,
+    BY_SDEDIT,
+    BY_ILVR,
     SEMANTIC_ALONE,
     SEMANTIC,
     DDIM_EDIT,
@@ -404,81 +498,111 @@ CONTENDERS = (
     REPAINT,
     DIFFEDIT_MASKED,
 )
-BLIND = (ILVR, SEMANTIC_ALONE, SEMANTIC, DDIM_EDIT, EDICT_EDIT, DIFFEDIT, ATTENTION, ATTENTION_EDICT, BOTTLENECK)
+BLIND = (
+    BY_ILVR,
+    SEMANTIC_ALONE,
+    SEMANTIC,
+    DDIM_EDIT,
+    EDICT_EDIT,
+    DIFFEDIT,
+    ATTENTION,
+    ATTENTION_EDICT,
+    BOTTLENECK,
+)
+MASKED = (BLENDED_LATENT, BLENDED, REPAINT, DIFFEDIT_MASKED)
 QUESTIONS = (
-    *((one, SDEDIT) for one in BLIND),
-    *((one, SDEDIT_MASKED) for one in (BLENDED_LATENT, BLENDED, REPAINT, DIFFEDIT_MASKED)),
+    *((one, BY_SDEDIT) for one in BLIND),
+    *((one, SDEDIT_MASKED) for one in MASKED),
     (ATTENTION_EDICT, ATTENTION),
     (EDICT_EDIT, DDIM_EDIT),
-    (SDEDIT_MASKED, SDEDIT),
+    (SDEDIT_MASKED, BY_SDEDIT),
 )
 
 
-# --- the judges -------------------------------------------------------------------------------------------------
+# --- the judges -----------------------------------------------------------------------------------
 
 
-def near(found: Seen | None, wanted: Seen) -> bool:
-    return found is not None and math.hypot(found.x - wanted.x, found.y - wanted.y) < NEARBY_PIXELS
+def is_near(found: Seen | None, wanted: Seen) -> bool:
+    if found is None:
+        return False
+    return math.hypot(found.x - wanted.x, found.y - wanted.y) < NEARBY_PIXELS
+
+
+def judge_edit(judge: ImageClassifier, edit: Edit, image: Tensor) -> tuple[bool, bool]:
+    """Whether what was asked for happened, and whether the rest stayed."""
+    now = read(image)
+    here = {thing.colour: thing for thing in now.things}
+    aim = from_pil([render(edit.after)])[0]
+    true = {thing.colour: thing for thing in read(aim).things}
+
+    def has_shape(colour: str, shape: str) -> bool:
+        return SHAPES[int(judge(isolate(image, colour)[None]).argmax())] == shape
+
+    def is_there(colour: str, shape: str) -> bool:
+        return colour in here and has_shape(colour, shape)
+
+    new, other = edit.after.things
+    first, second = here.get(new.colour), here.get(other.colour)
+    colours = set(here) == {new.colour, other.colour}
+    shape = is_there(new.colour, new.shape)
+    other_stays = is_there(other.colour, other.shape) and is_near(second, true[other.colour])
+    place = is_near(first, true[new.colour])
+    background = now.background == edit.after.background
+    placed = (
+        first is not None
+        and second is not None
+        and related(str(edit.after.relation), first, second)
+    )
+    happened, rest = {
+        "recolour": (colours, shape and place),
+        "reshape": (shape, colours and place),
+        "add": (colours and shape and placed, True),
+        "fill": (colours and shape and placed, True),
+        "restyle": (background, colours and shape and place),
+    }[edit.kind]
+    return happened, rest and other_stays and (background or edit.kind == "restyle")
 
 
 @torch.no_grad()
-def loss_and_gradient(judge: ImageClassifier, some: list[Edit], images: Tensor) -> dict[str, np.ndarray]:
-    """For each edit, (edits,): whether what was asked for happened, whether the rest stayed, both; and how far the
-    picture moved where nothing was to change, in percent of the pixels' range, and in the judge's features."""
-    asked, stayed = [], []
-    for edit, image in zip(some, images, strict=True):
-        now = read(image)
-        here = {thing.colour: thing for thing in now.things}
-        true = {thing.colour: thing for thing in read(from_pil([render(edit.after)])[0]).things}
-        things = edit.after.things
+def judge_edits(
+    judge: ImageClassifier, some: Sequence[Edit], images: Tensor
+) -> dict[str, np.ndarray]:
+    """For each edit, (edits,): whether it is as asked, whether the rest stayed, and both.
 
-        def shaped(colour: str, shape: str, image: Tensor = image) -> bool:
-            return SHAPES[int(judge(isolate(image, colour)[None]).argmax())] == shape
-
-        colours = set(here) == {thing.colour for thing in things}
-        new, other = things
-        shape = new.colour in here and shaped(new.colour, new.shape)
-        other_stays = (
-            other.colour in here and shaped(other.colour, other.shape) and near(here[other.colour], true[other.colour])
-        )
-        place = near(here.get(new.colour), true[new.colour])
-        background = now.background == edit.after.background
-        both = [here.get(thing.colour) for thing in things]
-        placed = both[0] is not None and both[1] is not None and related(str(edit.after.relation), both[0], both[1])
-        happened, rest = {
-            "recolour": (colours, shape and place),
-            "reshape": (shape, colours and place),
-            "add": (colours and shape and placed, True),
-            "fill": (colours and shape and placed, True),
-            "restyle": (background, colours and shape and place),
-        }[edit.kind]
-        asked.append(happened)
-        stayed.append(rest and other_stays and (background or edit.kind == "restyle"))
+    And how far the picture moved where nothing was to change, in percent of the pixels' range, and
+    in the judge's features.
+    """
+    pairs = zip(some, images, strict=True)
+    happened, rest = np.array([judge_edit(judge, *pair) for pair in pairs], dtype=float).T
     before = torch.stack([edit.picture for edit in some])
     mask = torch.stack([edit.mask for edit in some])
-    away = ((images - before).abs().mean(dim=1, keepdim=True) * (1 - mask)).sum(dim=(1, 2, 3)) / (1 - mask).sum(
-        (1, 2, 3)
-    )
+    moved = (images - before).abs().mean(dim=1, keepdim=True) * (1 - mask)
+    away = moved.sum(dim=(1, 2, 3)) / (1 - mask).sum((1, 2, 3))
     outside = mask * before + (1 - mask) * images
     felt = Perceptual(load_backbone(bundled.JUDGE), before)(outside)
-    happened_, rest_ = np.array(asked, dtype=float), np.array(stayed, dtype=float)
     return {
-        "as asked": happened_,
-        "the rest stayed": rest_,
-        "both": happened_ * rest_,
+        "as asked": happened,
+        "the rest stayed": rest,
+        "both": happened * rest,
         "pixels": 100 * away.numpy(),
         "features": felt.numpy(),
     }
 
 
-def rows(kinds: list[str], verdicts: Mapping[Contender, dict[str, np.ndarray]], made: Mapping[Contender, Made]) -> list:
+def make_rows(
+    kinds: Sequence[str],
+    verdicts: Mapping[Contender, dict[str, np.ndarray]],
+    made: Mapping[Contender, Made],
+) -> list[list[object]]:
+    """A row for each method."""
     found = []
     for contender, verdict in verdicts.items():
         by_kind = verdict["both"].reshape(len(kinds), -1).mean(axis=1)
+        shares = (average_groups(verdict[n]) for n in ("as asked", "the rest stayed", "both"))
         found.append(
             [
                 contender.name,
-                *(over_groups(verdict[name]) for name in ("as asked", "the rest stayed", "both")),
+                *shares,
                 *(f"{100 * share:.0f}" for share in by_kind),
                 f"{verdict['pixels'].mean():.1f}",
                 f"{verdict['features'].mean():.3f}",
@@ -488,52 +612,59 @@ def rows(kinds: list[str], verdicts: Mapping[Contender, dict[str, np.ndarray]], 
     return found
 
 
-def main() -> None:
-    parser = options(__doc__, "editing")
-    parser.add_argument("--edits", type=int, default=24, help="of each kind")
-    arguments = parser.parse_args()
-    tune, count = arguments.tune, arguments.edits
-    first = 10_000 if tune else 0
-    model, judge = chainrule.load(), load_judge()
-    asked = {kind: list(edits(kind, count, first + 2000 * i)) for i, kind in enumerate(KINDS)}
+def main(argv: Sequence[str] | None = None) -> None:
+    options = make_options(__doc__, "editing")
+    options.add("--edits", type=int, default=24, toy=2, help="of each kind")
+    options.add("--kinds", nargs="+", choices=KINDS, default=[*KINDS], toy=["recolour"])
+    arguments = options.parse(argv)
+    tune, count, kinds = arguments.tune, arguments.edits, arguments.kinds
+    first, judge = 10_000 if tune else 0, load_judge()
+    model, passes = count_passes(chainrule.load())
+    asked = {
+        kind: list(find_edits(kind, count, first + 2000 * i))
+        for i, kind in enumerate(KINDS)
+        if kind in kinds
+    }
     every = [edit for some in asked.values() for edit in some]
-    contest = Contest(model, arguments.work / ("tuning" if tune else "final"), [bundled.PIPELINE])
-    played = contest.play(TUNING if tune else CONTENDERS, cases(model, asked), arguments.only)
-    verdicts = {contender: loss_and_gradient(judge, every, made.images) for contender, made in played.items()}
-    header = ["method", "as asked", "the rest stayed", "both", *KINDS, "pixels", "features", "passes", "s per image"]
+    work = arguments.work / ("tuning" if tune else "final")
+    contest = Contest(passes, work, [bundled.PIPELINE], toy=arguments.toy)
+    cases = make_cases(model, asked)
+    played = contest.play(TUNING if tune else CONTENDERS, cases, arguments.only)
+    verdicts = {c: judge_edits(judge, every, made.images) for c, made in played.items()}
+    header = ["method", "as asked", "the rest stayed", "both", *asked, "pixels", "features"]
+    command = f"python benchmarks/editing.py --edits {count}{' --tune' if tune else ''}"
     text = [
         f"## Editing pictures{', choosing on other pictures' if tune else ''}",
-        f"`python benchmarks/editing.py --edits {count}{' --tune' if tune else ''}` on {machine()}. {count} edits of "
-        f"each of {len(KINDS)} kinds, scenes with seeds from {first}, each picture its own seed; 95 % intervals over "
-        "edits; the kinds' columns are percent right in both. Pixels: mean absolute change outside the box, in percent "
-        "of the range; features: the distance there in the judge's features. A network pass is one guidance pair.",
-        table(header, rows(list(KINDS), verdicts, played)),
+        f"`{command}` on {machine()}. {count} edits of each of {len(asked)} kinds, scenes with "
+        f"seeds from {first}, each picture its own seed; 95 % intervals over edits; the kinds' "
+        "columns are percent right in both. Pixels: mean absolute change outside the box, in "
+        "percent of the range; features: the distance there in the judge's features. A network "
+        "pass is one guidance pair.",
+        table([*header, "passes", "s per image"], make_rows([*asked], verdicts, played)),
     ]
     if not tune:
-        text += [
-            "Both, paired:",
-            differences({contender: verdict["both"] for contender, verdict in verdicts.items()}, QUESTIONS),
-            f"![edits]({SHEET.relative_to(SHEET.parents[1])})",
-        ]
-        sheet(asked, played)
-    publish("editing-tuning" if tune else "editing", "\n\n".join(text))
+        both = {contender: verdict["both"] for contender, verdict in verdicts.items()}
+        text += ["Both, paired:", tabulate_differences(both, QUESTIONS)]
+        text += ["![edits](images/editing.png)"]
+        publish_picture("editing.png", partial(draw_sheet, asked, played), dry=arguments.dry)
+    publish("editing-tuning" if tune else "editing", "\n\n".join(text), dry=arguments.dry)
 
 
-def sheet(asked: Mapping[str, list[Edit]], made: Mapping[Contender, Made]) -> None:
+def draw_sheet(asked: Mapping[str, list[Edit]], made: Mapping[Contender, Made]) -> Image.Image:
     """The second edit of each kind, by every method."""
     kinds = list(asked)
     count = len(asked[kinds[0]])
     index = [i * count + 1 for i in range(len(kinds))]
     every = [edit for some in asked.values() for edit in some]
     columns = {"picture": torch.stack([every[i].picture for i in index])}
-    columns |= {
-        contender.name.split(",")[0].replace(" guidance and the prompt", ", prompted"): found.images[index]
-        for contender, found in made.items()
-    }
-    notes = {name: [""] * len(kinds) for name in columns}
-    notes["picture"] = [every[i].after.caption.removesuffix(" background") for i in index]
-    whole = grid(columns, kinds, notes, "The picture, and what each method makes of it").convert("RGB")
-    whole.resize((whole.width // 2, whole.height // 2)).save(SHEET, optimize=True)
+    for contender, found in made.items():
+        name = contender.name.split(",")[0].replace(" guidance and the prompt", ", prompted")
+        columns[name] = found.images[index]
+    captions = {name: [""] * len(kinds) for name in columns}
+    captions["picture"] = [every[i].after.caption.removesuffix(" background") for i in index]
+    title = "The picture, and what each method makes of it"
+    whole = contact_sheet(columns, kinds, captions, title).convert("RGB")
+    return whole.resize((whole.width // 2, whole.height // 2))
 
 
 if __name__ == "__main__":

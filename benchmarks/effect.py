@@ -54,9 +54,7 @@ def make_task() -> Task:
 
 
 @torch.no_grad()
-def draw(
-    task: Task, method: Effect, vectors: Tensor, prompt: str, seeds: Sequence[int]
-) -> Tensor:
+def draw(task: Task, method: Effect, vectors: Tensor, prompt: str, seeds: Sequence[int]) -> Tensor:
     """The images of a prompt, which may have the word."""
     parts = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
     noise = (task.model.noise(part) for part in parts)

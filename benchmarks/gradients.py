@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 
 import torch
@@ -35,8 +35,9 @@ PROMPT, SCALE = "a red shape on a white background", 3.0
 MISSING = "memcnn is not installed: its rows are left out (pip install --no-deps memcnn)"
 
 
+@cache
 def has_memcnn() -> bool:
-    """Whether memcnn is installed; if not, that is said."""
+    """Whether memcnn is installed; if not, that is said once."""
     found = find_spec("memcnn") is not None
     if not found:
         print(MISSING)

@@ -96,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [[c.name, v.size, average_groups(v), *found[c].costs] for c, v in values.items()]
     command = f"python benchmarks/guided.py --seeds {len(seeds)}{' --tune' if tune else ''}"
     text = [
-        "## Guided sampling at equal network calls"
-        f"{', choosing on other seeds' if tune else ''}",
+        f"## Guided sampling at equal network calls{', choosing on other seeds' if tune else ''}",
         f"`{command}` on {machine()}. Eight classes, two prompts, seeds from {first}; how often "
         "the judge sees the wanted shape, 95 % intervals over classes and prompts; a network pass "
         "is one guidance pair, forwards or backwards.",

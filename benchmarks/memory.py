@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__)
     options.add("--models", nargs="+", choices=MODELS, default=MODELS, toy=MODELS[1:2])
     options.add("--solvers", nargs="+", choices=METHODS, default=[*METHODS], toy=["DDIM"])
+    options.add("--plans", type=int, default=len(PLANS), toy=1, help="how many of them")
     arguments = options.parse(argv)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in arguments.models:
         for solver in arguments.solvers:
             method = METHODS[solver]
-            for plan in PLANS:
+            for plan in PLANS[: arguments.plans]:
                 with tempfile.TemporaryDirectory() as folder:
                     task = make_task(name, Path(folder)).under(plan)
                 said = measure(solver, method, task).under().peak

@@ -1,4 +1,7 @@
-"""Networks of the sizes of real checkpoints, with random weights: for time and memory, which do not depend on them."""
+"""Networks of the sizes of real checkpoints, with random weights.
+
+They are for time and memory, which do not depend on the weights.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,16 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 @dataclass(frozen=True)
 class Size:
-    """A checkpoint's shape: its `pipeline` (of unfilled networks), images of `pixels`, and what it is told: `tokens` of
-    `width`, and `pooled` numbers (None: no pooled embedding)."""
+    """A checkpoint's shape.
+
+    Args:
+        name: The checkpoint's.
+        pipeline: Makes the pipeline, its networks without weights.
+        pixels: The side of its images.
+        tokens: How many tokens it is told.
+        width: How many numbers each has.
+        pooled: How many numbers the pooled embedding has; None: there is none.
+    """
 
     name: str
     pipeline: Callable[[], DiffusionPipeline]
@@ -53,17 +64,19 @@ class Size:
 
     def denoiser(self, model: Model, dtype: torch.dtype, guidance_scale: float) -> Denoiser:
         """The model told something, and guided."""
-        told, untold = self._told(model, dtype), self._told(model, dtype)
+        told, untold = self._tell(model, dtype), self._tell(model, dtype)
         return model.denoiser(told, negative_prompt=untold, guidance_scale=guidance_scale)
 
-    def _told(self, model: Model, dtype: torch.dtype) -> Conditioning:
+    def _tell(self, model: Model, dtype: torch.dtype) -> Conditioning:
         text = torch.randn(1, self.tokens, self.width, device=model.device, dtype=dtype)
-        return (text,) if self.pooled is None else (text, torch.randn_like(text[:, 0, :1]).expand(1, self.pooled))
+        if self.pooled is None:
+            return (text,)
+        return text, torch.randn_like(text[:, 0, :1]).expand(1, self.pooled)
 
 
 @torch.no_grad()
 def _fill(module: nn.Module, device: str) -> None:
-    """Random weights for a network without any, small enough for its activations to stay finite."""
+    """Give a network random weights, small enough for its activations to stay finite."""
     buffers: list[tuple[Any, str, Tensor]] = [
         (part, name, buffer)
         for part in module.modules()
@@ -86,64 +99,119 @@ def _scheduler(kind: type, **settings: Any) -> Any:
 
 
 def _vae(channels: int, **changes: Any) -> AutoencoderKL:
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
     return AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=channels, **blocks, **changes
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=channels,
+        **blocks,
+        **changes,
     )
 
 
 def _sd14() -> StableDiffusionPipeline:
     unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     return StableDiffusionPipeline(
-        vae=_vae(4), text_encoder=None, tokenizer=None, unet=unet,
-        scheduler=_scheduler(DDIMScheduler, **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=_vae(4),
+        text_encoder=None,
+        tokenizer=None,
+        unet=unet,
+        scheduler=_scheduler(
+            DDIMScheduler, **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def _xl() -> StableDiffusionXLPipeline:
     unet = UNet2DConditionModel(
-        sample_size=128, cross_attention_dim=2048, attention_head_dim=[5, 10, 20], block_out_channels=(320, 640, 1280),
+        sample_size=128,
+        cross_attention_dim=2048,
+        attention_head_dim=[5, 10, 20],
+        block_out_channels=(320, 640, 1280),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=[1, 2, 10], use_linear_projection=True, addition_embed_type="text_time",
-        addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
-    )  # fmt: skip
+        transformer_layers_per_block=[1, 2, 10],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
     return StableDiffusionXLPipeline(
-        vae=_vae(4), text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, unet=unet,
-        scheduler=_scheduler(EulerDiscreteScheduler, **BETAS, timestep_spacing="leading", steps_offset=1),
+        vae=_vae(4),
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=unet,
+        scheduler=_scheduler(
+            EulerDiscreteScheduler, **BETAS, timestep_spacing="leading", steps_offset=1
+        ),
         add_watermarker=False,
-    )  # fmt: skip
+    )
 
 
 def _sd3() -> StableDiffusion3Pipeline:
     transformer = SD3Transformer2DModel(
-        sample_size=128, patch_size=2, in_channels=16, out_channels=16, num_layers=24, attention_head_dim=64,
-        num_attention_heads=24, joint_attention_dim=4096, caption_projection_dim=1536, pooled_projection_dim=2048,
+        sample_size=128,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=24,
+        attention_head_dim=64,
+        num_attention_heads=24,
+        joint_attention_dim=4096,
+        caption_projection_dim=1536,
+        pooled_projection_dim=2048,
         pos_embed_max_size=192,
-    )  # fmt: skip
+    )
     return StableDiffusion3Pipeline(
         vae=_vae(16, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
-        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, text_encoder_3=None, tokenizer_3=None,
-        transformer=transformer, scheduler=_scheduler(FlowMatchEulerDiscreteScheduler, shift=3.0),
-    )  # fmt: skip
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        text_encoder_3=None,
+        tokenizer_3=None,
+        transformer=transformer,
+        scheduler=_scheduler(FlowMatchEulerDiscreteScheduler, shift=3.0),
+    )
 
 
 def _tiny() -> StableDiffusionPipeline:
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        sample_size=8,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=16,
-    )  # fmt: skip
+    )
     vae = AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
+    )
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=None, tokenizer=None, unet=unet,
-        scheduler=_scheduler(DDIMScheduler, **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+        unet=unet,
+        scheduler=_scheduler(
+            DDIMScheduler, **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 SIZES = {

@@ -1,17 +1,18 @@
 """Reinforcing the prompt, DOODL's Figure 5 on the bundled world: `python benchmarks/text.py`.
 
-Two categories of prompts: compositions (two named things and their relation), and combinations that training never
-saw (a colour with a named shape, or "below" between two shapes). The model runs without classifier-free guidance: with
-it, it draws nearly all of these prompts right and leaves less to reinforce; plain images with it stand beside. All
-methods draw the same prompts with the same nine seeds and follow the bundled CLIP; the exact judge says whether all
-that the prompt names is there (colours, background, shapes, relation), and another CLIP, which no guidance ever
-touched, how well image and prompt agree. Prompts are add_jumps for the intervals, differences are paired. Scales were
-chosen on other prompts and seeds (`--tune`).
+Two categories of prompts: compositions (two named things and their relation), and combinations that
+training never saw (a colour with a named shape, or "below" between two shapes). The model runs
+without classifier-free guidance: with it, it draws nearly all of these prompts right and leaves
+less to reinforce; plain images with it stand beside. All methods draw the same prompts with the
+same nine seeds and follow the bundled CLIP; the exact judge says whether all that the prompt names
+is there (colours, background, shapes, relation), and another CLIP, which no guidance ever touched,
+how well image and prompt agree. Prompts are resampled for the intervals, differences are paired.
+Scales were chosen on other prompts and seeds (`--tune`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -20,30 +21,45 @@ import torch
 import chainrule
 from base import machine, publish, table
 from chainrule import bundled
-from chainrule.losses import ClipText, load_clip
-from chainrule.losses.clip import Clip
-from chainrule.methods import Task, plain
-from chainrule.methods.presets import preset
+from chainrule.losses import Clip, ClipText, load_clip
+from chainrule.methods import Plain, Task
 from chainrule.models import Model
+from chainrule.runs import count_passes
 from chainrule.scenes.base import Scene, sample_scene
 from chainrule.scenes.judge import check, load_judge
-from contest import Case, Contender, Contest, Made, Rivals, differences, options, over_groups
+from contest import (
+    Case,
+    Contender,
+    Contest,
+    Made,
+    Rivals,
+    average_groups,
+    make_options,
+    tabulate_differences,
+)
 
 SEEDS, PROMPTS = 9, 20
 """The paper's, and how many prompts in each category."""
-RIVALS = Rivals(preset("tuned", "text"))
-GUIDED = Contender("plain, with classifier-free guidance 3", plain, {"steps": RIVALS.steps})
+RIVALS = Rivals("text")
+GUIDED = Contender("plain, with classifier-free guidance 3", Plain(steps=RIVALS.steps))
 TUNING = (
     *(RIVALS.one_step_at(scale) for scale in (10.0, 30.0, 100.0, 300.0)),
     *(
-        RIVALS.doodl_from(*chosen)
-        for chosen in ((1, 7, 0.05, 0), (1, 7, 0.01, 0), (5, 6, 0.05, 0), (5, 6, 0.01, 0), (11, 4, 0.01, 0))
+        RIVALS.doodl_from(*settings)
+        for settings in (
+            (1, 7, 0.05, 0),
+            (1, 7, 0.01, 0),
+            (5, 6, 0.05, 0),
+            (5, 6, 0.01, 0),
+            (11, 4, 0.01, 0),
+        )
     ),
 )
 """The ways of DOODL cost the same."""
 
 
-def named(scene: Scene) -> bool:
+def has_names(scene: Scene) -> bool:
+    """Whether every thing of a scene has a shape with a name."""
     return all(thing.word != "shape" for thing in scene.things)
 
 
@@ -53,70 +69,126 @@ CATEGORIES: dict[str, Callable[[Scene], bool]] = {
 }
 
 
-def prompts(category: str, count: int, first: int, without: Iterable[str] = ()) -> Iterator[Scene]:
-    """`count` scenes of the category from the scene seed `first`, with different captions, none of those `without`."""
+def find_scenes(
+    category: str, count: int, first: int, without: Iterable[str] = ()
+) -> Iterator[Scene]:
+    """Scenes of a category with different captions.
+
+    Args:
+        category: One of `CATEGORIES`.
+        count: How many.
+        first: The seed of the first scene that is tried.
+        without: Captions that they do not have.
+    """
     seen = set(without)
     seed, enough = first, len(seen) + count
     while len(seen) < enough:
         scene = sample_scene(seed, held_out=True)
         seed += 1
-        if named(scene) and CATEGORIES[category](scene) and scene.caption not in seen:
+        if has_names(scene) and CATEGORIES[category](scene) and scene.caption not in seen:
             seen.add(scene.caption)
             yield scene
 
 
-def cases(model: Model, clip: Clip, scenes: list[Scene], first: int, guidance_scale: float) -> list[Case]:
+def make_cases(
+    model: Model, clip: Clip, scenes: list[Scene], seeds: range, guidance_scale: float
+) -> list[Case]:
     """One for each prompt."""
-    seeds, captions = tuple(range(first, first + SEEDS)), [scene.caption for scene in scenes]
-    return [Case(prompt, seeds, partial(_task, model, clip, prompt, seeds, guidance_scale)) for prompt in captions]
+    return [
+        Case(
+            caption, tuple(seeds), partial(_make_task, model, clip, caption, seeds, guidance_scale)
+        )
+        for caption in (scene.caption for scene in scenes)
+    ]
 
 
-def _task(model: Model, clip: Clip, prompt: str, seeds: tuple[int, ...], guidance_scale: float) -> Task:
+def _make_task(model: Model, clip: Clip, prompt: str, seeds: range, guidance_scale: float) -> Task:
     denoiser = model.denoiser(prompt, guidance_scale=guidance_scale)
-    return Task(model, denoiser, seeds, ClipText(clip, prompt))
+    return Task(model, denoiser, tuple(seeds), ClipText(clip, prompt))
 
 
 @torch.no_grad()
-def loss_and_gradient(made: Made, scenes: list[Scene], judge_clip: Clip) -> tuple[np.ndarray, np.ndarray]:
-    """(whether each image shows all of its prompt, its score by the judge CLIP), both (prompts, seeds)."""
+def judge_images(
+    made: Made, scenes: list[Scene], judge_clip: Clip
+) -> tuple[np.ndarray, np.ndarray]:
+    """How right the images are.
+
+    Args:
+        made: The images.
+        scenes: What they should show.
+        judge_clip: The judge's CLIP.
+
+    Returns:
+        Whether each shows all of its prompt, and its score by the judge's CLIP, both
+        (prompts, seeds).
+    """
     judge, images = load_judge(), made.images.unflatten(0, (len(scenes), -1))
-    right = [[check(judge, scene, image).right for image in row] for scene, row in zip(scenes, images, strict=True)]
+    pairs = zip(scenes, images, strict=True)
+    right = [[check(judge, scene, image).right for image in row] for scene, row in pairs]
     texts = judge_clip.embed_texts([scene.caption for scene in scenes])
-    scores = [100 * (judge_clip.embed_images(row) @ text) for row, text in zip(images, texts, strict=True)]
+    scores = [
+        100 * (judge_clip.embed_images(row) @ text) for row, text in zip(images, texts, strict=True)
+    ]
     return np.array(right, dtype=float), torch.stack(scores).numpy()
 
 
-def main() -> None:
-    parser = options(__doc__, "text")
-    parser.add_argument("--prompts", type=int, default=PROMPTS, help="in each category")
-    arguments = parser.parse_args()
-    model, clip, judge_clip = chainrule.load(), load_clip(), load_clip(bundled.JUDGE_CLIP)
-    contest = Contest(model, arguments.work, [bundled.PIPELINE, bundled.CLIP])
-    first = 10_000 if arguments.tune else 0
+def main(argv: Sequence[str] | None = None) -> None:
+    options = make_options(__doc__, "text")
+    options.add("--prompts", type=int, default=PROMPTS, toy=1, help="in each category")
+    options.add("--seeds", type=int, default=SEEDS, toy=1, help="for each prompt")
+    arguments = options.parse(argv)
+    tune, count = arguments.tune, arguments.prompts
+    clip, judge_clip = load_clip(), load_clip(bundled.JUDGE_CLIP)
+    model, passes = count_passes(chainrule.load())
+    weights = [bundled.PIPELINE, bundled.CLIP]
+    contest = Contest(passes, arguments.work, weights, toy=arguments.toy)
+    first = 10_000 if tune else 0
+    seeds = range(first, first + arguments.seeds)
+    command = f"python benchmarks/text.py --prompts {count}{' --tune' if tune else ''}"
     text = [
-        f"## Text guidance{', choosing on other prompts and seeds' if arguments.tune else ''}",
-        f"`python benchmarks/text.py --prompts {arguments.prompts}{' --tune' if arguments.tune else ''}`, {machine()}. "
-        f"{arguments.prompts} prompts in each category, {SEEDS} seeds from {first} for each; 95 % intervals over "
-        "prompts; a network pass is one guidance pair, forwards or backwards (a half, without guidance).",
+        f"## Text guidance{', choosing on other prompts and seeds' if tune else ''}",
+        f"`{command}`, {machine()}. {count} prompts in each category, {len(seeds)} seeds from "
+        f"{first} for each; 95 % intervals over prompts; a network pass is one guidance pair, "
+        "forwards or backwards (a half, without guidance).",
     ]
     for category in CATEGORIES:
-        asked_later = (scene.caption for scene in prompts(category, PROMPTS, 0)) if arguments.tune else ()
-        scenes = list(prompts(category, arguments.prompts, first, asked_later))
-        unguided, guided = (cases(model, clip, scenes, first, scale) for scale in (1.0, 3.0))
-        successes, scores = dict[Contender, np.ndarray](), dict[Contender, np.ndarray]()
-        played = contest.play(TUNING if arguments.tune else RIVALS.all, unguided, arguments.only)
+        later = (scene.caption for scene in find_scenes(category, PROMPTS, 0)) if tune else ()
+        scenes = list(find_scenes(category, count, first, later))
+        unguided, guided = (make_cases(model, clip, scenes, seeds, scale) for scale in (1.0, 3.0))
+        played = contest.play(TUNING if tune else RIVALS.all, unguided, arguments.only)
         played |= contest.play([GUIDED], guided, arguments.only)
-        rows = []
-        for contender, made in played.items():
-            right, score = loss_and_gradient(made, scenes, judge_clip)
-            successes[contender], scores[contender] = right, score
-            rows.append([contender.name, right.size, over_groups(right), over_groups(score), *made.costs])
-        header = ["method", "images", "all of the prompt", "judge CLIP score", "network passes", "s per image"]
-        text += [f"### {category.capitalize()}", table(header, rows)]
-        if not arguments.tune:
-            text += ["Success, paired:", differences(successes, RIVALS.questions)]
-            text += ["Judge CLIP score, paired:", differences(scores, RIVALS.questions)]
-    publish("text-tuning" if arguments.tune else "text", "\n\n".join(text))
+        text += report(category, played, scenes, judge_clip, tune)
+    publish("text-tuning" if tune else "text", "\n\n".join(text), dry=arguments.dry)
+
+
+def report(
+    category: str,
+    played: dict[Contender, Made],
+    scenes: list[Scene],
+    judge_clip: Clip,
+    tune: bool,
+) -> list[str]:
+    """What is said of a category."""
+    successes, scores = dict[Contender, np.ndarray](), dict[Contender, np.ndarray]()
+    rows = []
+    for contender, made in played.items():
+        right, score = judge_images(made, scenes, judge_clip)
+        successes[contender], scores[contender] = right, score
+        shares = average_groups(right), average_groups(score)
+        rows.append([contender.name, right.size, *shares, *made.costs])
+    header = [
+        "method",
+        "images",
+        "all of the prompt",
+        "judge CLIP score",
+        "network passes",
+        "s per image",
+    ]
+    text = [f"### {category.capitalize()}", table(header, rows)]
+    if not tune:
+        text += ["Success, paired:", tabulate_differences(successes, RIVALS.questions)]
+        text += ["Judge CLIP score, paired:", tabulate_differences(scores, RIVALS.questions)]
+    return text
 
 
 if __name__ == "__main__":

@@ -137,9 +137,7 @@ TUNING = (
         )
         for count, iterations in ((16, 12), (32, 7))
     ),
-    Contender(
-        "DOODL momentum, clip 0.01", change_tuned(optimiser=Momentum(rate=100.0, clip=1e-2))
-    ),
+    Contender("DOODL momentum, clip 0.01", change_tuned(optimiser=Momentum(rate=100.0, clip=1e-2))),
 )
 
 
@@ -400,9 +398,7 @@ def tabulate_classes(found: dict[Contender, Outcome], references: Mapping[str, T
     """Table 3: for each class the distance of plain images, and how each method changes it."""
     before = found[PLAIN].distances(references)
     others = [contender for contender in found if contender is not PLAIN]
-    changes = [
-        100 * (found[contender].distances(references) / before - 1) for contender in others
-    ]
+    changes = [100 * (found[contender].distances(references) / before - 1) for contender in others]
     rows = [
         [shape, f"{before[i]:.0f}", *(f"{change[i]:+.1f} %" for change in changes)]
         for i, shape in enumerate(references)

@@ -7,11 +7,12 @@ import torch
 
 import chainrule
 from chainrule import DDIM, EDICT, Backprop, Checkpoint, Reversible, sample
-from chainrule.estimate import Optimisation
 from chainrule.losses import Classifier, load_classifier
-from chainrule.methods import Doodl, Task, doodl
+from chainrule.memory import Plan, arrange, count_bytes
+from chainrule.methods import DOODL, Task
+from chainrule.methods.chunking import run_within_memory
 from chainrule.models import installed
-from chainrule.plan import Plan
+from chainrule.runs import measure
 
 PROMPT = "a red shape on a white background"
 
@@ -32,20 +33,51 @@ def test_gradients_agree_on_a_gpu_and_with_the_cpu(solver, way) -> None:
         torch.testing.assert_close(g, expected, rtol=1e-5, atol=1e-7)
 
 
+def on_a_gpu() -> Task:
+    model, loss = chainrule.load(device="cuda"), Classifier(load_classifier(device="cuda"), "heart")
+    return Task(model, model.denoiser(PROMPT), (0, 1), loss)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_plans_on_a_gpu_compute_the_same_in_the_memory_that_was_said() -> None:
-    settings = Doodl(iterations=1, steps=4, mix=None, crops=2)
+    method = DOODL(iterations=1, steps=4, mix=None, crops=2)
     histories = []
-    for plan in (Plan(), Plan(keep=2), Plan(seen=1, together=1, rebuilt=True), Plan(aside=True)):
-        model, loss = chainrule.load(device="cuda"), Classifier(load_classifier(device="cuda"), "heart")
-        task = Task(model, model.denoiser(PROMPT), (0, 1), loss).under(plan)
-        said = Optimisation.measure(task, settings).under().peak
+    for plan in (
+        Plan(),
+        Plan(keep=2),
+        Plan(decode_batch=1, batch_size=1, gradient_checkpointing=True),
+        Plan(offload=True),
+    ):
+        task = on_a_gpu().under(plan)
+        said = measure("doodl", method, task).under().peak
         torch.cuda.reset_peak_memory_stats()
-        histories.append(doodl(task, settings).history)
+        *_, (last, _) = run_within_memory(method, task)
+        histories.append(last.history)
         assert abs(said / torch.cuda.max_memory_allocated() - 1) < 0.15
+        del task, last
     for history in histories[1:]:
         torch.testing.assert_close(history, histories[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_a_plan_moves_and_halves_is_back_afterwards() -> None:
+    task = on_a_gpu()
+    networks = (*task.model.networks, *task.judges)
+    before = [value.clone() for network in networks for value in network.state_dict().values()]
+    whole = torch.cuda.memory_allocated()
+    plan = Plan(offload=True, half=True, gradient_checkpointing=True)
+    for outer in (Plan(), Plan(offload=True), plan):
+        with arrange(task.model, task.loss, outer), arrange(task.model, task.loss, plan):
+            away = count_bytes(task.model.text.networks)
+            assert torch.cuda.memory_allocated() < whole - away
+            DOODL(iterations=1, steps=2, mix=None, crops=0)(task)
+        after = [value for network in networks for value in network.state_dict().values()]
+        for one, other in zip(before, after, strict=True):
+            assert one.device == other.device
+            assert torch.equal(one, other)
+        assert torch.cuda.memory_allocated() < whole + 2**20
 
 
 STABLE_DIFFUSION = installed()[1:]

@@ -201,9 +201,7 @@ def test_the_best_is_drawn_with_more_steps_at_the_end_where_that_is_better() -> 
     again = sample(job.denoiser, before.best_x_T[0], job.model.schedule.times(9))
     drawn = job.require_loss()(job.model.decode(again))
     better = drawn < before.best_losses
-    torch.testing.assert_close(
-        after.best_latents, torch.where(better[:, None, None, None], again, before.best_latents)
-    )
+    torch.testing.assert_close(after.best_latents, torch.where(better[:, None, None, None], again, before.best_latents))
     torch.testing.assert_close(after.best_losses, torch.minimum(drawn, before.best_losses))
 
 

@@ -53,9 +53,7 @@ def test_under_one_prompt_a_photo_returns_exactly(method: type[EDICTEdit], stren
 def test_under_another_prompt_it_changes_the_more_the_more_is_redone() -> None:
     z = MODEL.encode(PHOTO)
     other = task("quite something else")
-    little, much = (
-        relative(EDICTEdit(strength=s, steps=10, mix=0.99)(other).latents, z) for s in (0.2, 1.0)
-    )
+    little, much = (relative(EDICTEdit(strength=s, steps=10, mix=0.99)(other).latents, z) for s in (0.2, 1.0))
     assert 1e-3 < little < much
     back = Reconstruction(steps=10, mix=0.99)
     torch.testing.assert_close(back(other).latents, back(task()).latents)

@@ -158,24 +158,30 @@ def check_stopped(spec: RunSpec, folder: Path, seen: list[Event]) -> None:
         assert len(drawn) == (len(spec.inputs.seed) if label in made and not learns else 0)
 
 
-def stops(name: str) -> list[tuple[str, type[Event], int]]:
-    kinds = {Step: (1, 4), Iteration: (1, 2, 3), PictureReady: (1,), MethodBegun: (1,), Done: (1,)}
-    if name == "light":
-        kinds |= {Step: (1, 3, 5, 6, 9), Iteration: (1, 2, 3, 4, 5, 6), PictureReady: (1, 2, 3), MethodBegun: (1, 2, 3)}
-    return [(name, kind, count) for kind, counts in kinds.items() for count in counts]
+STOPS: dict[str, dict[type[Event], tuple[int, ...]]] = {
+    "light": {
+        MethodBegun: (1, 2, 3),
+        Step: (1, 3, 5, 6, 9),
+        Iteration: (1, 2, 3, 4, 5, 6),
+        PictureReady: (1, 2, 3),
+        Done: (1,),
+    },
+    "effect": {MethodBegun: (1,), Step: (1, 4), Iteration: (1, 2), Done: (1,)},
+    "stylize": {MethodBegun: (1,), Iteration: (1, 2)},
+    "audit": {Step: (3,), Iteration: (1, 2)},
+}
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "count"),
-    [each for name in NAMES for each in stops(name)],
+    [(name, kind, count) for name in STOPS for kind, counts in STOPS[name].items() for count in counts],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_closed_at_any_event_it_keeps_the_best_and_goes_on_as_if_nothing_had_been(
     name: str, kind: type[Event], count: int, whole: Callable, tmp_path: Path
 ) -> None:
     spec, finished, events = whole(name)
-    if sum(isinstance(event, kind) for event in events) < count:
-        pytest.skip(f"{name} has no {count} events of that kind")
+    assert sum(isinstance(event, kind) for event in events) >= count
     folder = tmp_path / "run"
     seen = stop(execute(spec, folder, network(name)), kind, count)
     check_stopped(spec, folder, seen)
@@ -248,7 +254,7 @@ def test_the_model_is_afterwards_as_it_was(name: str, whole: Callable, tmp_path:
         found: dict[str, Any] = {}
         for i, part in enumerate(model.networks):
             for key, value in part.state_dict().items():
-                found[f"{i} {key}"] = (value.dtype, value.device, value.tolist())
+                found[f"{i} {key}"] = (value.dtype, value.device, value.numpy().tobytes())
             found[f"{i} wants gradients"] = [weight.requires_grad for weight in part.parameters()]
             hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
             found[f"{i} hooks"] = [[len(getattr(module, hook)) for hook in hooks] for module in part.modules()]

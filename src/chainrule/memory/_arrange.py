@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def _offload(model: Model, loss: Loss | None, undo: ExitStack) -> None:
     visitors = distinct_modules(model.codec.networks, () if loss is None else loss.networks)
     readers = [each for each in distinct_modules(model.text.networks) if each not in backbone]
     for module in (*visitors, *readers):
-        undo.callback(partial(module.to, model.device))
+        undo.callback(partial(module.to, find_device(module)))
         module.to(AWAY)
     guests = Guests(model.device)
     for module in backbone:
@@ -89,6 +90,12 @@ def _offload(model: Model, loss: Loss | None, undo: ExitStack) -> None:
     for module in visitors:
         for handle in guests.invite(module):
             undo.callback(handle.remove)
+
+
+def find_device(module: nn.Module) -> torch.device:
+    """Where a network is."""
+    weights = chain(module.parameters(), module.buffers())
+    return next((weight.device for weight in weights), AWAY)
 
 
 class Guests:

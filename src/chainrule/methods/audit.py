@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from chainrule import bundled
@@ -65,6 +65,11 @@ class AuditTask:
                 f"choose a judge that knows the classifier's labels, as {some}",
                 "judge",
             )
+
+    @property
+    def judges(self) -> tuple[nn.Module, ...]:
+        """The networks that judge the images."""
+        return (*self.classifier.networks, *self.judge.networks)
 
     def under(self, plan: Plan) -> AuditTask:
         """This task with another plan."""
@@ -167,7 +172,8 @@ class Audit(Method):
         return len(self.radii) * self.iterations + 1
 
     def probe(self, steps: int) -> Audit:
-        return self.model_copy(update={"steps": steps, "iterations": 1, "tau": self.tau[:1]})
+        short = {"steps": steps, "iterations": 1, "tau": self.tau[:1]}
+        return _WholeAudit(**(self.model_dump() | short))
 
     def prepare(self, task: Task | AuditTask) -> AuditTask:
         if isinstance(task, AuditTask):
@@ -388,6 +394,14 @@ class Audit(Method):
             _draw_curve(found).save(path, "PNG")
 
         return {"report.md": write_report, "curve.png": write_curve}
+
+
+class _WholeAudit(Audit):
+    """An audit of every image, whatever the judge says: the most that one of this chain can take."""
+
+    def start(self, task: AuditTask) -> AuditState:
+        state = super().start(task)
+        return replace(state, label=state.seen)
 
 
 def _captions(task: AuditTask, images: Tensor) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from chainrule.diffusion.batch import select
 from chainrule.diffusion.constraints import Constraint
@@ -155,6 +155,11 @@ class Task:
         height, width = (side // codec.factor for side in self.photo.images.shape[-2:])
         shape = (codec.latent_shape[0], height, width)
         return self.noise.normal(0, shape).to(self.model.device)
+
+    @property
+    def judges(self) -> tuple[nn.Module, ...]:
+        """The networks that judge the images, or guide the latents."""
+        return (*getattr(self.loss, "networks", ()), *getattr(self.energy, "networks", ()))
 
     def select(self, rows: Sequence[int]) -> Task:
         """The same for some of the images: loss, photo and constraints are theirs."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from chainrule import bundled
 from chainrule.diffusion.gradient import Checkpoint
@@ -74,6 +74,11 @@ class StyleTask:
     def samples(self) -> list[tuple[str, int]]:
         """All prompts with all seeds."""
         return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+
+    @property
+    def judges(self) -> tuple[nn.Module, ...]:
+        """The networks that judge the images."""
+        return (*self.style.networks, *self.content.networks)
 
     def under(self, plan: Plan) -> StyleTask:
         """This task with another plan."""

@@ -143,7 +143,7 @@ def measure(label: str, method: Method, task: Any) -> Measured:
     lengths = (SHORT, SHORT + 1)
     bare = task.under(task.plan.model_copy(update={"keep": 0}))
     short, longer = (_probe(method, bare, steps) for steps in lengths)
-    keeps = task.plan.model_copy(update={"keep": 0}) == Plan()
+    keeps = task.plan.keep > 0 or task.plan == Plan()
     if not (iterates and keeps) or method_steps(method) <= SHORT:
         return Measured(label, method, task, short, longer)
     one, two = (
@@ -179,9 +179,9 @@ def _count(task: Any) -> int | None:
 
 def count_resident(task: Any) -> int:
     """The bytes of the weights that are on the task's device."""
-    device, model, judges = task.model.device.type, task.model, task.loss
-    with arrange(model, judges, task.plan):
-        networks = distinct_modules(model.networks, () if judges is None else judges.networks)
+    device, model = task.model.device.type, task.model
+    with arrange(model, task.loss, task.plan):
+        networks = distinct_modules(model.networks, task.judges)
         return count_bytes(
             network
             for network in networks

@@ -176,10 +176,11 @@ def _kept(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Kept:
 
 
 def name_file(label: str) -> str:
-    """A label as a file's name, another one for each label."""
+    """A label as a file's name: with a digest, where it would not tell it from others."""
     plain = label.replace(" ", "-")
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.=+") else "-" for c in plain)
-    if safe == plain and len(safe) <= LONGEST:
+    settings = all("=" in word for word in label.split(" ")[1:])
+    if safe == plain and settings and len(safe) <= LONGEST:
         return safe
     return f"{safe[:LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 

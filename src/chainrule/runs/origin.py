@@ -12,7 +12,7 @@ import chainrule
 from chainrule.errors import UserError
 from chainrule.runs.folder import SPEC, digest_file, write_atomically
 from chainrule.runs.spec import RunSpec, explain_error, parse_spec
-from chainrule.specs import Spec, map_files
+from chainrule.specs import Spec, list_files, map_files
 
 CARRIED = "chainrule"
 """The name of the text in the picture."""
@@ -114,6 +114,8 @@ def find_run(picture: Path) -> RunSpec:
     spec = origin.spec
     if origin.label is not None:
         spec = _pick_method(spec, origin.label)
+    if not {file.as_posix() for file in list_files(spec)} <= set(origin.digests):
+        raise UserError(f"{picture} names files without their digests", "name another picture")
     if not origin.digests:
         return spec
     for folder in (picture.resolve().parent, picture.resolve().parent.parent):
@@ -133,9 +135,6 @@ def find_run(picture: Path) -> RunSpec:
 
 def _pick_method(spec: RunSpec, label: str) -> RunSpec:
     """A run with one of its methods alone."""
-    known = dict(spec.labelled())
-    if label not in known:
+    if label not in dict(spec.labelled()):
         raise UserError(f"this picture's run has no method {label!r}", "name another picture")
-    method = known[label]
-    limit = {} if label not in spec.stop_after else {method.kind: spec.stop_after[label]}
-    return spec.model_copy(update={"methods": (method,), "stop_after": limit})
+    return spec.keep({label})

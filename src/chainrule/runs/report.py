@@ -107,6 +107,8 @@ class Reporter:
         written = self.folder.written
         for outcome in outcomes:
             written = _stop_where(written, outcome)
+        if outcomes:  # a run that was stopped has not all of its methods to show
+            written = written.keep({outcome.label for outcome in outcomes})
         origin = describe_origin(written, self.digests)
         self._write_curves(outcomes, origin)
         self._write_attention(outcomes, origin)

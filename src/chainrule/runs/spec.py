@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -174,6 +174,15 @@ class RunSpec(Spec):
                 label_method(method, [each for each in self.methods if each.kind == method.kind]),
                 method,
             )
+
+    def keep(self, labels: Collection[str]) -> RunSpec:
+        """The same run with some of its methods only, named as they are in it."""
+        kept = [(label, method) for label, method in self.labelled() if label in labels]
+        spec = self.model_copy(update={"methods": tuple(method for _, method in kept)})
+        # fewer settings may be needed to tell them apart
+        names = {old: new for (old, _), (new, _) in zip(kept, spec.labelled(), strict=True)}
+        stops = {names[label]: n for label, n in self.stop_after.items() if label in names}
+        return spec.model_copy(update={"stop_after": stops})
 
     def dump(self) -> str:
         """As JSON."""

@@ -1,0 +1,290 @@
+"""A run's folder has all that it needs, and notices what is not its own."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from chainrule.errors import UserError
+from chainrule.images import to_pil
+from chainrule.runs import RunSpec, execute, find_run, parse_spec, resume
+from chainrule.runs.folder import Folder, Kept, name_file, write_atomically
+from command import images
+from conftest import tiny_model
+
+MODEL = tiny_model()
+
+
+def draw(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_pil(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(seed))).save(path)
+    return path
+
+
+def ask(photo: Path, target: Path, **changes: object) -> RunSpec:
+    return parse_spec(
+        {
+            "inputs": {"photo": photo, "source": "a cat", "prompt": "a dog", "seed": (0, 1)},
+            "losses": [{"kind": "picture", "target": target}, {"kind": "histogram", "target": photo}],
+            "methods": [
+                {"kind": "sdedit", "steps": 2},
+                {"kind": "doodl", "iterations": 1, "steps": 2, "crops": 0, "mix": 0.99},
+            ],
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, Path]:
+    """The spec and the folder of a run that reads two files of the same name."""
+    folder = tmp_path_factory.mktemp("made")
+    spec = ask(draw(folder / "a" / "photo.png", 0), draw(folder / "b" / "photo.png", 1))
+    list(execute(spec, folder / "run", MODEL))
+    return spec, folder / "run"
+
+
+@pytest.fixture
+def copy(made: tuple[RunSpec, Path], tmp_path: Path) -> Path:
+    return shutil.copytree(made[1], tmp_path / "copy")
+
+
+def test_it_holds_its_inputs(made: tuple[RunSpec, Path]) -> None:
+    spec, folder = made
+    assert {path.name for path in (folder / "inputs").iterdir()} == {"photo.png", "1-photo.png"}
+    assert (folder / "inputs" / "1-photo.png").read_bytes() == spec.losses[0].target.read_bytes()
+    written = json.loads((folder / "spec.json").read_text())
+    assert written["version"] == 2
+    assert written["inputs"]["photo"] == written["losses"][1]["target"] == "inputs/photo.png"
+    assert written["losses"][0]["target"] == "inputs/1-photo.png"
+    assert set(json.loads((folder / "digests.json").read_text())) == {"inputs/photo.png", "inputs/1-photo.png"}
+
+
+def test_names_of_inputs_are_never_taken_twice(tmp_path: Path) -> None:
+    names = ("a/photo.png", "b/1-photo.png", "c/photo.png", "d/2-photo.png", "e/photo.png")
+    pictures = [draw(tmp_path / name, seed) for seed, name in enumerate(names)]
+    losses = [{"kind": "picture", "target": picture} for picture in pictures]
+    spec = parse_spec({"methods": [{"kind": "plain"}], "losses": losses})
+    folder = Folder.create(tmp_path / "run", spec)
+    for loss, picture in zip(folder.spec.losses, pictures, strict=True):
+        assert loss.target.read_bytes() == picture.read_bytes()
+
+
+def test_moved_elsewhere_it_goes_on_and_is_made_again(made: tuple[RunSpec, Path], tmp_path: Path) -> None:
+    """Its photos are deleted where they were, and so is the folder itself."""
+    spec = ask(draw(tmp_path / "old" / "photo.png", 0), draw(tmp_path / "old" / "other" / "photo.png", 1))
+    events = execute(spec, tmp_path / "old" / "run", MODEL)
+    for _ in range(7):
+        next(events)
+    events.close()  # type: ignore[attr-defined]
+    shutil.copytree(tmp_path / "old" / "run", tmp_path / "new" / "run")
+    shutil.rmtree(tmp_path / "old")
+    list(resume(tmp_path / "new" / "run", MODEL))
+    assert images(tmp_path / "new" / "run") == images(made[1])
+    again = find_run(tmp_path / "new" / "run" / "images" / "doodl-0001.png")
+    list(execute(again, tmp_path / "again", MODEL))
+    assert images(tmp_path / "again") == {
+        name: pixels for name, pixels in images(made[1]).items() if name.startswith("doodl")
+    }
+
+
+def test_the_same_run_is_known_by_its_files(made: tuple[RunSpec, Path], copy: Path, tmp_path: Path) -> None:
+    spec, folder = made[0], Folder.open(copy)
+    assert folder.holds(spec)
+    assert folder.holds(folder.spec)
+    assert folder.holds(folder.written)
+    elsewhere = ask(draw(tmp_path / "photo.png", 0), draw(tmp_path / "x" / "photo.png", 1))
+    assert folder.holds(elsewhere)
+    gone = ask(tmp_path / "nowhere" / "photo.png", tmp_path / "nowhere" / "x" / "photo.png")
+    assert folder.holds(gone)
+    assert not folder.holds(ask(draw(tmp_path / "photo.png", 2), draw(tmp_path / "x" / "photo.png", 1)))
+    assert not folder.holds(ask(spec.inputs.photo, spec.inputs.photo))
+    assert not folder.holds(spec.model_copy(update={"methods": spec.methods[:1]}))
+
+
+def replace_photo(folder: Path, other: Path) -> None:
+    shutil.copyfile(other / "inputs" / "1-photo.png", folder / "inputs" / "photo.png")
+
+
+def delete_photo(folder: Path, _: Path) -> None:
+    (folder / "inputs" / "photo.png").unlink()
+
+
+def replace_digests(folder: Path, other: Path) -> None:
+    shutil.copyfile(other / "digests.json", folder / "digests.json")
+
+
+def empty_digests(folder: Path, _: Path) -> None:
+    (folder / "digests.json").write_text("{}")
+
+
+def break_digests(folder: Path, _: Path) -> None:
+    (folder / "digests.json").write_text("[1")
+
+
+def replace_both(folder: Path, other: Path) -> None:
+    for name in ("digests.json", "inputs/photo.png", "inputs/1-photo.png"):
+        shutil.copyfile(other / name, folder / name)
+
+
+def replace_state(folder: Path, other: Path) -> None:
+    shutil.copyfile(other / "sdedit.safetensors", folder / "sdedit.safetensors")
+
+
+def swap_states(folder: Path, _: Path) -> None:
+    shutil.copyfile(folder / "doodl.safetensors", folder / "sdedit.safetensors")
+
+
+def replace_spec(folder: Path, other: Path) -> None:
+    shutil.copyfile(other / "spec.json", folder / "spec.json")
+
+
+def empty_state(folder: Path, _: Path) -> None:
+    (folder / "doodl.safetensors").write_bytes(b"")
+
+
+def random_state(folder: Path, _: Path) -> None:
+    (folder / "doodl.safetensors").write_bytes(random.Random(0).randbytes(3000))
+
+
+def truncate_state(folder: Path, _: Path) -> None:
+    whole = (folder / "doodl.safetensors").read_bytes()
+    (folder / "doodl.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def foreign_state(folder: Path, _: Path) -> None:
+    save_file({"x": torch.zeros(2)}, folder / "doodl.safetensors")
+
+
+def delete_spec(folder: Path, _: Path) -> None:
+    (folder / "spec.json").unlink()
+
+
+REFUSED = {
+    replace_photo: r"photo.png is not what it was: put it back, or begin the run anew",
+    delete_photo: r"photo.png cannot be read \(No such file or directory\): put it back",
+    replace_digests: r"photo.png is not what it was: put it back",
+    empty_digests: r"digests.json is of another run: put it back",
+    break_digests: r"digests.json is damaged \(.*\): begin the run anew",
+    replace_both: r"sdedit.safetensors is the state of another run: delete it, and the method begins again",
+    replace_state: r"sdedit.safetensors is the state of another run: delete it",
+    swap_states: r"sdedit.safetensors is the state of another run: delete it",
+    replace_spec: r"sdedit.safetensors is the state of another run: delete it",
+    empty_state: r"doodl.safetensors is damaged \(.*\): delete it, and the method begins again",
+    random_state: r"doodl.safetensors is damaged \(.*\): delete it",
+    truncate_state: r"doodl.safetensors is damaged \(.*\): delete it",
+    foreign_state: r"doodl.safetensors is the state of another run: delete it",
+    delete_spec: r"copy holds no run \(no spec.json\): name a folder that chainrule wrote",
+}
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of another run, with files of the same names."""
+    folder = tmp_path_factory.mktemp("other")
+    spec = ask(draw(folder / "a" / "photo.png", 2), draw(folder / "b" / "photo.png", 3))
+    changed = {"methods": [{"kind": "sdedit", "steps": 3}, {"kind": "doodl", "steps": 2}]}
+    events = execute(ask(spec.inputs.photo, spec.losses[0].target, **changed), folder / "run", MODEL)
+    for _ in range(6):
+        next(events)
+    events.close()  # type: ignore[attr-defined]
+    return folder / "run"
+
+
+@pytest.mark.parametrize("change", REFUSED, ids=lambda change: change.__name__)
+def test_what_is_not_its_own_is_refused_in_one_sentence(
+    change: Callable[[Path, Path], None], copy: Path, other: Path
+) -> None:
+    change(copy, other)
+    before = images(copy)
+    with pytest.raises(UserError, match=REFUSED[change]) as caught:
+        list(resume(copy, MODEL))
+    assert "\n" not in str(caught.value)
+    assert images(copy) == before
+
+
+def test_a_state_that_is_deleted_is_made_again(made: tuple[RunSpec, Path], copy: Path) -> None:
+    empty_state(copy, copy)
+    (copy / "doodl.safetensors").unlink()
+    list(resume(copy, MODEL))
+    assert images(copy) == images(made[1])
+
+
+def test_no_byte_of_a_state_can_change_unnoticed(copy: Path) -> None:
+    path, folder = copy / "sdedit.safetensors", Folder.open(copy)
+    whole, tensors = path.read_bytes(), folder.read_state("sdedit", "cpu").tensors
+    rng = random.Random(0)
+    noticed = 0
+    for _ in range(200):
+        place = rng.randrange(len(whole))
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :])
+        try:
+            found = folder.read_state("sdedit", "cpu").tensors
+        except UserError:
+            noticed += 1
+        else:  # of what does not matter: how long it took, with which version
+            assert found.keys() == tensors.keys()
+            assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert noticed > 150
+
+
+def test_a_state_comes_back_as_it_was_written(copy: Path) -> None:
+    folder = Folder.open(copy)
+    tensors = {
+        "half": torch.randn(2, 3).bfloat16(), "scalar": torch.tensor(3), "none": torch.zeros(0, 4),
+        "turned": torch.randn(3, 4).T, "flag": torch.tensor([True, False]),
+    }  # fmt: skip
+    folder.write_state("sdedit", Kept(tensors, True, 1.5, 7))
+    kept = folder.read_state("sdedit", "cpu")
+    assert (kept.finished, kept.seconds, kept.passes) == (True, 1.5, 7)
+    assert kept.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(kept.tensors[name], tensor)
+        assert kept.tensors[name].dtype == tensor.dtype
+
+
+def test_labels_are_names_of_files_that_differ() -> None:
+    assert name_file("sdedit strength=0.6") == "sdedit-strength=0.6"
+    long = "stylize other=" + "a red circle+" * 30
+    labels = ["doodl", long, f"{long}!", f"{long}?", "a/b", "a b", "a-b", "a\u00e9b", "../x", "x" * 300]
+    names = [name_file(label) for label in labels]
+    assert all(len(name.encode()) <= 100 and "/" not in name for name in names)
+    assert len(set(names)) == len(labels)
+
+
+def test_what_fails_halfway_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+
+    class StoppedError(Exception):
+        pass
+
+    def write() -> None:
+        with write_atomically(tmp_path / "file") as partial:
+            partial.write_text("new")
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_folder_that_is_taken_or_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    spec = parse_spec({"methods": [{"kind": "plain"}]})
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UserError, match=r"is not empty: choose another, or `chainrule resume"):
+        Folder.create(tmp_path, spec)
+    with pytest.raises(UserError, match=r"cannot be written \((Not a directory|File exists)\)") as caught:
+        Folder.create(tmp_path / "mine" / "run", spec)
+    assert caught.value.field == "output"
+    with pytest.raises(UserError, match="mine is not a run's folder: name one that chainrule wrote"):
+        Folder.open(tmp_path / "mine")
+    Folder.create(tmp_path / "empty" / "deep", spec)
+    assert (tmp_path / "empty" / "deep" / "spec.json").is_file()

@@ -1,0 +1,214 @@
+"""What a run is asked for, written down and read again."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from chainrule.errors import UserError
+from chainrule.losses.registry import LOSSES
+from chainrule.methods.registry import METHODS
+from chainrule.optimise import Adam
+from chainrule.runs import RunSpec, parse_spec, read_spec
+from chainrule.runs.load import load_task
+from chainrule.runs.spec import explain_error, parse_memory, parse_seeds, parse_size
+from conftest import tiny_model
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "classifier": {"target": "heart", "objective": "bce"},
+    "text": {"target": "a red heart", "clip": {"": 0.5, "other": 2.0}},
+    "image": {"target": ("/tmp/a.png", "/tmp/b.png")},
+    "aesthetic": {"target": 10.0, "rater": "/tmp/head.pth"},
+    "symmetry": {},
+    "brightness": {"target": 0.8},
+    **{kind: {"target": "/tmp/a.png"} for kind in ("picture", "histogram", "perceptual", "style")},
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "plain": {"steps": 7, "solver": "heun", "grid": "karras"},
+    "doodl": {"optimiser": Adam(rate=0.3), "mix": None, "final_steps": 9, "start_of": 3},
+    "audit": {"tau": (0.5, 0.1)},
+    "stylize": {"other": ("a, b", "c"), "other_seeds": (5,)},
+    "sdedit": {"strength": 0.25},
+}
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_method_comes_back_from_json(kind: str) -> None:
+    method = METHODS[kind](**CHANGES.get(kind, {}))
+    spec = RunSpec(methods=(method,))
+    again = parse_spec(json.loads(spec.dump()))
+    assert again == spec
+    assert type(again.methods[0]) is METHODS[kind]
+    assert again.methods[0] == method
+    assert again.dump() == spec.dump()
+
+
+def test_every_loss_has_a_case() -> None:
+    assert set(TARGETS) == set(LOSSES.own)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_every_loss_comes_back_from_json(kind: str) -> None:
+    loss = LOSSES[kind](weight=0.5, **TARGETS[kind])
+    spec = RunSpec(methods=(METHODS["plain"](),), losses=(loss,))
+    again = parse_spec(json.loads(spec.dump()))
+    assert again == spec
+    assert type(again.losses[0]) is LOSSES[kind]
+    assert again.dump() == spec.dump()
+
+
+def test_the_whole_of_a_run_comes_back_from_json(tmp_path: Path) -> None:
+    spec = parse_spec(
+        {
+            "checkpoint": {"model": "owner/name", "size": "512x768", "dtype": "bfloat16", "lora": ["/tmp/a"]},
+            "inputs": {"prompt": ["a cat", "a dog"], "seed": "3,5-7", "photo": "/tmp/p.png", "guidance_scale": "2.5"},
+            "methods": [{"kind": "sdedit", "strength": 0.6}, {"kind": "sdedit", "strength": 0.8}],
+            "memory": "8GB",
+            "stop_after": {"sdedit strength=0.6": 1},
+        }
+    )
+    assert spec.checkpoint.size == (512, 768)
+    assert spec.inputs.seed == (3, 5, 6, 7)
+    assert spec.memory == 8 * 10**9
+    (tmp_path / "spec.json").write_text(spec.dump())
+    assert read_spec(tmp_path / "spec.json") == spec
+
+
+def test_yaml_is_read_where_it_can_be(tmp_path: Path) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed, and nothing needs it")
+    (tmp_path / "spec.yaml").write_text(
+        "inputs:\n  prompt: a cat\n  seed: 0-2\nmethods:\n  - kind: sdedit\n    strength: 0.6\n"
+    )
+    spec = read_spec(tmp_path / "spec.yaml")
+    assert (spec.inputs.prompt, spec.inputs.seed) == (("a cat",), (0, 1, 2))
+    assert spec == parse_spec(
+        {"inputs": {"prompt": "a cat", "seed": "0-2"}, "methods": [{"kind": "sdedit", "strength": 0.6}]}
+    )
+    (tmp_path / "spec.yaml").write_text("inputs: [\n")
+    with pytest.raises(UserError, match=r"spec.yaml is not \w+ \(.*\): mend it") as caught:
+        read_spec(tmp_path / "spec.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_pyyaml_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "yaml", None)
+    (tmp_path / "spec.yml").write_text("methods: []\n")
+    with pytest.raises(UserError, match="reading YAML needs PyYAML: pip install pyyaml, or write JSON"):
+        read_spec(tmp_path / "spec.yml")
+
+
+@pytest.mark.parametrize("version", [1, 3, "2", None])
+def test_another_version_is_refused_in_a_sentence(version: object, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps({"version": version, "methods": [{"kind": "gone", "what": 1}]}))
+    wanted = rf"spec.json is of another version of chainrule \(format {version!r}, not 2\): make it anew"
+    with pytest.raises(UserError, match=wanted):
+        read_spec(tmp_path / "spec.json")
+
+
+UNREADABLE = {
+    "": r"spec.json is not JSON \(Expecting value.*\): mend it, or make it anew",
+    "{": "spec.json is not JSON",
+    "[" * 100_000: "spec.json is not JSON",
+    "[1]": "spec.json is not the spec of a run: it is a mapping with methods",
+    '{"version": 2}': r"methods cannot be \{'version': 2\}: field required",
+    '{"methods": []}': r"methods cannot be \[\]: tuple should have at least 1 item",
+    '{"methods": [{"kind": "sdedti"}]}': "there is no method 'sdedti': choose among sdedit",
+    '{"methods": [{}]}': "there is no method 'None': choose among",
+    '{"methods": ["plain"]}': "methods.0 cannot be 'plain'",
+    '{"methods": [{"kind": "plain", "stepz": 3}]}': "methods.0.stepz cannot be 3: extra inputs are not permitted",
+    '{"methods": [{"kind": "plain", "solver": "eulr"}]}': "there is no solver 'eulr': choose among ddim",
+    '{"methods": [{"kind": "plain"}, {"kind": "plain"}]}': "a method is named twice with the same settings",
+    '{"methods": [{"kind": "plain"}], "losses": [{"kind": "beauty"}]}': "there is no loss 'beauty': choose among",
+    '{"methods": [{"kind": "plain"}], "inputs": {"seed": []}}': "inputs.seed cannot be",
+    '{"methods": [{"kind": "plain"}], "inputs": {"seed": "5-2"}}': "'5-2' is not a range of seeds",
+    '{"methods": [{"kind": "plain"}], "inputs": {"seed": "1,1"}}': "'1,1' names a seed twice",
+    '{"methods": [{"kind": "plain"}], "checkpoint": {"size": "big"}}': "'big' is not a size",
+    '{"methods": [{"kind": "plain"}], "checkpoint": {"dtype": "int8"}}': "checkpoint.dtype cannot be 'int8'",
+    '{"methods": [{"kind": "plain"}], "memory": "much"}': "'much' is not an amount of memory",
+    '{"methods": [{"kind": "plain"}], "memory": 0}': "memory cannot be 0",
+    '{"methods": [{"kind": "plain"}], "stop_after": {"doodl": 2}}': "there is no method 'doodl' to stop: choose plain",
+    '{"methods": [{"kind": "plain"}], "stop_after": {"plain": 0}}': "stop_after.plain cannot be 0",
+    '{"methods": [{"kind": "plain"}], "more": 1}': "more cannot be 1: extra inputs are not permitted",
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: text[:60])
+def test_what_is_not_a_spec_is_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(text)
+    with pytest.raises(UserError, match=UNREADABLE[text]) as caught:
+        read_spec(tmp_path / "spec.json")
+    assert "\n" not in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no file .*nowhere.json: name the spec of a run"):
+        read_spec(tmp_path / "nowhere.json")
+    with pytest.raises(UserError, match=r"cannot be read \(.*\): name the spec of a run"):
+        read_spec(tmp_path)
+    (tmp_path / "spec.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"cannot be read \(.*\): name the spec of a run"):
+        read_spec(tmp_path / "spec.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("3", (3,)), ("1,5", (1, 5)), ("0-3", (0, 1, 2, 3)), (" 2 - 3 , 0", (2, 3, 0)), ((4, 2), (4, 2))],
+)
+def test_seeds(text: Any, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "x", "1,", "-1", "1--2", "2147483648", "0-2147483648", "3-1", "0-2,1"])
+def test_what_names_no_seeds_is_refused(text: str) -> None:
+    with pytest.raises(UserError):
+        parse_seeds(text)
+
+
+def test_sizes_and_memory() -> None:
+    assert parse_size(" 512 x 768 ") == (512, 768)
+    assert parse_memory("1024") == "1024"  # pydantic reads it
+    assert parse_memory("2GB") == 2 * 10**9
+    with pytest.raises(UserError, match="'512' is not a size: write height and width"):
+        parse_size("512")
+
+
+def labels(*methods: dict[str, Any]) -> list[str]:
+    return [label for label, _ in parse_spec({"methods": list(methods)}).labelled()]
+
+
+def test_methods_of_a_kind_are_told_apart_by_their_settings() -> None:
+    assert labels({"kind": "plain"}, {"kind": "sdedit"}) == ["plain", "sdedit"]
+    assert labels({"kind": "sdedit"}, {"kind": "sdedit", "strength": 0.8}) == [
+        "sdedit strength=0.6",
+        "sdedit strength=0.8",
+    ]
+    two = labels({"kind": "doodl", "mix": None, "average": False}, {"kind": "doodl", "steps": 9})
+    assert two == ["doodl steps=50 mix=none average=false", "doodl steps=9 mix=0.93 average=true"]
+    assert len(set(labels({"kind": "doodl"}, {"kind": "doodl", "optimiser": {"kind": "adam", "rate": 1}}))) == 2
+
+
+def test_the_first_problem_is_said_short() -> None:
+    with pytest.raises(ValidationError) as caught:
+        RunSpec.model_validate({"methods": [{"kind": "sdedit", "strength": "x" * 500}]})
+    said = str(explain_error(caught.value))
+    assert re.match(r"methods\.0\.strength cannot be 'x+\.\.\.: input should be a valid number", said)
+    assert len(said) < 220
+
+
+def test_a_prompt_for_each_seed_is_told_to_each_image() -> None:
+    model = tiny_model()
+
+    def drawn(prompt: Any, seed: str) -> torch.Tensor:
+        spec = parse_spec({"inputs": {"prompt": prompt, "seed": seed}, "methods": [{"kind": "plain", "steps": 2}]})
+        return spec.methods[0](load_task(spec, model)).images
+
+    both = drawn(["a cat", "a horse"], "0,1")
+    torch.testing.assert_close(both[:1], drawn("a cat", "0"))
+    torch.testing.assert_close(both[1:], drawn("a horse", "1"))
