@@ -55,8 +55,7 @@ def count_by_chance(task: AuditTask, method: Audit, label: Tensor) -> list[int]:
 
 def search(task: AuditTask, method: Audit) -> AuditState:
     """The end of the search."""
-    state = method.start(task)
-    for state in method.run(task, state):
+    for state in method.run(task):
         misled = int((state.level < len(method.radii)).sum())
         print(f"{state.iteration}: {misled} of {int((state.label >= 0).sum())}", flush=True)
     return state

@@ -41,6 +41,7 @@ from vocabulary import PROMPTS, make_cases
 FIRST_SEED, TUNING_SEED = 30_000, 40_000
 MARKS = (1, 2, 3, 4, 6, 8, 11, 15, 21, 31, 41)
 """The iterations after which the best images so far are judged."""
+DRAFT, FINAL = Plain(steps=10), Plain(steps=50)
 FAITHFUL, QUICK = (use_preset(DOODL, name) for name in ("faithful", "quick"))
 TRIED = DOODL(
     iterations=20,
@@ -124,8 +125,8 @@ class Searched(Contender):
     """
 
     count: int = 64
-    draft: Plain = Plain(steps=10)
-    final: Plain = Plain(steps=50)
+    draft: Plain = DRAFT
+    final: Plain = FINAL
 
     def stages(self, task: Task) -> Iterator[Callable[[], Tensor]]:
         found: list[Result] = []

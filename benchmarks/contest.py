@@ -269,10 +269,8 @@ def optimise_from(task: Task, method: DOODL, x_T: Tensor | Latents) -> Result:
         method: DOODL's settings.
         x_T: The starting noise (B, C, h, w), or the solver's latents there.
     """
-    state = method.start(task, x_T)
-    for state in method.run(task, state):  # noqa: B007 - the last one is wanted
-        pass
-    return method.result(task, state)
+    *_, last = method.run(task, method.start(task, x_T))
+    return method.result(task, last)
 
 
 def count_equal_draws(method: DOODL) -> int:

@@ -1,4 +1,4 @@
-"""What `chainrule estimate` says beside what the allocator gives out: `python benchmarks/memory.py`.
+"""What `chainrule estimate` says beside the allocator's record: `python benchmarks/memory.py`.
 
 Each row is a whole DOODL run of two iterations, on the bundled model or on a tiny pipeline of
 another family with random weights, under one plan. The estimate runs a few steps and extrapolates;

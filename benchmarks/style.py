@@ -73,6 +73,9 @@ Drawing = Callable[[Samples], Tensor]
 """Draws the images of prompts and seeds."""
 
 
+USUAL = Stylize()
+
+
 @dataclass(frozen=True)
 class Size:
     """How much is learnt.
@@ -86,7 +89,7 @@ class Size:
         unseen: Others.
     """
 
-    method: Stylize = Stylize()
+    method: Stylize = USUAL
     seeds: int = 10
     inversion: int = 1000
     dreambooth: int = 400

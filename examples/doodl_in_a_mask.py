@@ -67,8 +67,7 @@ def main(iterations: int, steps: int, output: Path) -> None:
         perturbation=0.0,
         crops=0,
     )
-    state = method.start(masked, search.x_T)
-    for state in method.run(masked, state):
+    for state in method.run(masked, method.start(masked, search.x_T)):
         print(state.history[-1].tolist(), flush=True)
     columns = {
         "the picture": task.require_photo().images,

@@ -66,8 +66,7 @@ def main(iterations: int, steps: int, output: Path) -> None:
         perturbation=0.0,
         crops=0,
     )
-    state = method.start(pair, pair.x_T)
-    for state in method.run(pair, state):
+    for state in method.run(pair, method.start(pair, pair.x_T)):
         print(state.history[-1].tolist(), flush=True)
     x_T = method.result(pair, state).x_T
     images = (*draw_both(pair, pair.x_T, steps), *draw_both(pair, x_T, steps))

@@ -1,25 +1,27 @@
-"""The four tasks, inversion and editing from the command line: on the bundled model, and on anyone's."""
+"""Guiding and editing towards a loss from the command line: on the bundled model, and on anyone's."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 import tiny
-from chainrule.losses import load_clip, load_rater
-from chainrule.pictures import from_pil
-from chainrule.scenes.base import Scene, Thing, render, sample_scene
-from chainrule.scenes.rating import rate
-from test_cli import call, images
+from chainrule.cli._ask import make_spec
+from chainrule.losses import load_clip
+from chainrule.memory import Plan
+from chainrule.methods import Task
+from chainrule.runs import Estimate, RunSpec
+from chainrule.scenes.base import Scene, Thing, render
+from command import call, images
 
 PROMPT = "a red shape on a white background"
 QUICK = ["--steps", "2", "--iterations", "1", "--crops", "2"]
+WORLDS = ["scenes", "sd1", pytest.param("sd2", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -34,134 +36,123 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=["scenes", "sd1", "sd2"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The options that name the networks: none for the bundled ones, folders for anyone's."""
+@pytest.fixture(scope="module", params=WORLDS)
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The options that name the networks, by the kind of loss: none for the bundled ones, folders for anyone's."""
     if request.param == "scenes":
-        return []
+        return {name: [] for name in ("model", "text", "image", "classifier", "aesthetic", "features")}
     folder = tmp_path_factory.mktemp("world")
     tiny.pipeline(tiny.SCHEDULERS[request.param]).save_pretrained(folder / "pipeline")
     tiny.save_clip(folder / "clip")
     tiny.save_clip(folder / "siglip", "siglip")
     tiny.save_classifier(folder / "classifier")
     head = tiny.save_head(folder / "head.safetensors", load_clip(folder / "clip").width)
-    clips = ["--clip", f"0.5*{folder / 'clip'}", "--clip", f"0.25*{folder / 'siglip'}"]
-    named = ["--classifier", str(folder / "classifier"), "--rater", str(head), "--features", str(folder / "classifier")]
-    return ["-m", str(folder / "pipeline"), *clips, *named]
+    clip, siglip = ["--clip", f"0.5*{folder / 'clip'}"], ["--clip", f"0.25*{folder / 'siglip'}"]
+    return {
+        "model": ["-m", str(folder / "pipeline")],
+        "classifier": ["--classifier", str(folder / "classifier")],
+        "text": [*clip, *siglip],
+        "image": [*clip, *siglip],
+        "aesthetic": [*clip, "--rater", str(head)],
+        "features": ["--features", str(folder / "classifier")],
+    }
 
 
-def history(folder: Path) -> list[dict]:
-    return json.loads((folder / "history.json").read_text())["doodl terms"]
+def terms(folder: Path) -> dict[str, list[list[float]]]:
+    return json.loads((folder / "report.json").read_text())["methods"]["doodl"]["terms"]
 
 
 @pytest.mark.parametrize("loss", ["classifier=heart", f"text={PROMPT}", "aesthetic=10", "image"])
-def test_guiding(world: list[str], photo: Path, tmp_path: Path, loss: str) -> None:
-    target = f"{loss}={photo}" if loss == "image" else loss
-    code, output = call("guide", PROMPT, "--loss", target, "--seed", "0,3", *QUICK, *world, "-o", tmp_path / "run")
+def test_guiding(world: dict[str, list[str]], photo: Path, tmp_path: Path, loss: str) -> None:
+    target, kind = (f"{loss}={photo}" if loss == "image" else loss), loss.split("=")[0]
+    methods = ["--method", "plain", "--method", "one-step", "--method", "doodl:start_of=1"]
+    options = [*methods, "--seed", "0,3", *QUICK, *world["model"], *world[kind]]
+    code, output = call("guide", PROMPT, "--loss", target, *options, "-o", tmp_path / "run")
     assert code == 0, output
-    assert set(images(tmp_path / "run")) == {f"{m}-{s}.png" for m in ("plain", "one-step", "doodl") for s in (0, 3)}
-    terms = history(tmp_path / "run")
-    several = 2 if world and loss.startswith(("text", "image")) else 1  # a term for each CLIP
-    assert [len(term["values"]) for term in terms] == [2] * several
+    assert set(images(tmp_path / "run")) == {
+        f"{method}-{seed}.png" for method in ("plain", "one-step", "doodl") for seed in ("0000", "0003")
+    }
+    found = terms(tmp_path / "run")
+    several = 2 if world["model"] and kind in ("text", "image") else 1  # a term for each CLIP
+    assert [len(values[0]) for values in found.values()] == [2] * several
     if several == 2:
-        assert [term["name"].split()[:2] for term in terms] == [["0.5", "clip"], ["0.25", "siglip"]]
+        assert [name.split()[0] for name in found] == ["0.5*clip", "0.25*siglip"]
 
 
-def test_editing_towards_a_rating(world: list[str], photo: Path, tmp_path: Path) -> None:
+def test_editing_towards_a_rating(world: dict[str, list[str]], photo: Path, tmp_path: Path) -> None:
     losses = ["--loss", "aesthetic=10", "--loss", f"0.5*perceptual={photo}"]
-    code, output = call("edit", photo, *losses, *QUICK, *world, "-o", tmp_path / "run")
+    options = [*QUICK, *world["model"], *world["aesthetic"], *world["features"]]
+    code, output = call("edit", photo, *losses, *options, "-o", tmp_path / "run")
     assert code == 0, output
-    assert set(images(tmp_path / "run")) == {f"{method}-0.png" for method in ("reconstruction", "one-step", "doodl")}
-    width, height = Image.open(tmp_path / "run" / "images" / "doodl-0.png").size
+    assert set(images(tmp_path / "run")) == {f"{method}-0000.png" for method in ("reconstruction", "one-step", "doodl")}
+    width, height = Image.open(tmp_path / "run" / "images" / "doodl-0000.png").size
     assert height / width == pytest.approx(1.5, abs=0.06)  # the photo's proportions, turned
-    assert [term["name"] for term in history(tmp_path / "run")] == ["aesthetic=10", "0.5 perceptual"]
+    assert list(terms(tmp_path / "run")) == ["aesthetic=10", "0.5*perceptual"]
 
 
-def test_editing_by_words(world: list[str], photo: Path, tmp_path: Path) -> None:
-    words = ["--from", PROMPT, "--to", "a blue shape on a white background", "--method", "edict"]
-    code, output = call("edit", photo, *words, "--steps", "3", *world, "-o", tmp_path / "run")
+def test_editing_by_words(world: dict[str, list[str]], photo: Path, tmp_path: Path) -> None:
+    asked, steps = ["--from", PROMPT, "--prompt"], ["--steps", "3", *world["model"]]
+    code, output = call(
+        "edit", photo, *asked, "a blue shape on a white background", "--method", "edict", *steps, "-o", tmp_path / "run"
+    )
     assert code == 0, output
-    code, output = call("edit", photo, *words[:2], "--to", PROMPT, "--method", "edict", "--method", "reconstruction",
-                        "--steps", "3", *world, "-o", tmp_path / "same")  # fmt: skip
+    code, output = call("edit", photo, *asked, PROMPT, *steps, "-o", tmp_path / "same")
     assert code == 0, output
     same, back, other = (
-        np.asarray(Image.open(tmp_path / folder / "images" / f"{method}-0.png")).astype(int)
+        np.asarray(Image.open(tmp_path / folder / "images" / f"{method}-0000.png")).astype(int)
         for folder, method in (("same", "edict"), ("same", "reconstruction"), ("run", "edict"))
     )
     assert abs(same - back).max() <= 1 < abs(other - back).max()
-    code, output = call("rerun", tmp_path / "run" / "images" / "edict-0.png", "-o", tmp_path / "again")
+    code, output = call("rerun", tmp_path / "run" / "images" / "edict-0000.png", "-o", tmp_path / "again")
     assert code == 0, output
     assert images(tmp_path / "again") == images(tmp_path / "run")
 
 
-def test_inverting(world: list[str], photo: Path, tmp_path: Path) -> None:
-    model = world[:2]
-    code, output = call("invert", photo, "--steps", "4", *model, "-o", tmp_path / "run")
-    assert code == 0, output
-    assert "float32" in output
-    assert "float64" in output
-    assert "no inversion" in output
-    pair = load_file(tmp_path / "run" / "inversion.safetensors")
-    assert pair["x"].shape == pair["y"].shape
-    assert Image.open(tmp_path / "run" / "grid.png").size > (100, 100)
-
-
-def test_noise_aware_guidance_is_the_bundled_worlds(world: list[str], tmp_path: Path) -> None:
-    arguments = ["guide", PROMPT, "--loss", "classifier=heart", "--method", "noise-aware", "--seed", "0", *QUICK]
-    code, output = call(*arguments, *world, "-o", tmp_path / "run")
-    if world:
+def test_noise_aware_guidance_is_the_bundled_worlds(world: dict[str, list[str]], tmp_path: Path) -> None:
+    heart = ["--loss", "classifier=heart", "--method", "noise-aware", "--seed", "0", "--steps", "2"]
+    code, output = call("guide", PROMPT, *heart, *world["model"], *world["classifier"], "-o", tmp_path / "run")
+    if world["model"]:
         assert code == 2
         assert "noise-aware guidance needs a classifier that was trained on the model's noisy latents" in output
     else:
         assert code == 0, output
-        assert set(images(tmp_path / "run")) == {"noise-aware-0.png"}
+        assert set(images(tmp_path / "run")) == {"noise-aware-0000.png"}
 
 
-BAD = {
-    "nothing asked": (["edit", "PHOTO"], "there is nothing to edit: say what the picture should show (--prompt)"),
-    "no loss": (["guide", PROMPT], "there is no loss to guide: name one with --loss"),
-    "no photo": (["edit", "nowhere.png", "--loss", "symmetry"], "nowhere.png: name a picture"),
-    "not a photo": (["edit", __file__, "--loss", "symmetry"], "is not an image"),
-    "no photo to invert": (["invert", "nowhere.png"], "nowhere.png: name a picture"),
-    "noise for a photo": (
-        ["edit", "PHOTO", "--loss", "symmetry", "--method", "plain"],
-        "plain draws from noise: choose among asyrp, blended, ddim",
-    ),
-    "a photo's method": (
-        ["guide", PROMPT, "--loss", "symmetry", "--method", "edict"],
-        "edict edits a photo: choose among adjoint-dpm",
-    ),
-    "edict without words": (["edit", "PHOTO", "--loss", "symmetry", "--method", "edict"], "say it with --prompt"),
-    "a loss without its target": (["guide", PROMPT, "--loss", "aesthetic"], "'aesthetic' is no loss"),
-    "not a number": (["guide", PROMPT, "--loss", "aesthetic=high"], "target cannot be 'high'"),
-    "no picture": (["guide", PROMPT, "--loss", "image=nowhere.png"], "nowhere.png: name a picture"),
-    "empty text": (["guide", PROMPT, "--loss", "text= "], "'text= ' is no loss"),
-    "long text": (["guide", PROMPT, "--loss", f"text={'red ' * 40}"], "and CLIP reads 24: shorten"),
-    "unknown CLIP": (["guide", PROMPT, "--loss", "text=red", "--clip", "./nope"], "there is no CLIP at ./nope"),
-    "no head": (["guide", PROMPT, "--loss", "aesthetic=10", "--rater", "nope.pth"], "there is no file nope.pth"),
-    "strength": (["edit", "PHOTO", "--to", "red", "--strength", "1.5"], "strength cannot be 1.5"),
-    "mix": (["edit", "PHOTO", "--to", "red", "--mix", "1.5"], "doodl.mix cannot be 1.5"),
-    "long prompt": (["edit", "PHOTO", "--to", "red " * 40], "the prompt has 40 tokens and this model reads 22"),
-}
+def test_a_name_that_a_loss_and_an_optimiser_have_is_the_losses() -> None:
+    values = {"loss": [f"text={PROMPT}"], "seed": "0"}
+    found = make_spec(values, [("clip", "0.5*a"), ("clip", "b"), ("optimiser.clip", "0.3")], ["doodl"], preset=False)
+    assert found.losses[0].clip == {"a": 0.5, "b": 1.0}
+    assert found.methods[0].optimiser.clip == 0.3
+    alone = make_spec({"loss": ["symmetry"], "seed": "0"}, [("clip", "none")], ["doodl"], preset=False)
+    assert alone.methods[0].optimiser.clip is None
 
 
-@pytest.mark.parametrize("name", list(BAD))
-def test_bad_input_is_one_sentence_and_nothing_is_made(
-    name: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    arguments, message = BAD[name]
-    code, output = call(*(str(photo) if argument == "PHOTO" else argument for argument in arguments))
+def test_an_estimate_says_which_way_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is tested by itself: tests/runs/test_estimate.py."""
+    plans = [Plan(keep=2), Plan(), Plan(half=True)]
+
+    def canned(spec: RunSpec, task: Task) -> Iterator[Estimate]:
+        assert spec.memory is None
+        for plan, peak in zip(plans, (300_000, 200_000, 100_000), strict=True):
+            for label, _ in spec.labelled():
+                yield Estimate(label, plan, 50_000, {"walk": 1_000, "back": peak - 50_000}, 7)
+
+    monkeypatch.setattr("chainrule.cli.show.ladder", canned)
+    asked = ["estimate", PROMPT, "--loss", "symmetry", "--steps", "3", "--method", "doodl", "--method", "plain"]
+    code, output = call(*asked)
+    assert code == 0, output
+    assert output.index("doodl") < output.index("plain")
+    assert "within" not in output
+    for said in ("peak", "300.0 kB", "100.0 kB", str(plans[0]), str(plans[2])):
+        assert said in output
+    code, output = call(*asked, "--memory", "250kB")
+    assert code == 0, output
+    for method in ("doodl", "plain"):
+        assert f"within 250.0 kB, {method}: {plans[1]}, 200.0 kB" in output
+    code, output = call(*asked, "--memory", "90kB")
     assert code == 2
-    assert message in output
-    assert output.startswith("error:")
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_bundled_rater_agrees_with_the_definition() -> None:
-    """It explains a good part of the ratings of pictures that it has never seen."""
-    fresh = from_pil([render(sample_scene(seed)) for seed in range(300)])
-    with torch.no_grad():
-        rated = load_rater()(fresh)
-    true = torch.tensor([rate(image) for image in fresh])
-    assert torch.corrcoef(torch.stack([rated, true]))[0, 1] > 0.5
+    assert output.endswith(
+        "error: 90.0 kB is too little for doodl, plain: choose a smaller size, a smaller network for the loss, or more "
+        "memory (--memory)"
+    )

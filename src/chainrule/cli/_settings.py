@@ -111,13 +111,25 @@ def apply_settings(typed: Sequence[Typed], chosen: Sequence[Chosen]) -> None:
     """
     for name, value in typed:
         holders = [each for each in chosen if name in find_settings(each.kind)]
+        own = [each for each in holders if name in each.kind.model_fields]
+        holders = own or holders  # a setting goes before a part of one that is called alike
         if not holders:
             kinds = [each.kind for each in chosen]
             raise UserError(
                 f"nothing that was chosen has a setting {name!r}", _list_settings(kinds, name)
             )
-        for each in holders:
+        # a setting of its own goes before one of its settings: a loss's CLIP, an optimiser's clip
+        own = [each for each in holders if len(find_settings(each.kind)[name]) == 1]
+        for each in own or holders:
             each.set(name, value)
+
+
+def require_known(typed: Sequence[Typed]) -> None:
+    """Raise UserError for an option that is nobody's setting: it is a slip of the pen."""
+    kinds: list[type[Spec]] = [*METHODS.known.values(), *LOSSES.known.values()]
+    for name, _ in typed:
+        if not any(name in find_settings(kind) for kind in kinds):
+            raise UserError(f"there is no option or setting {name!r}", _list_settings(kinds, name))
 
 
 def is_switch(name: str) -> bool:

@@ -23,7 +23,7 @@ from chainrule.cli._options import (
     make_command,
     pick_inputs,
 )
-from chainrule.cli._settings import Typed
+from chainrule.cli._settings import Typed, require_known
 from chainrule.cli._terminal import console, follow, plain_errors
 from chainrule.errors import UserError
 from chainrule.losses.registry import LOSSES
@@ -102,6 +102,7 @@ class Command:
 
     def spec(self, typed: Sequence[Typed], values: dict[str, Any]) -> RunSpec:
         """The run that was asked for."""
+        require_known(typed)
         self.check(values)
         values = {**values, "seed": values.get("seed") or self.seeds}
         methods = values.get("method") or self.methods(values)
@@ -175,7 +176,9 @@ def _edited(values: dict[str, Any]) -> Sequence[str]:
 PROMPT = argument(Inputs, "prompt", optional=True)
 SEED = from_field(Inputs, "seed")
 COMMANDS = (
-    Command("generate", "Draw images of a prompt.", [PROMPT, SEED], lambda values: ["plain"]),
+    Command(
+        "generate", "Draw images of a prompt.", [PROMPT, METHOD, SEED], lambda values: ["plain"]
+    ),
     Command(
         "guide",
         "Draw images of a prompt, guided by a loss.",

@@ -56,10 +56,16 @@ def _tabulate_settings(method: type[Method]) -> Table:
     """A method's settings, from its schema."""
     table = Table("setting", "default", "what it is", box=None, pad_edge=False)
     for name in find_settings(method):
-        if "." not in name:
+        if "." not in name and _is_there(method, find_settings(method)[name]):
             default, description = _describe(method, find_settings(method)[name])
             table.add_row(name, default, description)
     return table
+
+
+def _is_there(method: type[Method], path: tuple[str, ...]) -> bool:
+    """Whether a setting is there by default: another optimiser has other ones."""
+    default = method.model_fields[path[0]].get_default(call_default_factory=True)
+    return len(path) == 1 or path[1] in type(default).model_fields
 
 
 def _describe(method: type[Method], path: tuple[str, ...]) -> tuple[str, str]:

@@ -38,7 +38,7 @@ class Plan(Spec):
 
     def __str__(self) -> str:
         said = {
-            f"the graphs of {self.keep} steps kept": self.keep > 0,
+            f"the graphs of {self.keep} step{'s' * (self.keep > 1)} kept": self.keep > 0,
             f"decoded {self.decode_batch} at a time": self.decode_batch is not None,
             f"computed {self.batch_size} at a time": self.batch_size is not None,
             "gradient checkpointing": self.gradient_checkpointing,

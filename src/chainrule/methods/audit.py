@@ -397,7 +397,7 @@ class Audit(Method):
 
 
 class _WholeAudit(Audit):
-    """An audit of every image, whatever the judge says: the most that one of this chain can take."""
+    """An audit of every image, whatever the judge says: the most that it can take."""
 
     def start(self, task: AuditTask) -> AuditState:
         state = super().start(task)

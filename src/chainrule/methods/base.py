@@ -456,10 +456,11 @@ SolverName = Annotated[
     AfterValidator(lambda name: _known(name, SOLVERS.known, "solver")),
     Field(description=f"The solver: {', '.join(SOLVERS.own)}."),
 ]
+GRIDS_KNOWN = f"The times to visit: {', '.join(GRIDS)}; the checkpoint's own."
 GridName = Annotated[
     str,
     AfterValidator(lambda name: _known(name, GRIDS, "time grid")),
-    Field(description=f"The times to visit: {', '.join(GRIDS)}; the checkpoint's own."),
+    Field(description=GRIDS_KNOWN),
 ]
 
 

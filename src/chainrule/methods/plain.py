@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.solvers.registry import SOLVERS
 from chainrule.diffusion.time_grids import GRIDS
-from chainrule.methods.base import Drawn, GridName, Needs, SolverName, Steps, Task
+from chainrule.methods.base import GRIDS_KNOWN, Drawn, GridName, Needs, SolverName, Steps, Task
 from chainrule.methods.chains import OneShot, generate
 
 
@@ -24,7 +26,7 @@ class Plain(OneShot):
     needs = Needs.NOISE
     steps: Steps = 50
     solver: SolverName = "ddim"
-    grid: GridName | None = None
+    grid: GridName | None = Field(default=None, description=GRIDS_KNOWN)
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         grid = GRIDS[self.grid] if self.grid else None

@@ -44,7 +44,8 @@ def parse_seeds(value: Any) -> Any:
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if not match:
             raise UserError(
-                f"{value!r} names no seeds", "write one (7), a list (1,5,9) or a range (0-3)"
+                f"{value!r} is not a list of seeds",
+                "write one (7), a list (1,5,9), a range (0-3)",
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= 2**31:
