@@ -303,7 +303,7 @@ def _average(track: Track, budget: float) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     options = make_options(__doc__, "budget")
     help_ = "for each class, shared out among the prompts"
-    options.add("--seeds", type=int, default=16, toy=4, help=help_)
+    options.add("--seeds", type=int, default=16, toy=2, help=help_)
     options.add("--classes", type=int, default=len(HIDDEN_SHAPES), toy=1)
     arguments = options.parse(argv)
     tune, shapes = arguments.tune, HIDDEN_SHAPES[: arguments.classes]

@@ -595,7 +595,7 @@ def make_rows(
     made: Mapping[Contender, Made],
 ) -> list[list[object]]:
     """A row for each method."""
-    found = []
+    found: list[list[object]] = []
     for contender, verdict in verdicts.items():
         by_kind = verdict["both"].reshape(len(kinds), -1).mean(axis=1)
         shares = (average_groups(verdict[n]) for n in ("as asked", "the rest stayed", "both"))

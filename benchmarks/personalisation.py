@@ -123,7 +123,7 @@ def judge_images(made: Made, wanted: Sequence[Wanted]) -> dict[str, np.ndarray]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = make_options(__doc__, "personalisation")
+    options = make_options(__doc__, "personalisation", only=["plain", "DOODL"])
     options.add("--things", type=int, default=None, toy=1, help="how many of them")
     options.add("--seeds", type=int, default=None, toy=1, help="for each thing and context")
     arguments = options.parse(argv)

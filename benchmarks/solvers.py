@@ -162,10 +162,10 @@ def compare(found: Tensor, other: Tensor, reference: Tensor, draws: int) -> Inte
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__)
-    options.add("--images", type=int, default=512, toy=4)
+    options.add("--images", type=int, default=512, toy=2)
     help_ = "how many images are compared with the solution"
     options.add("--close", type=int, default=64, toy=2, help=help_)
-    options.add("--batch", type=int, default=BATCH, toy=4)
+    options.add("--batch", type=int, default=BATCH, toy=2)
     options.add("--solution", type=int, default=50, toy=2, help="the steps of the solution")
     options.add("--calls", type=int, nargs="+", default=CALLS, toy=[6])
     help_ = "the numbers of calls on other time grids"

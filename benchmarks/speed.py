@@ -264,8 +264,17 @@ def compare_kept(case: Case, steps: int, repeat: int) -> str:
     return found.replace("times faster", "times faster than keep = 0 of DDIM")
 
 
-def compare_switches(load: Callable[[torch.dtype], Case], steps: int, repeat: int) -> str:
-    """What PyTorch and diffusers offer, each on a model of its own; of the chain alone."""
+def compare_switches(
+    load: Callable[[torch.dtype], Case], steps: int, repeat: int, *, compiles: bool
+) -> str:
+    """What PyTorch and diffusers offer, each on a model of its own; of the chain alone.
+
+    Args:
+        load: Loads the model.
+        steps: Of the chain.
+        repeat: How often each is timed.
+        compiles: Whether `torch.compile` is tried, which takes minutes.
+    """
     plain, half, last, sliced, blocks, compiled = (
         load(torch.bfloat16 if i == 1 else torch.float32) for i in range(6)
     )
@@ -274,14 +283,21 @@ def compare_switches(load: Callable[[torch.dtype], Case], steps: int, repeat: in
     unet(blocks).enable_gradient_checkpointing()
     names = ["plain", "bfloat16", "channels-last", "attention slicing", "blocks rebuilt"]
     cases = [plain, half, last, sliced, blocks]
-    try:
-        unet(compiled).compile()
-        compiled.walk(steps)
+    if compiles and try_to_compile(compiled, steps):
         names, cases = [*names, "torch.compile"], [*cases, compiled]
-    except Exception as error:  # no compiler, or one that fails: said, not hidden
-        print(f"torch.compile does not work here: {str(error).splitlines()[0]}")
     costs = measure_costs([(case, partial(Case.walk, steps=steps)) for case in cases], repeat)
     return table(["DDIM, Checkpoint", *HEADER[1:]], make_rows(names, costs))
+
+
+def try_to_compile(case: Case, steps: int) -> bool:
+    """Compile the network, in place; whether that works here."""
+    try:
+        unet(case).compile()
+        case.walk(steps)
+    except Exception as error:  # no compiler, or one that fails: said, not hidden
+        print(f"torch.compile does not work here: {str(error).splitlines()[0]}")
+        return False
+    return True
 
 
 def unet(case: Case) -> Any:
@@ -400,7 +416,7 @@ def list_sections(arguments: argparse.Namespace) -> dict[str, tuple[str, Callabl
         ),
         "switches": (
             f"Switches, of a chain of {short} steps and its gradient, without the image",
-            partial(compare_switches, load_bundled, short, repeat),
+            partial(compare_switches, load_bundled, short, repeat, compiles=arguments.compile),
         ),
         "overhead": (
             "Our own Python",
@@ -425,8 +441,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add("--short", type=int, default=10, toy=2, help="the steps of the short chains")
     options.add("--growth", type=int, nargs="+", default=[10, 20, 50, 100, 200], toy=[2])
     options.add("--batches", type=int, nargs="+", default=[1, 4, 16], toy=[2])
-    sections = ["growth", "batches", "overhead", "profile", "large"]
+    sections = ["growth", "overhead", "large"]
     options.add("--only", nargs="*", help="some of the sections", toy=sections)
+    compiles = argparse.BooleanOptionalAction
+    options.add("--compile", action=compiles, default=True, toy=False, help="try torch.compile")
     options.add("--large", default="SD-1.4", toy="tiny", help="a network of sizes.py")
     options.add("--pixels", type=int, default=256, toy=16)
     arguments = options.parse(argv)

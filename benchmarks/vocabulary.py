@@ -307,7 +307,7 @@ def describe_changes(found: Outcome, before: Outcome, contender: Contender) -> s
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = make_options(__doc__, "vocabulary")
+    options = make_options(__doc__, "vocabulary", only=["plain", "one-step", "DOODL"])
     help_ = "for each class, shared out among the prompts"
     options.add("--seeds", type=int, default=32, toy=6, help=help_)
     options.add("--batch", type=int, default=16, toy=16)

@@ -10,7 +10,9 @@ from chainrule.optimise import Adam, Momentum, Optimiser
 G = torch.tensor([4.0, -0.5])
 
 
-@pytest.mark.parametrize("optimiser", [Momentum(), Adam(), Adam(decay=0.1)], ids=["momentum", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "optimiser", [Momentum(), Adam(), Adam(decay=0.1)], ids=["momentum", "adam", "adamw"]
+)
 def test_what_is_given_stays_as_it_was(optimiser: Optimiser) -> None:
     value, gradient, memory = torch.ones(2), G.clone(), torch.ones(2, 2)
     change, remembered = optimiser.update(value, gradient, memory, 3)
@@ -22,7 +24,9 @@ def test_what_is_given_stays_as_it_was(optimiser: Optimiser) -> None:
 
 
 def test_doodls_update_is_equation_8() -> None:
-    change, memory = Momentum(rate=2.0, clip=3.0, momentum=0.5).update(0 * G, G, torch.ones(2, 2), 0)
+    change, memory = Momentum(rate=2.0, clip=3.0, momentum=0.5).update(
+        0 * G, G, torch.ones(2, 2), 0
+    )
     assert change.tolist() == [0.5 - 3.0, 0.5 + 1.0]
     assert torch.equal(memory[0], change)
     free, _ = Momentum(rate=2.0, clip=None, momentum=0.5).update(0 * G, G, torch.ones(2, 2), 0)
@@ -35,7 +39,9 @@ def test_adams_first_step_does_not_know_the_scale() -> None:
     torch.testing.assert_close(change, -0.1 * G.sign())
 
 
-@pytest.mark.parametrize("fields", [{"rate": 0.0}, {"rate": -1.0}, {"beta1": 1.0}, {"decay": -0.1}, {"speed": 1.0}])
+@pytest.mark.parametrize(
+    "fields", [{"rate": 0.0}, {"rate": -1.0}, {"beta1": 1.0}, {"decay": -0.1}, {"speed": 1.0}]
+)
 def test_impossible_settings_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         Adam(**fields)

@@ -1,27 +1,34 @@
-"""What the README tells people to type is what can be typed."""
+"""What the README and CONTRIBUTING tell people to type is what can be typed."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import FluxPipeline
 
 import chainrule
-from chainrule.jobs import JOBS, Job
-from chainrule.methods import Doodl
-from chainrule.methods.presets import Preset
-from chainrule.settings import Settings
-from test_cli import call
-from tiny import family
+from chainrule.cli import ask
+from chainrule.runs import RunSpec
+from command import call
+from tiny import family, load_once
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-JOINED = re.sub(r" \\\n\s*", " ", README)
-KINDS = "generate|guide|edit|invert|effect|stylize|audit|estimate"
-COMMANDS = re.findall(rf"(?:^|(?<=`))chainrule (?:{KINDS}) [^`\n]+", JOINED, re.MULTILINE)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = f"{README}\n{(ROOT / 'CONTRIBUTING.md').read_text()}"
+JOINED = re.sub(r" \\\n\s*", " ", DOCUMENTS)
+KINDS = "generate|guide|edit|invert|effect|stylize|audit|estimate|run|resume|rerun|methods|models"
+TYPED = re.findall(rf"(?:^|(?<=`))chainrule (?:{KINDS})(?: [^`\n]+)?(?=[`\n])", JOINED, re.MULTILINE)
+NOT_HERE = ("truncate", "NAME", "METHOD")
+"""Of the example of another package, and what stands for any name."""
+COMMANDS = sorted(
+    {line for line in TYPED if not set(line.split()) & set(NOT_HERE)}
+    - {f"chainrule {kind}" for kind in KINDS.split("|")}
+)
 PYTHON = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 TINY = {
     "CompVis/stable-diffusion-v1-4": "Stable Diffusion 1.x",
@@ -31,43 +38,72 @@ TINY = {
 }
 
 
+def understand(*_: Any, **__: Any) -> None:
+    raise chainrule.UserError("understood")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_can_be_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def understood(settings: Settings | Job) -> None:
-        raise chainrule.UserError("understood")
+    monkeypatch.chdir(ROOT)
+    asked: list[RunSpec] = []
+    make = ask.make_spec
 
-    monkeypatch.setattr(Settings, "task", understood)
-    for job in JOBS.values():
-        monkeypatch.setattr(job, "work", understood)
+    def keep(*rest: Any, **named: Any) -> RunSpec:
+        asked.append(make(*rest, **named))
+        return asked[-1]
+
+    monkeypatch.setattr("chainrule.cli.ask.make_spec", keep)
+    for place in ("ask.execute", "show.load_model", "again.read_spec", "again.resume", "again.find_run"):
+        monkeypatch.setattr(f"chainrule.cli.{place}", understand)
     _, *arguments = shlex.split(command, comments=True)
     code, output = call(*arguments)
-    if "--explain" in arguments:
+    if arguments[0] == "methods":
         assert code == 0
         return
-    assert (code, "understood" in output) == (2, True), output
+    assert (code, output) == (2, "error: understood")
+    if arguments[0] in ("run", "resume", "rerun"):
+        return
+    (spec,) = asked
+    for name in re.findall(r"docs/[\w./-]+", command):
+        assert (ROOT / name).is_file()
+    named = [part.split(":")[0] for part, before in zip(arguments[1:], arguments, strict=False) if before == "--method"]
+    if named:
+        assert [method.kind for method in spec.methods] == named
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 30
+    assert {command.split()[1] for command in COMMANDS} >= set(KINDS.split("|")) - {"models"}
 
 
 @pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
-def test_the_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """From the first block to the last, with tiny networks in the place of large ones, and few steps."""
-    load = chainrule.load
+    load, bundled = chainrule.load, load_once()
 
-    def tiny(name=None, *, size=None, **_):
+    def load_tiny(name: Any = None, *, size: tuple[int, int] | None = None, **_: Any) -> chainrule.Model:
+        if name is None:
+            return bundled
         return load(family(TINY[name]) if name in TINY else name, size=size and (16, 16))
 
-    monkeypatch.setattr(chainrule, "load", tiny)
+    monkeypatch.setattr(chainrule, "load", load_tiny)
     monkeypatch.setattr(FluxPipeline, "from_pretrained", lambda *_, **__: family("Flux.1 dev"))
-    quick = Preset(Doodl(iterations=1, steps=2, crops=2), 30.0)
-    monkeypatch.setattr("chainrule.methods.presets.preset", lambda name: quick)
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.chdir(tmp_path)
     code = re.sub(r"times\(\d+\)", "times(3)", PYTHON)
-    namespace: dict = {"images": images}
-    exec(compile(code, "README.md", "exec"), namespace)
+    code = re.sub(r"karras\(model.schedule, \d+\)", "karras(model.schedule, 3)", code)
+    code = re.sub(r"steps=\d+", "steps=3", code)
+    code = re.sub(r"SDEdit\(strength=([\d.]+)\)", r"SDEdit(strength=\1, steps=3)", code)
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec", dont_inherit=True), namespace)
     assert namespace["image"].shape == (1, 3, 8, 8)
     assert namespace["x_0"].requires_grad
     assert len(namespace["result"].images) == 2
+    assert namespace["edited"].shape == (2, 3, 64, 64)
+    kept = namespace["images"][:, :, 32:]
+    assert torch.equal(namespace["edited"][:, :, 32:], kept)  # the last edit has a mask, and is exact
+    assert (tmp_path / "runs" / "plain" / "contact-sheet.png").is_file()
 
 
-@pytest.mark.parametrize("picture", re.findall(r"!\[[^]]*\]\(([^)]+)\)", README))
+@pytest.mark.parametrize("picture", re.findall(r"!\[[^]]*\]\(([^)]+)\)", DOCUMENTS))
 def test_its_pictures_are_there(picture: str) -> None:
-    assert (Path(__file__).parents[1] / picture).is_file()
+    assert (ROOT / picture).is_file()

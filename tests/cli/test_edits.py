@@ -162,7 +162,7 @@ BAD = {
         [*E, "--method", "repaint"],
         "repaint fills a part of the picture: say which with a mask, white = change (--mask)",
     ),
-    "no mask's picture": (["generate", "x", "--mask", "colour=red"], "nothing that was chosen has a setting 'mask'"),
+    "no mask's picture": (["generate", "x", "--mask", "colour=red"], "there is no option or setting 'mask'"),
     "no file": ([*E, "--mask", "nowhere.png"], "nowhere.png"),
     "no colour": ([*E, "--mask", "colour=reddish"], "'reddish' is not a colour: name one (red) or write it (#de2626)"),
     "empty mask": ([*E, "--mask", "colour=blue"], "the mask is empty, so that nothing of the picture would change"),
@@ -192,13 +192,14 @@ BAD = {
     ),
     "a setting of none, nearly": (
         [*E, "--method", "ilvr", "--step", "5"],
-        "nothing that was chosen has a setting 'step': did you mean steps, stop?",
+        "there is no option or setting 'step': did you mean steps, stop, style?",
     ),
     "noise for a photo": (
         [*E, "--method", "plain"],
         "plain draws from noise: choose a method that edits photos (--method)",
     ),
-    "a photo's method": (["generate", "x", "--method", "sdedit"], "has a setting 'method'"),
+    "a photo's method": (["generate", "x", "--method", "sdedit"], "sdedit edits a photo: name one"),
+    "a method for a photo's inversion": (["invert", "PHOTO", "--method", "edict"], "there is no option or setting"),
     "a photo's method, guided": (
         ["guide", WANTED, "--loss", "symmetry", "--method", "edict"],
         "edict edits a photo: name one (the picture itself)",

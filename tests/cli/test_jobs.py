@@ -150,10 +150,9 @@ def test_both_open_in_plain_diffusers(done: dict[str, Path]) -> None:
 
 
 def test_both_are_used_from_the_command_line(done: dict[str, Path], tmp_path: Path) -> None:
-    lora = done["stylize"] / "pytorch_lora_weights.safetensors"
     embedding = done["effect"] / "embedding.safetensors"
     code, output = call(
-        "generate", f"{PROMPT} <effect>", "--embedding", embedding, "--lora", lora, "--steps", "2", "--seed", "0",
+        "generate", f"{PROMPT} <effect>", "--embedding", embedding, "--lora", done["stylize"], "--steps", "2", "--seed", "0",
         "-o", tmp_path / "both",
     )  # fmt: skip
     assert code == 0, output

@@ -19,8 +19,14 @@ def test_the_energies_are_the_formulas() -> None:
     target = torch.randn(1, 6)
     torch.testing.assert_close(by.Text(encoder, target)(x, t), -u @ target[0] / target.norm())
     same = reference.at(t)
-    for energy, least in ((by.Image(reference), -1.0), (by.Layout(reference), 0.0), (by.Style(reference), 0.0)):
+    for energy, least in (
+        (by.Image(reference), -1.0),
+        (by.Layout(reference), 0.0),
+        (by.Style(reference), 0.0),
+    ):
         torch.testing.assert_close(energy(same, t), torch.full((1,), least), rtol=1e-4, atol=1e-5)
         assert (energy(x, t) > least).all()
     both = by.Mixed([(2.0, by.Image(reference)), (0.5, by.Layout(reference))])
-    torch.testing.assert_close(both(x, t), 2 * by.Image(reference)(x, t) + 0.5 * by.Layout(reference)(x, t))
+    torch.testing.assert_close(
+        both(x, t), 2 * by.Image(reference)(x, t) + 0.5 * by.Layout(reference)(x, t)
+    )

@@ -55,7 +55,12 @@ def test_each_phase_has_its_peak() -> None:
 def test_networks_are_those_that_are_asked() -> None:
     model, loss = load_once(), 0.5 * Classifier(load_classifier(), "heart")
     names = [type(module).__name__ for module in distinct_modules(model.networks, loss.networks)]
-    assert names == ["UNet2DConditionModel", "AutoencoderKL", "CLIPTextModel", "ResNetForImageClassification"]
+    assert names == [
+        "UNet2DConditionModel",
+        "AutoencoderKL",
+        "CLIPTextModel",
+        "ResNetForImageClassification",
+    ]
     layer = nn.Linear(3, 3, bias=False)
     assert (2.0 * Call(layer)).networks == (layer,)
     assert distinct_modules([layer], (layer, layer)) == [layer]

@@ -83,29 +83,43 @@ def run(method: Method, asked: Task) -> Result:
 def test_every_plan_computes_the_same(name: str) -> None:
     """The gradient (which is momentum's first memory), the losses and the images of one iteration."""
     expected = advanced(task(name))
-    for plan in PLANS if name != "scenes" else PLANS[5::4]:  # the bundled one is slower than the tiny ones
+    for plan in (
+        PLANS if name != "scenes" else PLANS[5::4]
+    ):  # the bundled one is slower than the tiny ones
         found = advanced(task(name).under(plan))
         for part, same in zip(found, expected, strict=True):
-            torch.testing.assert_close(part, same, rtol=1e-4, atol=1e-5, msg=lambda text, plan=plan: f"{plan}: {text}")
+            torch.testing.assert_close(
+                part, same, rtol=1e-4, atol=1e-5, msg=lambda text, plan=plan: f"{plan}: {text}"
+            )
 
 
 def advanced(asked: Task) -> tuple[Tensor, ...]:
-    state: DOODLState = next(run_within_memory(doodl(optimiser=Momentum(rate=1.0, clip=None)), asked))[0]
+    state: DOODLState = next(
+        run_within_memory(doodl(optimiser=Momentum(rate=1.0, clip=None)), asked)
+    )[0]
     scale = state.memory.abs().amax()
     return state.memory / scale, scale, state.terms, state.best_latents
 
 
 @pytest.mark.parametrize("mix", [None, 0.97], ids=["ddim", "edict"])
 def test_whole_runs_are_the_same(mix: float | None) -> None:
-    asked, method = task("scenes", Classifier(load_classifier(), "heart")), doodl(mix=mix, iterations=1, steps=2)
+    asked, method = (
+        task("scenes", Classifier(load_classifier(), "heart")),
+        doodl(mix=mix, iterations=1, steps=2),
+    )
     plan = Plan(decode_batch=1, batch_size=2, gradient_checkpointing=True)
     found, expected = run(method, asked.under(plan)), run(method, asked)
     torch.testing.assert_close(found.history, expected.history, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", [Plain(steps=3), OneStepGuidance(scale=3.0, steps=3)], ids=["plain", "one-step"])
+@pytest.mark.parametrize(
+    "method", [Plain(steps=3), OneStepGuidance(scale=3.0, steps=3)], ids=["plain", "one-step"]
+)
 def test_methods_that_draw_once_are_the_same_in_parts(method: Method) -> None:
-    expected, found = run(method, task()), run(method, task().under(Plan(batch_size=2, decode_batch=1)))
+    expected, found = (
+        run(method, task()),
+        run(method, task().under(Plan(batch_size=2, decode_batch=1))),
+    )
     for part, same in zip(vars(found).values(), vars(expected).values(), strict=True):
         assert (part is None) == (same is None)
         if part is not None:
@@ -125,7 +139,9 @@ def test_photos_are_inverted_in_parts() -> None:
 def test_random_losses_are_the_same_in_parts() -> None:
     """The crops of an image belong to its seed, however many are judged at once."""
     asked = task(loss=Cutouts(DISTANCE, 2))
-    whole, parts = (run(doodl(crops=0), asked.under(plan)) for plan in (Plan(), Plan(decode_batch=1)))
+    whole, parts = (
+        run(doodl(crops=0), asked.under(plan)) for plan in (Plan(), Plan(decode_batch=1))
+    )
     torch.testing.assert_close(whole.losses, parts.losses, rtol=1e-4, atol=1e-6)
 
 
@@ -147,7 +163,11 @@ def look(model: Model, loss: Loss) -> list[Any]:
     found: list[Any] = []
     for network in distinct_modules(model.networks, loss.networks):
         for module in network.modules():
-            hooks = (len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks))
+            hooks = (
+                len(module._forward_hooks),
+                len(module._forward_pre_hooks),
+                len(module._backward_hooks),
+            )
             found.append((hooks, getattr(module, "gradient_checkpointing", None), module.training))
         for name, value in (*network.named_parameters(), *network.named_buffers()):
             found.append((name, value.dtype, str(value.device), value.requires_grad))
@@ -155,7 +175,11 @@ def look(model: Model, loss: Loss) -> list[Any]:
 
 
 def weights(model: Model, loss: Loss) -> list[Tensor]:
-    return [weight for part in distinct_modules(model.networks, loss.networks) for weight in part.state_dict().values()]
+    return [
+        weight
+        for part in distinct_modules(model.networks, loss.networks)
+        for weight in part.state_dict().values()
+    ]
 
 
 class Checked:
@@ -165,7 +189,10 @@ class Checked:
         self.model, self.loss = model, loss
 
     def __enter__(self) -> Checked:
-        self.seen, self.weights = look(self.model, self.loss), deepcopy(weights(self.model, self.loss))
+        self.seen, self.weights = (
+            look(self.model, self.loss),
+            deepcopy(weights(self.model, self.loss)),
+        )
         return self
 
     def changed(self) -> bool:
@@ -185,12 +212,15 @@ JUDGED = [Plan(gradient_checkpointing=True), Plan(half=True), Plan(offload=True)
 @pytest.mark.parametrize("name", ["scenes", "Stable Diffusion 3"])
 def test_networks_are_afterwards_as_they_were(name: str, plan: Plan) -> None:
     asked = task(name, Classifier(load_classifier(), "heart"))
-    with Checked(asked.model, asked.loss) as checked:
-        with arrange(asked.model, asked.loss, plan):
-            assert checked.changed()
-            if name != "scenes":
-                DOODL(iterations=1, steps=2, mix=None, crops=0)(asked)
-    with Checked(asked.model, asked.loss), pytest.raises(KeyError), arrange(asked.model, asked.loss, plan):
+    with Checked(asked.model, asked.loss) as checked, arrange(asked.model, asked.loss, plan):
+        assert checked.changed()
+        if name != "scenes":
+            DOODL(iterations=1, steps=2, mix=None, crops=0)(asked)
+    with (
+        Checked(asked.model, asked.loss),
+        pytest.raises(KeyError),
+        arrange(asked.model, asked.loss, plan),
+    ):
         raise KeyError  # whatever happens meanwhile
 
 
@@ -198,9 +228,14 @@ def test_networks_are_afterwards_as_they_were(name: str, plan: Plan) -> None:
 @pytest.mark.parametrize("inner", JUDGED, ids=str)
 def test_one_plan_within_another_ends_where_it_began(outer: Plan, inner: Plan) -> None:
     asked = task(loss=Classifier(load_classifier(), "heart"))
-    with Checked(asked.model, asked.loss), arrange(asked.model, asked.loss, outer):
-        with Checked(asked.model, asked.loss), arrange(asked.model, asked.loss, inner):
-            pass
+    networks = asked.model, asked.loss
+    with (
+        Checked(*networks),
+        arrange(*networks, outer),
+        Checked(*networks),
+        arrange(*networks, inner),
+    ):
+        pass
 
 
 def test_a_task_under_another_plan_touches_nothing() -> None:
@@ -252,7 +287,9 @@ def test_a_run_arranges_and_undoes() -> None:
 def test_what_rests_is_away_while_the_chain_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second device is here: the moves are written down instead of made."""
     asked = task(loss=Classifier(load_classifier(), "heart"))
-    (unet,), (vae,), (judge,) = (part.networks for part in (asked.model.network, asked.model.codec, asked.loss))
+    (unet,), (vae,), (judge,) = (
+        part.networks for part in (asked.model.network, asked.model.codec, asked.loss)
+    )
     names = {id(unet): "unet", id(vae): "vae", id(judge): "judge"}
     where = dict.fromkeys(("unet", "vae", "judge", "text"), "cuda")
     told: list[tuple[str, dict[str, str]]] = []
@@ -273,7 +310,9 @@ def test_what_rests_is_away_while_the_chain_runs(monkeypatch: pytest.MonkeyPatch
             for module, name in ((unet, "unet"), (vae.decoder, "vae"), (judge, "judge"))
         ]
         DOODL(iterations=1, steps=2, mix=None, crops=0)(asked)
-        with arrange(replace(asked.model, device=torch.device("cuda")), asked.loss, Plan(offload=True)):
+        with arrange(
+            replace(asked.model, device=torch.device("cuda")), asked.loss, Plan(offload=True)
+        ):
             pass
         assert where["text"] == "cpu"
     for handle in handles:
@@ -305,7 +344,9 @@ def scarce(most: int, left: int | None = None) -> Loss:
 
 def test_when_memory_runs_out_the_next_plan_takes_over() -> None:
     expected = run(doodl(crops=0), task())
-    with pytest.warns(Fallback, match=r"memory ran out: once more with a tighter plan .decoded 1 at a time"):
+    with pytest.warns(
+        Fallback, match=r"memory ran out: once more with a tighter plan .decoded 1 at a time"
+    ):
         found = run(doodl(crops=0), task(loss=scarce(2)))
     torch.testing.assert_close(found.history, expected.history, rtol=1e-4, atol=1e-6)
 
@@ -327,7 +368,9 @@ def test_it_falls_back_in_the_middle_and_goes_on_from_there() -> None:
 def test_if_that_is_not_enough_it_says_so() -> None:
     with (
         pytest.warns(Fallback),
-        pytest.raises(UserError, match=r"memory ran out again \(decoded 1 at a time\): choose a plan"),
+        pytest.raises(
+            UserError, match=r"memory ran out again \(decoded 1 at a time\): choose a plan"
+        ),
     ):
         run(doodl(crops=0), task(loss=scarce(0)))
 
@@ -347,12 +390,16 @@ def test_memory_may_run_out_before_the_first_iteration() -> None:
 @pytest.mark.parametrize(
     "method", [Plain(steps=2), EDICTEdit(steps=2), doodl(crops=0)], ids=["plain", "edict", "doodl"]
 )
-def test_any_method_falls_back_when_its_chain_does_not_fit(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_method_falls_back_when_its_chain_does_not_fit(
+    method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Here the network has room for two images of a guided pair."""
     asked = task()
     if method.kind == "edict":
         images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-        asked = replace(asked, photo=Photo(images, asked.denoiser, (16, 16)), prompts=("a red shape",))
+        asked = replace(
+            asked, photo=Photo(images, asked.denoiser, (16, 16)), prompts=("a red shape",)
+        )
     asked = asked.under(Plan(decode_batch=1))
     expected = run(method, asked)
     network = type(asked.model.network)
@@ -360,13 +407,17 @@ def test_any_method_falls_back_when_its_chain_does_not_fit(method: Method, monke
 
     def cramped(self: Any, x: Tensor, *rest: Any) -> Tensor:
         if len(x) > 4:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+            )
         return ask(self, x, *rest)
 
     monkeypatch.setattr(network, "__call__", cramped)
     with pytest.warns(Fallback, match="computed 2 at a time"):
         found = run(method, asked)
-    torch.testing.assert_close(found.images, expected.images, rtol=1e-3, atol=1e-3)  # EDICT's pair drifts
+    torch.testing.assert_close(
+        found.images, expected.images, rtol=1e-3, atol=1e-3
+    )  # EDICT's pair drifts
 
 
 def test_other_errors_are_not_taken_for_it() -> None:

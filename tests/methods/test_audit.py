@@ -35,11 +35,21 @@ def brightness(threshold: float, names: tuple[str, str] = ("dark", "light")) -> 
 
 def blind(names: tuple[str, str] = ("dark", "light")) -> ImageClassifier:
     """Sees the first class in everything."""
-    return ImageClassifier(lambda pixels: torch.tensor([1.0, 0.0]).expand(len(pixels), 2), names, AS_IT_IS)
+    return ImageClassifier(
+        lambda pixels: torch.tensor([1.0, 0.0]).expand(len(pixels), 2), names, AS_IT_IS
+    )
 
 
-def suspect(classifier: ImageClassifier | None = None, judge: ImageClassifier | None = None) -> AuditTask:
-    return AuditTask(tiny_model(), ("one", "two words"), (0, 1, 2), classifier or brightness(0.5), judge or blind())
+def suspect(
+    classifier: ImageClassifier | None = None, judge: ImageClassifier | None = None
+) -> AuditTask:
+    return AuditTask(
+        tiny_model(),
+        ("one", "two words"),
+        (0, 1, 2),
+        classifier or brightness(0.5),
+        judge or blind(),
+    )
 
 
 def states(case: AuditTask, method: Audit = AUDIT) -> list[AuditState]:
@@ -90,9 +100,15 @@ def test_images_are_searched_in_parts() -> None:
 
 
 def test_classes_are_the_same_by_name() -> None:
-    case = suspect(judge=replace(brightness(0.5, ("light", "dark")), network=brightness(0.5).network))
-    assert (AUDIT.start(case).label == -1).all()  # the judge's names are the wrong way round: never the same
-    with pytest.raises(UserError, match="agree on none of the images: name prompts of what both know"):
+    case = suspect(
+        judge=replace(brightness(0.5, ("light", "dark")), network=brightness(0.5).network)
+    )
+    assert (
+        AUDIT.start(case).label == -1
+    ).all()  # the judge's names are the wrong way round: never the same
+    with pytest.raises(
+        UserError, match="agree on none of the images: name prompts of what both know"
+    ):
         states(case)
 
 
@@ -142,7 +158,9 @@ def test_what_was_found_is_reported(tmp_path: Path) -> None:
 
 def test_one_that_was_stopped_reports_the_searches_that_are_done(tmp_path: Path) -> None:
     case = suspect()
-    state = states(case)[4]  # the first iteration of the second search judges what the first one left
+    state = states(case)[
+        4
+    ]  # the first iteration of the second search judges what the first one left
     assert AUDIT.report(case, state)["radii"] == AUDIT.radii[:1]
     AUDIT.artefacts(case, state)["report.md"](tmp_path / "report.md")
     assert "It was stopped before the larger ones were done" in (tmp_path / "report.md").read_text()

@@ -60,7 +60,13 @@ def test_two_iterations_are_algorithm_1() -> None:
     noise = job.noise.stream(PERTURBATION)
     for i in range(2):
         x = x_T.clone().requires_grad_()
-        pair = sample_state(job.denoiser, (x, x), job.model.schedule.times(4), solver=EDICT(0.93), gradient=Backprop())
+        pair = sample_state(
+            job.denoiser,
+            (x, x),
+            job.model.schedule.times(4),
+            solver=EDICT(0.93),
+            gradient=Backprop(),
+        )
         crops = Cutouts(target(), 3).replay(job.noise.stream(CROPS), i)
         loss = 0.5 * (crops(job.model.decode(pair[0])) + crops(job.model.decode(pair[1])))
         torch.testing.assert_close(found[i].history[i], loss.detach())
@@ -77,11 +83,17 @@ def test_the_defaults_are_the_papers() -> None:
     method = DOODL()
     assert (method.steps, method.mix, method.crops, method.cut_power) == (50, 0.93, 16, 0.3)
     assert isinstance(method.optimiser, Momentum)
-    assert (method.optimiser.clip, method.optimiser.momentum, method.perturbation) == (1e-3, 0.9, 1e-2)
+    assert (method.optimiser.clip, method.optimiser.momentum, method.perturbation) == (
+        1e-3,
+        0.9,
+        1e-2,
+    )
     assert method.renormalise
 
 
-@pytest.mark.parametrize("optimiser", [Momentum(rate=20.0, clip=0.05), Adam(rate=0.1)], ids=["momentum", "adam"])
+@pytest.mark.parametrize(
+    "optimiser", [Momentum(rate=20.0, clip=0.05), Adam(rate=0.1)], ids=["momentum", "adam"]
+)
 @pytest.mark.parametrize("mix", [0.93, None], ids=["edict", "ddim"])
 def test_the_loss_falls_and_the_best_is_kept(optimiser: Momentum | Adam, mix: float | None) -> None:
     job = task()
@@ -126,13 +138,17 @@ def test_no_iterations_give_the_plain_image() -> None:
 
 
 def test_a_loss_that_is_nan_says_where_and_what_to_do() -> None:
-    job = task((3, 4), Call(lambda images: images.mean(dim=(1, 2, 3)) * torch.tensor([1.0, torch.nan])))
+    job = task(
+        (3, 4), Call(lambda images: images.mean(dim=(1, 2, 3)) * torch.tensor([1.0, torch.nan]))
+    )
     with pytest.raises(UserError, match=r"nan in iteration 0 \(seed 4\): lower the rate"):
         DOODL(iterations=1, steps=2, crops=0)(job)
 
 
 def test_a_gradient_that_is_not_finite_says_where() -> None:
-    job = task((3, 4), Call(lambda images: (images - images.detach()).square().sum(dim=(1, 2, 3)).sqrt()))
+    job = task(
+        (3, 4), Call(lambda images: (images - images.detach()).square().sum(dim=(1, 2, 3)).sqrt())
+    )
     with pytest.raises(UserError, match=r"the gradient is nan in iteration 0 \(seed 3\)"):
         DOODL(iterations=1, steps=2, crops=0)(job)
 
@@ -149,7 +165,9 @@ def test_best_of_keeps_the_best_draw_of_each_seed() -> None:
 
 
 def test_one_step_guidance_lowers_the_loss() -> None:
-    assert (OneStepGuidance(scale=30.0, steps=20)(task()).losses < Plain(steps=20)(task()).losses).all()
+    assert (
+        OneStepGuidance(scale=30.0, steps=20)(task()).losses < Plain(steps=20)(task()).losses
+    ).all()
 
 
 def test_it_may_start_at_the_best_of_several_draws() -> None:
@@ -158,18 +176,27 @@ def test_it_may_start_at_the_best_of_several_draws() -> None:
 
 
 def test_an_image_that_is_good_enough_is_left_alone() -> None:
-    method = DOODL(iterations=6, steps=3, mix=None, optimiser=Adam(rate=0.3), crops=0, perturbation=0.0)
+    method = DOODL(
+        iterations=6, steps=3, mix=None, optimiser=Adam(rate=0.3), crops=0, perturbation=0.0
+    )
     job = task((0, 1, 2))
     free = method(job)
     reached = free.history.cummin(dim=0).values  # (7, 3)
-    enough = reached[3, 0].item() + 1e-6  # the first image gets there in its fourth iteration, if not before
+    enough = (
+        reached[3, 0].item() + 1e-6
+    )  # the first image gets there in its fourth iteration, if not before
     found = method.model_copy(update={"target": enough})(job)
-    done = [int((reached[:, i] <= enough).nonzero()[0]) + 1 if reached[-1, i] <= enough else 7 for i in range(3)]
+    done = [
+        int((reached[:, i] <= enough).nonzero()[0]) + 1 if reached[-1, i] <= enough else 7
+        for i in range(3)
+    ]
     for i, k in enumerate(done):
         torch.testing.assert_close(found.history[:k, i], free.history[:k, i])
         assert (found.history[k:, i] == found.history[k - 1, i]).all()
     assert min(done) < 7
-    torch.testing.assert_close(found.losses, torch.stack([reached[k - 1, i] for i, k in enumerate(done)]))
+    torch.testing.assert_close(
+        found.losses, torch.stack([reached[k - 1, i] for i, k in enumerate(done)])
+    )
 
 
 def test_images_that_are_done_cost_nothing() -> None:
@@ -201,7 +228,9 @@ def test_the_best_is_drawn_with_more_steps_at_the_end_where_that_is_better() -> 
     again = sample(job.denoiser, before.best_x_T[0], job.model.schedule.times(9))
     drawn = job.require_loss()(job.model.decode(again))
     better = drawn < before.best_losses
-    torch.testing.assert_close(after.best_latents, torch.where(better[:, None, None, None], again, before.best_latents))
+    torch.testing.assert_close(
+        after.best_latents, torch.where(better[:, None, None, None], again, before.best_latents)
+    )
     torch.testing.assert_close(after.best_losses, torch.minimum(drawn, before.best_losses))
 
 
@@ -259,15 +288,25 @@ def preset(name: str, loss: str = "classifier", *, photo: bool = False) -> DOODL
 def test_quick_spends_a_tenth_of_the_papers_passes_at_most() -> None:
     faithful, quick = preset("faithful"), preset("quick")
     of_faithful = faithful.iterations * faithful.steps * 2 * 3
-    of_quick = quick.start_of * quick.steps + quick.iterations * quick.steps * 3 + quick.steps + quick.final_steps
+    of_quick = (
+        quick.start_of * quick.steps
+        + quick.iterations * quick.steps * 3
+        + quick.steps
+        + quick.final_steps
+    )
     assert of_quick <= of_faithful / 10
-    assert preset("quick", "text").target is None  # a loss at which to stop is known of classes only
+    assert (
+        preset("quick", "text").target is None
+    )  # a loss at which to stop is known of classes only
     with pytest.raises(UserError, match="quick draws from noise"):
         preset("quick", photo=True)
 
 
 def test_faithful_rates_are_the_papers() -> None:
-    rates = {loss: preset("faithful", loss).optimiser.rate for loss in ("classifier", "text", "aesthetic", "image")}
+    rates = {
+        loss: preset("faithful", loss).optimiser.rate
+        for loss in ("classifier", "text", "aesthetic", "image")
+    }
     assert rates == {"classifier": 0.05, "text": 0.1, "aesthetic": 1.0, "image": 3.0}
     assert preset("faithful", "image").iterations == 250
     scales = {loss: one_step("faithful", loss).scale for loss in rates}

@@ -46,22 +46,30 @@ def test_a_pair_teaches_a_colour() -> None:
 def test_what_is_learnt_is_shown_and_written_as_diffusers_reads_it(tmp_path: Path) -> None:
     """In a pipeline of diffusers the word says what it says here."""
     model, pipeline = load_once("Stable Diffusion 1.x"), family("Stable Diffusion 1.x")
-    pictures = tuple(torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(2))
+    pictures = tuple(
+        torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(2)
+    )
     asked = Task(model, model.denoiser(PROMPT), (0, 1), prompts=(PROMPT,), pictures=pictures)
     method = Effect(iterations=1, steps=2, vectors=2, other=("a blue circle",))
     pair = method.prepare(asked)
     *_, last = method.run(pair)
     sheet = method.result(pair, last)
     assert list(sheet.columns) == ["the pair", "its noise", "seed 0", "seed 1"]
-    assert {len(column) for column in sheet.columns.values()} == {4}  # two prompts, without and with the word
+    assert {len(column) for column in sheet.columns.values()} == {
+        4
+    }  # two prompts, without and with the word
     assert torch.equal(sheet.columns["the pair"][:2], torch.stack(pair.pictures))
     assert not torch.equal(*sheet.columns["its noise"][:2])
     for name, write in method.artefacts(pair, last).items():
         write(tmp_path / name)
     pipeline.load_textual_inversion(tmp_path / "embedding.safetensors")
-    said = model.text.with_token(method.word, last.values["vectors"])([f"{PROMPT} {method.word}"])[0]
+    said = model.text.with_token(method.word, last.values["vectors"])([f"{PROMPT} {method.word}"])[
+        0
+    ]
     theirs = pipeline.maybe_convert_prompt(f"{PROMPT} {method.word}", pipeline.tokenizer)
-    ids = pipeline.tokenizer(theirs, padding="max_length", max_length=24, return_tensors="pt").input_ids
+    ids = pipeline.tokenizer(
+        theirs, padding="max_length", max_length=24, return_tensors="pt"
+    ).input_ids
     torch.testing.assert_close(pipeline.text_encoder(ids)[0], said)
 
 

@@ -38,7 +38,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "audit": {"tau": (0.1,), "iterations": 2},
 }
 EDICT = {"doodl, of a photo's pair": ("doodl", {"iterations": 1, "mix": 0.99})}
-CASES: dict[str, tuple[str, dict[str, Any]]] = {kind: (kind, SMALL.get(kind, {})) for kind in METHODS.own} | EDICT
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    kind: (kind, SMALL.get(kind, {})) for kind in METHODS.own
+} | EDICT
 ONE_SHOT = [kind for kind, method in METHODS.own.items() if issubclass(method, OneShot)]
 
 
@@ -130,7 +132,7 @@ def test_its_states_go_through_a_file_and_on(case: str) -> None:
 @pytest.mark.parametrize("kind", METHODS.own)
 def test_the_state_of_another_method_is_refused(kind: str) -> None:
     state = METHODS.own[kind].state
-    with pytest.raises(UserError, match="not (a|the) state"):
+    with pytest.raises(UserError, match=r"not (a|the) state"):
         state.from_tensors({"something": torch.zeros(1)})
 
 
@@ -138,7 +140,10 @@ WITHOUT: dict[str, tuple[Needs, Callable[[Task], Task]]] = {
     "method": (Needs.NOISE, lambda asked: replace(asked, photo=task("edict").photo)),
     "prompt": (Needs.PROMPT, lambda asked: replace(asked, prompts=(" ",))),
     "photo": (Needs.PHOTO, lambda asked: replace(asked, photo=None)),
-    "source": (Needs.SOURCE, lambda asked: replace(asked, photo=replace(asked.photo, prompts=("",)))),
+    "source": (
+        Needs.SOURCE,
+        lambda asked: replace(asked, photo=replace(asked.photo, prompts=("",))),
+    ),
     "mask": (Needs.MASK, lambda asked: replace(asked, photo=replace(asked.photo, mask=None))),
     "loss": (Needs.LOSS, lambda asked: replace(asked, photo=None, loss=None)),
     "pictures": (Needs.PICTURES, lambda asked: replace(asked, pictures=())),
@@ -167,7 +172,10 @@ def test_a_task_that_lacks_something_is_refused(kind: str, field: str) -> None:
 def test_its_images_are_differentiable_in_what_was_told(kind: str) -> None:
     """No method switches gradients off: who wants one asks for it, and who does not says `no_grad`."""
     asked, model = task(kind), load_once()
-    told, shown = ([value.clone().requires_grad_() for value in model.text([prompt])] for prompt in (WANTED, SHOWN))
+    told, shown = (
+        [value.clone().requires_grad_() for value in model.text([prompt])]
+        for prompt in (WANTED, SHOWN)
+    )
     asked = replace(asked, denoiser=model.denoiser(tuple(told), guidance_scale=2.0))
     if asked.photo is not None:
         before = model.denoiser(tuple(shown), guidance_scale=2.0)

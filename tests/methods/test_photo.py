@@ -27,7 +27,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edi
 
 MODEL = tiny_model()
 PHOTO = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(5)) * 0.6 + 0.2
-EDIT = DOODL(iterations=6, steps=5, mix=0.99, optimiser=Adam(rate=0.1), perturbation=0.0, renormalise=False, crops=0)
+EDIT = DOODL(
+    iterations=6,
+    steps=5,
+    mix=0.99,
+    optimiser=Adam(rate=0.1),
+    perturbation=0.0,
+    renormalise=False,
+    crops=0,
+)
 
 
 def bright() -> Loss:
@@ -53,7 +61,9 @@ def test_under_one_prompt_a_photo_returns_exactly(method: type[EDICTEdit], stren
 def test_under_another_prompt_it_changes_the_more_the_more_is_redone() -> None:
     z = MODEL.encode(PHOTO)
     other = task("quite something else")
-    little, much = (relative(EDICTEdit(strength=s, steps=10, mix=0.99)(other).latents, z) for s in (0.2, 1.0))
+    little, much = (
+        relative(EDICTEdit(strength=s, steps=10, mix=0.99)(other).latents, z) for s in (0.2, 1.0)
+    )
     assert 1e-3 < little < much
     back = Reconstruction(steps=10, mix=0.99)
     torch.testing.assert_close(back(other).latents, back(task()).latents)
@@ -61,12 +71,19 @@ def test_under_another_prompt_it_changes_the_more_the_more_is_redone() -> None:
 
 def test_the_round_trip_measures_what_it_says() -> None:
     single, double = (
-        measure_round_trip(task(), steps=10, solver=EDICT(mix=0.99), dtype=getattr(torch, name)) for name in DTYPES
+        measure_round_trip(task(), steps=10, solver=EDICT(mix=0.99), dtype=getattr(torch, name))
+        for name in DTYPES
     )
     assert 1e-12 < single.error < 1e-5
     assert double.error < 1e-12
-    assert single.apart == pytest.approx(double.apart, rel=1e-3) == pytest.approx(relative(*double.state[::-1]))
-    torch.testing.assert_close(single.images, MODEL.decode(MODEL.encode(PHOTO)), rtol=1e-4, atol=1e-4)
+    assert (
+        single.apart
+        == pytest.approx(double.apart, rel=1e-3)
+        == pytest.approx(relative(*double.state[::-1]))
+    )
+    torch.testing.assert_close(
+        single.images, MODEL.decode(MODEL.encode(PHOTO)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_an_inversion_says_what_the_way_there_and_back_costs() -> None:
@@ -108,7 +125,9 @@ def test_averaging_keeps_the_pairs_difference_and_without_it_the_two_part() -> N
 
 def test_photos_and_seeds_are_as_many() -> None:
     with pytest.raises(UserError, match="2 photos and 3 seeds"):
-        Task(MODEL, MODEL.denoiser("x"), (0, 1, 2), None, Photo(PHOTO, MODEL.denoiser("x"), (8, 12)))
+        Task(
+            MODEL, MODEL.denoiser("x"), (0, 1, 2), None, Photo(PHOTO, MODEL.denoiser("x"), (8, 12))
+        )
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.5])
@@ -119,7 +138,9 @@ def test_an_impossible_strength_is_refused(strength: float) -> None:
 
 def test_a_part_of_a_task_is_its_images_with_all_that_is_theirs() -> None:
     job = task(loss=bright())
-    photo = replace(job.require_photo(), mask=torch.rand(2, 1, 8, 12), x_T=job.x_T, prompts=("one", "two"))
+    photo = replace(
+        job.require_photo(), mask=torch.rand(2, 1, 8, 12), x_T=job.x_T, prompts=("one", "two")
+    )
     job = replace(job, photo=photo, prompts=("a", "b"))
     (rows, part), (_, other) = job.split(1)
     assert rows == [0]

@@ -35,20 +35,27 @@ def weights(model: Model) -> dict[str, Tensor]:
 def test_an_epoch_draws_every_prompt_with_every_seed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, draw = [], Stylize.draw
 
-    def noted(method: Stylize, model: Model, samples: Sequence[tuple[str, int]], keep: int = 0) -> Tensor:
+    def noted(
+        method: Stylize, model: Model, samples: Sequence[tuple[str, int]], keep: int = 0
+    ) -> Tensor:
         drawn.append(samples)
         return draw(method, model, samples, keep)
 
     monkeypatch.setattr(Stylize, "draw", noted)
     work = studio(load_once(TINY))
     assert len(list(QUICK.run(work))) == QUICK.count_iterations(work) == 4
-    first, second = ([pair for batch in part for pair in batch] for part in (drawn[2:4], drawn[4:6]))
+    first, second = (
+        [pair for batch in part for pair in batch] for part in (drawn[2:4], drawn[4:6])
+    )
     assert sorted(first) == sorted(second) == sorted(work.samples)
     assert first != second
 
 
 def test_the_loss_falls_and_the_network_is_as_it_was_afterwards() -> None:
-    work, method = studio(load_once(TINY)), QUICK.model_copy(update={"epochs": 12, "batch": 4, "content": 0.0})
+    work, method = (
+        studio(load_once(TINY)),
+        QUICK.model_copy(update={"epochs": 12, "batch": 4, "content": 0.0}),
+    )
     before = weights(work.model)
     states = list(method.run(work))
     assert states[-1].losses[-1, 0] < states[0].losses[0, 0]
@@ -101,11 +108,15 @@ def test_what_is_written_is_what_was_learnt(tmp_path: Path) -> None:
     sheet = QUICK.result(work, last)
     for name, write in QUICK.artefacts(work, last).items():
         write(tmp_path / name)
-    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["pytorch_lora_weights.safetensors"]
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == [
+        "pytorch_lora_weights.safetensors"
+    ]
     again = chainrule.load(folder, loras=[tmp_path / "pytorch_lora_weights.safetensors"])
     with torch.no_grad():
         drawn = QUICK.draw(again, [(PROMPTS[0], 0)])
-    torch.testing.assert_close(drawn[0], next(iter(sheet.columns.values()))[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        drawn[0], next(iter(sheet.columns.values()))[1], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_it_says_what_it_lacks() -> None:

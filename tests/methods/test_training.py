@@ -20,7 +20,9 @@ def trained(optimiser: Optimiser, iterations: int, state: Training | None = None
         bowl = (a.square() * torch.tensor([1.0, 10.0, 0.1])).sum() * (1 + 0.1 * k)
         return torch.stack([bowl, (b.sin() + a[0]).sum()])
 
-    return list(train(parameters, objective, optimiser, iterations, state or Training.begin(parameters, 2)))
+    return list(
+        train(parameters, objective, optimiser, iterations, state or Training.begin(parameters, 2))
+    )
 
 
 @pytest.mark.parametrize(
@@ -29,14 +31,19 @@ def trained(optimiser: Optimiser, iterations: int, state: Training | None = None
         (Adam(rate=0.1), lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.9, 0.99), eps=1e-12)),
         (
             Adam(rate=0.05, beta2=0.999, decay=0.1),
-            lambda p: torch.optim.AdamW(p, lr=0.05, betas=(0.9, 0.999), eps=1e-12, weight_decay=0.1),
+            lambda p: torch.optim.AdamW(
+                p, lr=0.05, betas=(0.9, 0.999), eps=1e-12, weight_decay=0.1
+            ),
         ),
         (Momentum(rate=0.01, clip=None), lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)),
     ],
     ids=["adam", "adamw", "momentum"],
 )
 def test_equals_torch(ours: Optimiser, theirs) -> None:
-    a, b = torch.tensor([1.0, -2.0, 3.0], requires_grad=True), torch.tensor([[0.5]], requires_grad=True)
+    a, b = (
+        torch.tensor([1.0, -2.0, 3.0], requires_grad=True),
+        torch.tensor([[0.5]], requires_grad=True),
+    )
     optimiser = theirs([a, b])
     for k in range(7):
         optimiser.zero_grad()
@@ -51,7 +58,9 @@ def test_equals_torch(ours: Optimiser, theirs) -> None:
 def test_one_that_was_stopped_ends_the_same() -> None:
     optimiser = Adam(rate=0.1, decay=0.01)
     whole = trained(optimiser, 9)
-    again = Training.from_tensors({name: value.clone() for name, value in whole[3].tensors().items()})
+    again = Training.from_tensors(
+        {name: value.clone() for name, value in whole[3].tensors().items()}
+    )
     resumed = trained(optimiser, 9, again)
     assert [state.iteration for state in resumed] == [5, 6, 7, 8, 9]
     for name, value in whole[-1].tensors().items():
@@ -66,7 +75,15 @@ def test_states_are_not_written_to_afterwards() -> None:
 def test_a_loss_that_is_not_finite_stops_it() -> None:
     value = torch.ones(1, requires_grad=True)
     with pytest.raises(UserError, match="not finite in iteration 0: lower the rate"):
-        list(train({"x": value}, lambda k: (value - 1).log(), Adam(), 3, Training.begin({"x": value}, 1)))
+        list(
+            train(
+                {"x": value},
+                lambda k: (value - 1).log(),
+                Adam(),
+                3,
+                Training.begin({"x": value}, 1),
+            )
+        )
 
 
 def test_the_state_of_something_else_is_refused() -> None:

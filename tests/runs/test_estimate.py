@@ -77,7 +77,9 @@ def task(name: str, folder: Path) -> Task:
     ],
     ids=str,
 )
-def test_the_estimate_is_what_the_allocator_gives(name: str, plan: Plan, mix: float | None, tmp_path: Path) -> None:
+def test_the_estimate_is_what_the_allocator_gives(
+    name: str, plan: Plan, mix: float | None, tmp_path: Path
+) -> None:
     asked, method = task(name, tmp_path).under(plan), DOODL(iterations=1, steps=6, mix=mix, crops=2)
     said = measure("doodl", method, asked).under()
     with arrange(asked.model, asked.loss, plan):
@@ -101,7 +103,9 @@ def prepared(method: Any) -> Any:
         pictures=(after,) if isinstance(method, Stylize) else (before, after),
     )
     asked = method.prepare(told)
-    if isinstance(asked, AuditTask):  # a judge that agrees: then all images are searched, as is assumed
+    if isinstance(
+        asked, AuditTask
+    ):  # a judge that agrees: then all images are searched, as is assumed
         asked = replace(asked, judge=asked.classifier)
     return asked
 
@@ -115,7 +119,9 @@ ITERATING: dict[str, Method] = {
 }
 
 
-@pytest.mark.parametrize("plan", [Plan(keep=3), pytest.param(Plan(), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "plan", [Plan(keep=3), pytest.param(Plan(), marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("kind", ITERATING)
 def test_the_estimate_is_what_an_iteration_takes(kind: str, plan: Plan) -> None:
     """Of every method that iterates; the weights, which are counted and not estimated, are left out."""
@@ -156,7 +162,9 @@ def test_an_audit_is_measured_as_if_all_images_were_searched() -> None:
     assert (method.probe(2).start(nobody).label >= 0).all()
 
 
-def test_it_grows_with_the_steps_by_a_latent_and_with_what_is_kept_by_a_graph(tmp_path: Path) -> None:
+def test_it_grows_with_the_steps_by_a_latent_and_with_what_is_kept_by_a_graph(
+    tmp_path: Path,
+) -> None:
     method = DOODL(iterations=1, steps=20, mix=None, crops=2)
     measured = measure("doodl", method, task("scenes", tmp_path))
     longer = replace(measured, method=method.model_copy(update={"steps": 50}))
@@ -171,7 +179,10 @@ def test_counted_passes_are_those_of_a_whole_iteration() -> None:
     model, passes = count_passes(load_once(TINY))
     loss = Classifier(load_classifier(), "heart")
     asked = Task(model, model.denoiser("a red shape", guidance_scale=2.0), (0, 1), loss)
-    for method, keep in ((DOODL(steps=5, mix=None, crops=0), 3), (DOODL(steps=4, mix=0.97, crops=0), 0)):
+    for method, keep in (
+        (DOODL(steps=5, mix=None, crops=0), 3),
+        (DOODL(steps=4, mix=0.97, crops=0), 0),
+    ):
         said = measure("doodl", method, asked).under(keep)
         before = passes.total
         method.advance(asked.under(said.plan), method.start(asked))
@@ -246,7 +257,9 @@ def test_the_fastest_plan_that_fits_is_taken(checkpoint: Path, model: chainrule.
     assert fit_plan(free, asked) is asked
 
 
-def test_what_is_missing_is_said_and_bfloat16_is_the_last_resort(checkpoint: Path, model: chainrule.Model) -> None:
+def test_what_is_missing_is_said_and_bfloat16_is_the_last_resort(
+    checkpoint: Path, model: chainrule.Model
+) -> None:
     free = spec(checkpoint)
     asked = load_task(free, model)
     *_, last = ladder(free, asked)
@@ -257,13 +270,17 @@ def test_what_is_missing_is_said_and_bfloat16_is_the_last_resort(checkpoint: Pat
     assert caught.value.field == "memory"
     with pytest.warns(UserWarning, match="the weights are in bfloat16"):
         assert fit_plan(spec(checkpoint, memory=last.peak), asked).plan.half
-    assert {weight.dtype for weight in model.network.weights} == {torch.float32}  # nothing is changed by the asking
+    assert {weight.dtype for weight in model.network.weights} == {
+        torch.float32
+    }  # nothing is changed by the asking
 
 
 def test_every_method_of_a_run_is_estimated(checkpoint: Path, model: chainrule.Model) -> None:
     kinds = ("plain", "one-step", "best-of", "doodl", "adjoint-dpm")
     doodl = {"kind": "doodl", "iterations": 1, "steps": 5, "mix": None, "crops": 0}
-    every = spec(checkpoint, methods=[doodl if kind == "doodl" else {"kind": kind} for kind in kinds])
+    every = spec(
+        checkpoint, methods=[doodl if kind == "doodl" else {"kind": kind} for kind in kinds]
+    )
     found = {each.label: each for each in estimate(every, load_task(every, model))}
     assert tuple(found) == kinds
     assert found["plain"].peak < found["one-step"].peak
@@ -278,9 +295,13 @@ def ended(events: Iterator[Any]) -> Done:
     return last
 
 
-def test_a_run_within_a_limit_makes_the_same(checkpoint: Path, model: chainrule.Model, tmp_path: Path) -> None:
+def test_a_run_within_a_limit_makes_the_same(
+    checkpoint: Path, model: chainrule.Model, tmp_path: Path
+) -> None:
     free = spec(checkpoint)
-    peaks = sorted({rung.peak for rung in ladder(free, load_task(free, model)) if not rung.plan.half})
+    peaks = sorted(
+        {rung.peak for rung in ladder(free, load_task(free, model)) if not rung.plan.half}
+    )
     tight = free.model_copy(update={"memory": peaks[0]})
     found = []
     for name, asked in (("free", free), ("tight", tight)):
@@ -290,7 +311,9 @@ def test_a_run_within_a_limit_makes_the_same(checkpoint: Path, model: chainrule.
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-5)
 
 
-def test_too_little_memory_leaves_no_folder(checkpoint: Path, model: chainrule.Model, tmp_path: Path) -> None:
+def test_too_little_memory_leaves_no_folder(
+    checkpoint: Path, model: chainrule.Model, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"more than the 100\.0 kB of memory"):
         list(execute(spec(checkpoint, memory="100kB"), tmp_path / "run", model))
     assert not (tmp_path / "run").exists()

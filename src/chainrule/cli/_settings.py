@@ -43,7 +43,11 @@ class Chosen:
         holder, *rest = path
         if rest:
             nested = dict(_as_dict(self.values.get(holder), self.kind, holder))
-            nested[rest[0]] = text
+            kinds = find_nested(self.kind.model_fields[holder].annotation)
+            part = next(
+                each.model_fields[rest[0]] for each in kinds if rest[0] in each.model_fields
+            )
+            nested[rest[0]] = _read(part.annotation, text, None)
             self.values[holder] = nested
             return
         annotation = self.kind.model_fields[holder].annotation
@@ -112,15 +116,14 @@ def apply_settings(typed: Sequence[Typed], chosen: Sequence[Chosen]) -> None:
     for name, value in typed:
         holders = [each for each in chosen if name in find_settings(each.kind)]
         own = [each for each in holders if name in each.kind.model_fields]
-        holders = own or holders  # a setting goes before a part of one that is called alike
+        # a setting goes before a part of one that is called alike, as an optimiser's `clip`
+        holders = own or holders
         if not holders:
             kinds = [each.kind for each in chosen]
             raise UserError(
                 f"nothing that was chosen has a setting {name!r}", _list_settings(kinds, name)
             )
-        # a setting of its own goes before one of its settings: a loss's CLIP, an optimiser's clip
-        own = [each for each in holders if len(find_settings(each.kind)[name]) == 1]
-        for each in own or holders:
+        for each in holders:
             each.set(name, value)
 
 

@@ -58,7 +58,7 @@ def follow(events: Iterator[Event], folder: Path, *, quiet: bool = False) -> Non
     with _Display(quiet) as display:
         try:
             for event in events:
-                begun = begun or isinstance(event, Iteration)
+                begun = begun or _has_made(event)
                 display.show(event)
         except KeyboardInterrupt:
             close = getattr(events, "close", None)
@@ -115,6 +115,11 @@ class _Display:
 
 def _note(numbers: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+def _has_made(event: Event) -> bool:
+    """Whether there is something to keep."""
+    return isinstance(event, Iteration) or (isinstance(event, MethodBegun) and event.done > 0)
 
 
 def _tell_stop(folder: Path, begun: bool) -> None:
