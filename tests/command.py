@@ -20,4 +20,6 @@ def call(*arguments: object) -> tuple[int, str]:
 
 def images(folder: Path) -> dict[str, bytes]:
     """The pixels of a run's images, by their names."""
-    return {path.name: Image.open(path).tobytes() for path in sorted((folder / "images").glob("*.png"))}
+    return {
+        path.name: Image.open(path).tobytes() for path in sorted((folder / "images").glob("*.png"))
+    }

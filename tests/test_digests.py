@@ -61,7 +61,10 @@ NOISE: dict[str, tuple[str, dict[str, Any]]] = {
     "semantic": ("semantic", STEPS),
 }
 EDIT: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, STEPS) for name in ("reconstruction", "edict", "ddim", "blended", "diffedit", "asyrp")},
+    **{
+        name: (name, STEPS)
+        for name in ("reconstruction", "edict", "ddim", "blended", "diffedit", "asyrp")
+    },
     "sdedit": ("sdedit", {**STEPS, "strength": 0.6, "repeats": 2, "eta": 0.5}),
     "ilvr": ("ilvr", {**STEPS, "factor": 2}),
     "repaint": ("repaint", {**STEPS, "repeats": 2}),
@@ -103,8 +106,14 @@ def files() -> Path:
 
 @cache
 def model_of(family: str) -> Model:
-    name = "scenes" if family == "bundled" else str(tiny.save_family(family, files() / family.replace(" ", "_")))
-    return load_model(parse_spec({"methods": [{"kind": "plain"}], "checkpoint": {"model": name}}).checkpoint)
+    name = (
+        "scenes"
+        if family == "bundled"
+        else str(tiny.save_family(family, files() / family.replace(" ", "_")))
+    )
+    return load_model(
+        parse_spec({"methods": [{"kind": "plain"}], "checkpoint": {"model": name}}).checkpoint
+    )
 
 
 def spec_of(family: str, name: str) -> Any:
@@ -145,8 +154,19 @@ def record(family: str, name: str) -> dict[str, Any]:
         spent = [passes.forward - forward, passes.backward]
         images = shown(method, task, state)
     eight = images.clamp(0, 1).mul(255).round().byte().contiguous()
-    coarse = torch.nn.functional.adaptive_avg_pool2d(images, 4).mul(1000).round().int().flatten().tolist()
-    return {"digest": hashlib.sha256(eight.numpy().tobytes()).hexdigest(), "passes": spent, "coarse": coarse}
+    coarse = (
+        torch.nn.functional.adaptive_avg_pool2d(images, 4)
+        .mul(1000)
+        .round()
+        .int()
+        .flatten()
+        .tolist()
+    )
+    return {
+        "digest": hashlib.sha256(eight.numpy().tobytes()).hexdigest(),
+        "passes": spent,
+        "coarse": coarse,
+    }
 
 
 def shown(method: Any, task: Any, state: Any) -> Tensor:
@@ -159,7 +179,10 @@ def shown(method: Any, task: Any, state: Any) -> Tensor:
     if method.kind == "effect":
         noise = torch.cat([method.find_noise(task), task.model.noise(task.seeds)])
         return method.draw(task, state.values["vectors"], f"{SHOWN} {method.word}", noise)
-    wanted = [("a red square on a white background", 0), ("a blue circle on a black background", 100)]
+    wanted = [
+        ("a red square on a white background", 0),
+        ("a blue circle on a black background", 100),
+    ]
     from chainrule.methods.stylize import _tuned
 
     with _tuned(task.model, method.rank, state.values):
@@ -187,7 +210,12 @@ def test_every_method_is_recorded() -> None:
 
 if __name__ == "__main__":
     old = json.loads(RECORDED.read_text())
-    same = {family: [name for name in names if record(family, name) == names[name]] for family, names in old.items()}
+    same = {
+        family: [name for name in names if record(family, name) == names[name]]
+        for family, names in old.items()
+    }
     new = {family: {name: record(family, name) for name in names} for family, names in old.items()}
     RECORDED.write_text(json.dumps(new, indent=1))
-    print({family: f"{len(same[family])} of {len(names)} the same" for family, names in old.items()})
+    print(
+        {family: f"{len(same[family])} of {len(names)} the same" for family, names in old.items()}
+    )

@@ -22,7 +22,9 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = f"{README}\n{(ROOT / 'CONTRIBUTING.md').read_text()}"
 JOINED = re.sub(r" \\\n\s*", " ", DOCUMENTS)
 KINDS = "generate|guide|edit|invert|effect|stylize|audit|estimate|run|resume|rerun|methods|models"
-TYPED = re.findall(rf"(?:^|(?<=`))chainrule (?:{KINDS})(?: [^`\n]+)?(?=[`\n])", JOINED, re.MULTILINE)
+TYPED = re.findall(
+    rf"(?:^|(?<=`))chainrule (?:{KINDS})(?: [^`\n]+)?(?=[`\n])", JOINED, re.MULTILINE
+)
 NOT_HERE = ("truncate", "NAME", "METHOD")
 """Of the example of another package, and what stands for any name."""
 COMMANDS = sorted(
@@ -53,7 +55,13 @@ def test_commands_can_be_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -
         return asked[-1]
 
     monkeypatch.setattr("chainrule.cli.ask.make_spec", keep)
-    for place in ("ask.execute", "show.load_model", "again.read_spec", "again.resume", "again.find_run"):
+    for place in (
+        "ask.execute",
+        "show.load_model",
+        "again.read_spec",
+        "again.resume",
+        "again.find_run",
+    ):
         monkeypatch.setattr(f"chainrule.cli.{place}", understand)
     _, *arguments = shlex.split(command, comments=True)
     code, output = call(*arguments)
@@ -66,7 +74,11 @@ def test_commands_can_be_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -
     (spec,) = asked
     for name in re.findall(r"docs/[\w./-]+", command):
         assert (ROOT / name).is_file()
-    named = [part.split(":")[0] for part, before in zip(arguments[1:], arguments, strict=False) if before == "--method"]
+    named = [
+        part.split(":")[0]
+        for part, before in zip(arguments[1:], arguments, strict=False)
+        if before == "--method"
+    ]
     if named:
         assert [method.kind for method in spec.methods] == named
 
@@ -81,7 +93,9 @@ def test_the_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     """From the first block to the last, with tiny networks in the place of large ones, and few steps."""
     load, bundled = chainrule.load, load_once()
 
-    def load_tiny(name: Any = None, *, size: tuple[int, int] | None = None, **_: Any) -> chainrule.Model:
+    def load_tiny(
+        name: Any = None, *, size: tuple[int, int] | None = None, **_: Any
+    ) -> chainrule.Model:
         if name is None:
             return bundled
         return load(family(TINY[name]) if name in TINY else name, size=size and (16, 16))
@@ -100,7 +114,9 @@ def test_the_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert len(namespace["result"].images) == 2
     assert namespace["edited"].shape == (2, 3, 64, 64)
     kept = namespace["images"][:, :, 32:]
-    assert torch.equal(namespace["edited"][:, :, 32:], kept)  # the last edit has a mask, and is exact
+    assert torch.equal(
+        namespace["edited"][:, :, 32:], kept
+    )  # the last edit has a mask, and is exact
     assert (tmp_path / "runs" / "plain" / "contact-sheet.png").is_file()
 
 

@@ -34,7 +34,12 @@ GUIDE = [
     "guide", PROMPT, "--loss", "classifier=heart", "--method", "plain", "--method", "one-step", "--method", "doodl",
     "--steps", "3", "--iterations", "3", "--start-of", "2", "--crops", "2", *SEEDS,
 ]  # fmt: skip
-EDIT = ["--from", "a red circle on a white background", "--prompt", "a green circle on a white background"]
+EDIT = [
+    "--from",
+    "a red circle on a white background",
+    "--prompt",
+    "a green circle on a white background",
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +55,20 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("edit")
     render(Scene((Thing("circle", "red", 22, 26, 15),), "white")).save(folder / "photo.png")
     grid = ["--method", "sdedit:strength=0.6", "--method", "sdedit:strength=0.8"]
-    code, output = call("edit", folder / "photo.png", *EDIT, *grid, "--steps", "5", *SEEDS, "-o", folder / "run")
+    code, output = call(
+        "edit", folder / "photo.png", *EDIT, *grid, "--steps", "5", *SEEDS, "-o", folder / "run"
+    )
     assert code == 0, output
     (folder / "photo.png").unlink()
     return folder / "run"
 
 
 def test_a_run_folder_holds_everything(guided: Path) -> None:
-    names = {f"{method}-{seed}.png" for method in ("plain", "one-step", "doodl") for seed in ("0000", "0007")}
+    names = {
+        f"{method}-{seed}.png"
+        for method in ("plain", "one-step", "doodl")
+        for seed in ("0000", "0007")
+    }
     assert set(images(guided)) == names
     assert {path.name for path in guided.iterdir()} == {
         "spec.json", "digests.json", "images", "contact-sheet.png", "loss.png", "report.json", "report.csv",
@@ -66,7 +77,11 @@ def test_a_run_folder_holds_everything(guided: Path) -> None:
     assert json.loads((guided / "spec.json").read_text())["version"] == 2
     spec = read_spec(guided / "spec.json")
     assert spec.inputs.seed == (0, 7)
-    assert [(method.steps, method.kind) for method in spec.methods] == [(3, "plain"), (3, "one-step"), (3, "doodl")]
+    assert [(method.steps, method.kind) for method in spec.methods] == [
+        (3, "plain"),
+        (3, "one-step"),
+        (3, "doodl"),
+    ]
     report = json.loads((guided / "report.json").read_text())["methods"]
     assert len(report["doodl"]["history"]) == 4
     for entry in report.values():
@@ -80,19 +95,27 @@ def test_a_run_folder_holds_everything(guided: Path) -> None:
 
 
 def test_pictures_make_themselves_again(guided: Path, tmp_path: Path) -> None:
-    code, output = call("rerun", guided / "images" / "doodl-0007.png", "--output", tmp_path / "doodl")
+    code, output = call(
+        "rerun", guided / "images" / "doodl-0007.png", "--output", tmp_path / "doodl"
+    )
     assert code == 0, output
     assert images(tmp_path / "doodl") == {
         name: pixels for name, pixels in images(guided).items() if name.startswith("doodl")
     }
     code, output = call("rerun", guided / "contact-sheet.png", "--output", tmp_path / "sheet")
     assert (code, images(tmp_path / "sheet")) == (0, images(guided)), output
-    one, other = (Image.open(folder / "contact-sheet.png") for folder in (guided, tmp_path / "sheet"))
+    one, other = (
+        Image.open(folder / "contact-sheet.png") for folder in (guided, tmp_path / "sheet")
+    )
     assert one.tobytes() == other.tobytes()
 
 
 def test_a_grid_of_settings(edited: Path) -> None:
-    names = [f"sdedit-strength={strength}-{seed}.png" for strength in (0.6, 0.8) for seed in ("0000", "0007")]
+    names = [
+        f"sdedit-strength={strength}-{seed}.png"
+        for strength in (0.6, 0.8)
+        for seed in ("0000", "0007")
+    ]
     assert list(images(edited)) == names
     assert len(set(images(edited).values())) == 4
     report = json.loads((edited / "report.json").read_text())
@@ -100,7 +123,9 @@ def test_a_grid_of_settings(edited: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["json", "yaml"])
-def test_a_spec_is_run_as_the_command_that_wrote_it(edited: Path, kind: str, tmp_path: Path) -> None:
+def test_a_spec_is_run_as_the_command_that_wrote_it(
+    edited: Path, kind: str, tmp_path: Path
+) -> None:
     """Its photo is looked for beside it: in the run's folder."""
     if kind == "json":
         code, output = call("run", edited / "spec.json", "-o", tmp_path / "again")
@@ -124,7 +149,9 @@ def test_a_finished_run_is_not_done_again(guided: Path) -> None:
 def start(*arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "chainrule", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -158,14 +185,22 @@ def test_killed_it_goes_on_and_ends_the_same(guided: Path, tmp_path: Path, name:
 def test_interrupted_it_keeps_the_best_and_says_how_to_go_on(tmp_path: Path) -> None:
     """Ctrl-C, in a run that would last for hours."""
     folder = tmp_path / "stopped"
-    process = start(*GUIDE, "--method", "best-of", "--count", "2", "--iterations", "100000", "-o", folder)
+    process = start(
+        *GUIDE, "--method", "best-of", "--count", "2", "--iterations", "100000", "-o", folder
+    )
     wait_for(folder / "doodl.safetensors", process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    assert f"the best so far is in {folder}, `chainrule resume {folder}` goes on" in " ".join(said.split())
+    assert f"the best so far is in {folder}, `chainrule resume {folder}` goes on" in " ".join(
+        said.split()
+    )
     assert "Traceback" not in said
-    names = {f"{method}-{seed}.png" for method in ("plain", "one-step", "doodl") for seed in ("0000", "0007")}
+    names = {
+        f"{method}-{seed}.png"
+        for method in ("plain", "one-step", "doodl")
+        for seed in ("0000", "0007")
+    }
     assert set(images(folder)) == names
     report = json.loads((folder / "report.json").read_text())["methods"]
     assert report["doodl"]["finished"] is False
@@ -176,11 +211,16 @@ def test_interrupted_it_keeps_the_best_and_says_how_to_go_on(tmp_path: Path) -> 
     ("events", "message"),
     [
         ([MethodBegun("doodl", 5)], "stopped before anything was made"),
-        ([MethodBegun("doodl", 5, 2)], "the best so far is in runs/x, `chainrule resume runs/x` goes on"),
+        (
+            [MethodBegun("doodl", 5, 2)],
+            "the best so far is in runs/x, `chainrule resume runs/x` goes on",
+        ),
         ([MethodBegun("doodl", 5), Iteration("doodl", 1, 5, {})], "the best so far is in runs/x"),
     ],
 )
-def test_a_stop_says_what_there_is(events: list[Event], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_stop_says_what_there_is(
+    events: list[Event], message: str, capsys: pytest.CaptureFixture
+) -> None:
     def interrupted() -> Iterator[Event]:
         yield from events
         raise KeyboardInterrupt
@@ -191,7 +231,9 @@ def test_a_stop_says_what_there_is(events: list[Event], message: str, capsys: py
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_stopped_in_this_process_it_goes_on_from_the_command_line(guided: Path, tmp_path: Path) -> None:
+def test_stopped_in_this_process_it_goes_on_from_the_command_line(
+    guided: Path, tmp_path: Path
+) -> None:
     events = execute(read_spec(guided / "spec.json"), tmp_path / "run")
     for event in events:
         if isinstance(event, Iteration) and (event.label, event.done) == ("doodl", 2):
@@ -203,7 +245,8 @@ def test_stopped_in_this_process_it_goes_on_from_the_command_line(guided: Path, 
 
 
 @pytest.mark.parametrize(
-    ("solver", "grid"), [("heun", None), ("dpm++", "karras"), ("ab4", "log-snr"), ("rk4", "uniform")]
+    ("solver", "grid"),
+    [("heun", None), ("dpm++", "karras"), ("ab4", "log-snr"), ("rk4", "uniform")],
 )
 def test_other_solvers_draw_the_same_picture_nearly(
     solver: str, grid: str | None, tmp_path: Path, reference: np.ndarray
@@ -233,16 +276,24 @@ def test_seeds_are_a_range_and_prompts_may_be_several(tmp_path: Path) -> None:
     assert set(images(tmp_path / "g")) == {"plain-0000.png", "plain-0001.png", "plain-0002.png"}
 
 
-def test_without_a_name_a_new_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_name_a_new_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, _ = call("generate", "A red circle!", "--seed", "0", "--steps", "1")
     assert code == 0
-    assert [path.name.split("-", 2)[2] for path in (tmp_path / "runs").iterdir()] == ["a-red-circle"]
+    assert [path.name.split("-", 2)[2] for path in (tmp_path / "runs").iterdir()] == [
+        "a-red-circle"
+    ]
 
 
 def test_models_lists_what_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    families = {"a--mine": "StableDiffusionPipeline", "b--other": "KandinskyPipeline", "c--bert": None}
+    families = {
+        "a--mine": "StableDiffusionPipeline",
+        "b--other": "KandinskyPipeline",
+        "c--bert": None,
+    }
     for name, family in families.items():
         snapshot = tmp_path / f"models--{name}" / "snapshots" / "0"
         snapshot.mkdir(parents=True)
@@ -279,7 +330,11 @@ def test_a_method_says_what_it_does_its_limits_and_its_settings(name: str) -> No
         if "." in setting or (len(path) > 1 and not hasattr(value, path[1])):  # another optimiser's
             continue
         value = value if len(path) == 1 else getattr(value, path[1])
-        written = {None: "none", True: "true", False: "false"}.get(value) if value in (None, True, False) else None
+        written = (
+            {None: "none", True: "true", False: "false"}.get(value)
+            if value in (None, True, False)
+            else None
+        )
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             written = str(value)
         assert f"{setting} {written or ''}" in table
@@ -294,21 +349,42 @@ def test_an_unknown_method_is_named_with_the_nearest() -> None:
     assert (code, output) == (2, "error: there is no method 'sdedti': choose among sdedit, ddim")
 
 
-@pytest.mark.parametrize("command", ["generate", "guide", "edit", "invert", "effect", "stylize", "audit", "estimate"])
+@pytest.mark.parametrize(
+    "command", ["generate", "guide", "edit", "invert", "effect", "stylize", "audit", "estimate"]
+)
 def test_help_is_short(command: str) -> None:
-    said = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).output
+    said = (
+        CliRunner()
+        .invoke(app, [command, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+        .output
+    )
     assert 10 < len(said.splitlines()) <= 70
 
 
 def test_settings_are_told_from_options() -> None:
     known = {"--seed", "--steps"}
-    words = ["a.png", "--strength", "0.6", "--seed", "1", "--no-go=x=y", "--adjoint", "--clip", "--rate", "-1", "b.png"]
+    words = [
+        "a.png",
+        "--strength",
+        "0.6",
+        "--seed",
+        "1",
+        "--no-go=x=y",
+        "--adjoint",
+        "--clip",
+        "--rate",
+        "-1",
+        "b.png",
+    ]
     assert split_settings(words, known) == (
         ["a.png", "--seed", "1", "b.png"],
         [("strength", "0.6"), ("no_go", "x=y"), ("adjoint", None), ("clip", None), ("rate", "-1")],
     )
     assert split_settings(["--adjoint", "a.png"], known) == (["a.png"], [("adjoint", None)])
-    assert split_settings(["--adjoint", "false", "a.png"], known) == (["a.png"], [("adjoint", "false")])
+    assert split_settings(["--adjoint", "false", "a.png"], known) == (
+        ["a.png"],
+        [("adjoint", "false")],
+    )
     assert split_settings(["--", "--strength", "1"], known) == (["--", "--strength", "1"], [])
 
 
@@ -367,7 +443,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_sentence_and_exit_code_2(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     arguments, message = BAD[name]
     code, output = call(*arguments)
@@ -390,10 +468,14 @@ def test_only_the_command_line_knows_its_options() -> None:
                 assert "--" not in ast.unparse(node), f"{path}:{node.lineno}"
 
 
-def test_an_output_that_is_taken_or_unwritable_is_refused_and_nothing_is_lost(guided: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_taken_or_unwritable_is_refused_and_nothing_is_lost(
+    guided: Path, tmp_path: Path
+) -> None:
     before = images(guided)
     code, output = call(*GUIDE, "--mix", "0.9", "--output", guided)
-    wanted = f"error: {guided} is not empty: choose another, or `chainrule resume {guided}` (--output)"
+    wanted = (
+        f"error: {guided} is not empty: choose another, or `chainrule resume {guided}` (--output)"
+    )
     assert (code, output) == (2, wanted)
     assert images(guided) == before
     (tmp_path / "file").write_text("")
@@ -412,12 +494,16 @@ def test_a_picture_of_someone_else_is_refused(tmp_path: Path) -> None:
     assert (code, "carries no settings" in output) == (2, True)
 
 
-def test_a_nan_loss_keeps_what_there_is(guided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nan_loss_keeps_what_there_is(
+    guided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from chainrule.losses import Classifier
 
     original, count = Classifier.__call__, iter(range(100))
 
-    def sometimes_nan(self, images):  # a call for each draw of the start; two an iteration: the crops, the whole image
+    def sometimes_nan(
+        self, images
+    ):  # a call for each draw of the start; two an iteration: the crops, the whole image
         return original(self, images) * (float("nan") if next(count) >= 2 + 4 else 1.0)
 
     only = ["--method", "doodl", *GUIDE[10:]]
@@ -427,6 +513,10 @@ def test_a_nan_loss_keeps_what_there_is(guided: Path, tmp_path: Path, monkeypatc
     assert code == 2
     assert "the loss classifier=heart is nan in iteration 2" in output
     kept = images(tmp_path / "nan")
-    code, output = call("rerun", tmp_path / "nan" / "images" / "doodl-0000.png", "--output", tmp_path / "again")
+    code, output = call(
+        "rerun", tmp_path / "nan" / "images" / "doodl-0000.png", "--output", tmp_path / "again"
+    )
     assert code == 0, output
-    assert images(tmp_path / "again") == kept  # the two iterations that were done, not the four that were asked for
+    assert (
+        images(tmp_path / "again") == kept
+    )  # the two iterations that were done, not the four that were asked for

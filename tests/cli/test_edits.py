@@ -43,7 +43,10 @@ def mask(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pixels(folder: Path) -> dict[str, np.ndarray]:
-    return {path.name: np.asarray(Image.open(path)).astype(int) for path in (folder / "images").iterdir()}
+    return {
+        path.name: np.asarray(Image.open(path)).astype(int)
+        for path in (folder / "images").iterdir()
+    }
 
 
 def test_every_method_that_edits_by_words_is_tried() -> None:
@@ -79,10 +82,14 @@ def test_all_methods_side_by_side(photo: Path, mask: Path, tmp_path: Path) -> No
     ],
 )
 @pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
-def test_on_anyones_checkpoint(family: str, without: set[str], photo: Path, mask: Path, tmp_path: Path) -> None:
+def test_on_anyones_checkpoint(
+    family: str, without: set[str], photo: Path, mask: Path, tmp_path: Path
+) -> None:
     folder = tiny.save_family(family, tmp_path / "pipeline")
     quick = ["--steps", "2", "--seed", "0", "-m", folder, "-o"]
-    chosen = [option for method in EDITS if method not in without for option in ("--method", method)]
+    chosen = [
+        option for method in EDITS if method not in without for option in ("--method", method)
+    ]
     code, output = call("edit", photo, *WORDS, *chosen, "--mask", mask, *quick, tmp_path / "run")
     assert code == 0, output
     assert len(images(tmp_path / "run")) == len(EDITS) - len(without)
@@ -93,7 +100,16 @@ def test_on_anyones_checkpoint(family: str, without: set[str], photo: Path, mask
 
 
 def test_the_models_own_pictures_are_edited_from_their_noise(tmp_path: Path) -> None:
-    options = ["--weight", "green=2", "--blend", "circle", "--self-attention", "0.5", "--cross", "1"]
+    options = [
+        "--weight",
+        "green=2",
+        "--blend",
+        "circle",
+        "--self-attention",
+        "0.5",
+        "--cross",
+        "1",
+    ]
     method = ["--method", "prompt-to-prompt"]
     code, output = call("edit", *WORDS, *method, *options, *QUICK, "-o", tmp_path / "run")
     assert code == 0, output
@@ -102,19 +118,25 @@ def test_the_models_own_pictures_are_edited_from_their_noise(tmp_path: Path) -> 
     assert set(images(tmp_path / "run")) == {
         f"{what}-{seed}.png" for what in ("photo", "prompt-to-prompt") for seed in ("0000", "0001")
     }
-    code, output = call("edit", "--from", SHOWN, "--prompt", SHOWN, *method, *QUICK, "-o", tmp_path / "same")
+    code, output = call(
+        "edit", "--from", SHOWN, "--prompt", SHOWN, *method, *QUICK, "-o", tmp_path / "same"
+    )
     assert code == 0, output
     same = pixels(tmp_path / "same")
     for seed in ("0000", "0001"):
         assert abs(same[f"photo-{seed}.png"] - same[f"prompt-to-prompt-{seed}.png"]).max() <= 1
 
 
-@pytest.mark.parametrize("where", ["colour=red", "colour=#de2626", "text=a green circle on a black background"])
+@pytest.mark.parametrize(
+    "where", ["colour=red", "colour=#de2626", "text=a green circle on a black background"]
+)
 def test_masks_by_colour_and_by_words(where: str, photo: Path, tmp_path: Path) -> None:
     options = ["--method", "repaint", "--repeats", "1", "--mask", where, "--exact"]
     code, output = call("edit", photo, *WORDS, *options, "--steps", "3", "-o", tmp_path / "run")
     assert code == 0, output
-    changed = (np.asarray(Image.open(photo)) != pixels(tmp_path / "run")["repaint-0000.png"]).any(axis=-1)
+    changed = (np.asarray(Image.open(photo)) != pixels(tmp_path / "run")["repaint-0000.png"]).any(
+        axis=-1
+    )
     assert 0.02 < changed.mean() < 0.7
     if where.startswith("colour"):
         assert changed[26, 22]
@@ -132,12 +154,28 @@ def test_semantic_guidance_mixes_losses(photo: Path, tmp_path: Path) -> None:
     assert "semantic guidance knows text, image, perceptual and style, not symmetry" in output
 
 
-def test_blended_follows_a_loss_and_noise_aware_a_class(photo: Path, mask: Path, tmp_path: Path) -> None:
-    options = ["--loss", "classifier=star", "--method", "blended", "--method", "noise-aware", "--mask", mask]
-    code, output = call("edit", photo, *WORDS, *options, *QUICK, "--scale", "30", "-o", tmp_path / "run")
+def test_blended_follows_a_loss_and_noise_aware_a_class(
+    photo: Path, mask: Path, tmp_path: Path
+) -> None:
+    options = [
+        "--loss",
+        "classifier=star",
+        "--method",
+        "blended",
+        "--method",
+        "noise-aware",
+        "--mask",
+        mask,
+    ]
+    code, output = call(
+        "edit", photo, *WORDS, *options, *QUICK, "--scale", "30", "-o", tmp_path / "run"
+    )
     assert code == 0, output
     assert len(images(tmp_path / "run")) == 4
-    assert [method.scale for method in read_spec(tmp_path / "run" / "spec.json").methods] == [30.0, 30.0]
+    assert [method.scale for method in read_spec(tmp_path / "run" / "spec.json").methods] == [
+        30.0,
+        30.0,
+    ]
 
 
 def test_inverting_says_what_the_way_there_and_back_costs(photo: Path, tmp_path: Path) -> None:
@@ -147,25 +185,48 @@ def test_inverting_says_what_the_way_there_and_back_costs(photo: Path, tmp_path:
         assert said in output
     pair = load_file(tmp_path / "run" / "latents.safetensors")
     assert pair["x"].shape == pair["y"].shape
-    numbers = json.loads((tmp_path / "run" / "report.json").read_text())["methods"]["inversion"]["numbers"]
+    numbers = json.loads((tmp_path / "run" / "report.json").read_text())["methods"]["inversion"][
+        "numbers"
+    ]
     assert numbers["float64"]["drift"] < 1e-12
     assert call("resume", tmp_path / "run")[0] == 0
 
 
 E = ["edit", "PHOTO", *WORDS]
 BAD = {
-    "no picture": (["edit", "--prompt", WANTED], "there is no picture: name one, or say what the model should draw"),
-    "nothing asked": (["edit", "PHOTO", "--from", SHOWN], "there is nothing to edit: say what the picture should show"),
-    "no words": (["edit", "PHOTO", "--loss", "symmetry", "--method", "diffedit"], "should show: say it (--prompt)"),
-    "no source": (["edit", "PHOTO", "--prompt", WANTED, "--method", "prompt-to-prompt"], "shows: say it (--from)"),
+    "no picture": (
+        ["edit", "--prompt", WANTED],
+        "there is no picture: name one, or say what the model should draw",
+    ),
+    "nothing asked": (
+        ["edit", "PHOTO", "--from", SHOWN],
+        "there is nothing to edit: say what the picture should show",
+    ),
+    "no words": (
+        ["edit", "PHOTO", "--loss", "symmetry", "--method", "diffedit"],
+        "should show: say it (--prompt)",
+    ),
+    "no source": (
+        ["edit", "PHOTO", "--prompt", WANTED, "--method", "prompt-to-prompt"],
+        "shows: say it (--from)",
+    ),
     "no mask": (
         [*E, "--method", "repaint"],
         "repaint fills a part of the picture: say which with a mask, white = change (--mask)",
     ),
-    "no mask's picture": (["generate", "x", "--mask", "colour=red"], "there is no option or setting 'mask'"),
+    "no mask's picture": (
+        ["generate", "x", "--mask", "colour=red"],
+        "there is no option or setting 'mask'",
+    ),
     "no file": ([*E, "--mask", "nowhere.png"], "nowhere.png"),
-    "no colour": ([*E, "--mask", "colour=reddish"], "'reddish' is not a colour: name one (red) or write it (#de2626)"),
-    "empty mask": ([*E, "--mask", "colour=blue"], "the mask is empty, so that nothing of the picture would change"),
+    "no colour": (
+        [*E, "--mask", "colour=reddish"],
+        "'reddish' is not a colour: name one (red) or write it (#de2626)",
+    ),
+    "empty mask": (
+        [*E, "--mask", "colour=blue"],
+        "the mask is empty, so that nothing of the picture would change",
+    ),
     "large mask": (
         [*E, "--mask", "LARGE"],
         "is 65x64 pixels and the picture 64x64: they must be the same size (--mask)",
@@ -176,16 +237,28 @@ BAD = {
         [*E, "--method", "prompt-to-prompt", "--weight", "green=much"],
         "weight.green cannot be 'much': input should be a valid number",
     ),
-    "eta": ([*E, "--method", "sdedit", "--eta", "2"], "eta cannot be '2': input should be less than or equal to 1"),
+    "eta": (
+        [*E, "--method", "sdedit", "--eta", "2"],
+        "eta cannot be '2': input should be less than or equal to 1",
+    ),
     "share": ([*E, "--method", "prompt-to-prompt", "--cross", "2"], "cross cannot be '2'"),
     "repeats": ([*E, "--method", "repaint", "--repeats", "0"], "repeats cannot be '0'"),
     "strength": ([*E, "--strength", "2"], "strength cannot be '2'"),
     "mix": ([*E, "--mix", "1.5"], "mix cannot be '1.5'"),
-    "no loss": ([*E, "--method", "doodl"], "doodl needs a loss: name one, for example classifier=heart (--loss)"),
+    "no loss": (
+        [*E, "--method", "doodl"],
+        "doodl needs a loss: name one, for example classifier=heart (--loss)",
+    ),
     "nothing redone": ([*E, "--method", "edict", "--strength", "0"], "strength cannot be '0'"),
     "coarse": ([*E, "--method", "ilvr", "--factor", "100"], "100"),
-    "no such word": ([*E, "--method", "prompt-to-prompt", "--weight", "cat=2"], "has no word 'cat': name one"),
-    "no word to blend": ([*E, "--method", "prompt-to-prompt", "--blend", "cat"], "neither prompt has the word 'cat'"),
+    "no such word": (
+        [*E, "--method", "prompt-to-prompt", "--weight", "cat=2"],
+        "has no word 'cat': name one",
+    ),
+    "no word to blend": (
+        [*E, "--method", "prompt-to-prompt", "--blend", "cat"],
+        "neither prompt has the word 'cat'",
+    ),
     "a setting of none": (
         [*E, "--method", "sdedit", "--blend", "circle"],
         "nothing that was chosen has a setting 'blend': there are eta, repeats, steps, strength",
@@ -199,22 +272,43 @@ BAD = {
         "plain draws from noise: choose a method that edits photos (--method)",
     ),
     "a photo's method": (["generate", "x", "--method", "sdedit"], "sdedit edits a photo: name one"),
-    "a method for a photo's inversion": (["invert", "PHOTO", "--method", "edict"], "there is no option or setting"),
+    "a method for a photo's inversion": (
+        ["invert", "PHOTO", "--method", "edict"],
+        "there is no option or setting",
+    ),
     "a photo's method, guided": (
         ["guide", WANTED, "--loss", "symmetry", "--method", "edict"],
         "edict edits a photo: name one (the picture itself)",
     ),
-    "a photo, quickly": ([*E, "--loss", "symmetry", "--preset", "quick"], "choose faithful or tuned (--preset)"),
+    "a photo, quickly": (
+        [*E, "--loss", "symmetry", "--preset", "quick"],
+        "choose faithful or tuned (--preset)",
+    ),
     "no photo": (["edit", "nowhere.png", "--loss", "symmetry"], "nowhere.png: name a picture"),
     "not a photo": (["edit", __file__, "--loss", "symmetry"], "is not an image"),
     "no photo to invert": (["invert", "nowhere.png"], "nowhere.png: name a picture"),
-    "long prompt": (["edit", "PHOTO", "--prompt", "red " * 40], "the prompt has 40 tokens and this model reads 22"),
-    "no loss's picture": (["guide", WANTED, "--loss", "image=nowhere.png"], "nowhere.png: name a picture"),
-    "a loss without its target": (["guide", WANTED, "--loss", "aesthetic"], "'aesthetic' is not a loss"),
+    "long prompt": (
+        ["edit", "PHOTO", "--prompt", "red " * 40],
+        "the prompt has 40 tokens and this model reads 22",
+    ),
+    "no loss's picture": (
+        ["guide", WANTED, "--loss", "image=nowhere.png"],
+        "nowhere.png: name a picture",
+    ),
+    "a loss without its target": (
+        ["guide", WANTED, "--loss", "aesthetic"],
+        "'aesthetic' is not a loss",
+    ),
     "empty text": (["guide", WANTED, "--loss", "text= "], "'text= ' is not a loss"),
     "long text": (["guide", WANTED, "--loss", f"text={'red ' * 40}"], "and CLIP reads 24: shorten"),
-    "unknown CLIP": (["guide", WANTED, "--loss", "text=red", "--clip", "./nope"], "there is no CLIP at ./nope"),
-    "no head": (["guide", WANTED, "--loss", "aesthetic=10", "--rater", "nope.pth"], "there is no file nope.pth"),
+    "unknown CLIP": (
+        ["guide", WANTED, "--loss", "text=red", "--clip", "./nope"],
+        "there is no CLIP at ./nope",
+    ),
+    "no head": (
+        ["guide", WANTED, "--loss", "aesthetic=10", "--rater", "nope.pth"],
+        "there is no file nope.pth",
+    ),
 }
 
 
@@ -237,7 +331,9 @@ def test_bad_input_is_one_sentence_and_nothing_is_made(
 
 
 def test_a_picture_in_landscape(tmp_path: Path) -> None:
-    render(Scene((Thing("circle", "red", 22, 26, 15),), "white")).resize((96, 64)).save(tmp_path / "wide.png")
+    render(Scene((Thing("circle", "red", 22, 26, 15),), "white")).resize((96, 64)).save(
+        tmp_path / "wide.png"
+    )
     Image.new("L", (96, 64), 255).save(tmp_path / "mask.png")
     code, output = call("edit", tmp_path / "wide.png", *WORDS, *EVERY, "--mask", tmp_path / "mask.png", "--steps", "1",
                         "-o", tmp_path / "wide")  # fmt: skip

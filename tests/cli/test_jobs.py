@@ -49,7 +49,9 @@ def commands(pictures: Path) -> dict[str, list[object]]:
 
 
 @pytest.fixture(scope="module")
-def done(commands: dict[str, list[object]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def done(
+    commands: dict[str, list[object]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     folders = {name: tmp_path_factory.mktemp("jobs") / name for name in commands}
     for name, command in commands.items():
         code, output = call(*command, "--output", folders[name], "-q")
@@ -66,7 +68,14 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_folder_holds_everything(done: dict[str, Path], name: str) -> None:
-    common = {"spec.json", "digests.json", f"{name}.safetensors", "contact-sheet.png", "report.json", "report.csv"}
+    common = {
+        "spec.json",
+        "digests.json",
+        f"{name}.safetensors",
+        "contact-sheet.png",
+        "report.json",
+        "report.csv",
+    }
     assert {path.name for path in done[name].iterdir()} == common | FILES[name]
     assert Image.open(done[name] / "contact-sheet.png").size > (200, 200)
 
@@ -89,7 +98,9 @@ def test_a_report_counts_every_image(done: dict[str, Path]) -> None:
         assert 0 <= row[0]["value"] <= row[1]["value"] <= 1
     with (done["audit"] / "report.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["prompt"], row["seed"]) for row in rows] == [(p, s) for p in (PROMPT, OTHER) for s in ("0", "1")]
+    assert [(row["prompt"], row["seed"]) for row in rows] == [
+        (p, s) for p in (PROMPT, OTHER) for s in ("0", "1")
+    ]
     assert {row["label"] for row in rows} == {"audit"}
     assert sum(row["class"] != "" for row in rows) == report["audited"]["all"]
     said = (done["audit"] / "report.md").read_text()
@@ -110,12 +121,17 @@ def test_stopped_and_resumed_it_ends_the_same(done: dict[str, Path], tmp_path: P
     stop(done["audit"], tmp_path / "audit", 3)
     report = json.loads((tmp_path / "audit" / "report.json").read_text())["methods"]["audit"]
     assert (report["numbers"]["radii"], report["finished"]) == ([0.1], False)
-    assert "It was stopped before the larger ones were done" in (tmp_path / "audit" / "report.md").read_text()
+    assert (
+        "It was stopped before the larger ones were done"
+        in (tmp_path / "audit" / "report.md").read_text()
+    )
     code, output = call("resume", tmp_path / "audit")
     assert code == 0, output
     for file in ("contact-sheet.png", "report.md", "curve.png"):
         assert (done["audit"] / file).read_bytes() == (tmp_path / "audit" / file).read_bytes()
-    whole, resumed = (load_file(folder / "audit.safetensors") for folder in (done["audit"], tmp_path / "audit"))
+    whole, resumed = (
+        load_file(folder / "audit.safetensors") for folder in (done["audit"], tmp_path / "audit")
+    )
     for key, value in whole.items():
         assert torch.equal(value, resumed[key]), key
 
@@ -130,7 +146,9 @@ def test_a_sheet_makes_itself_again(done: dict[str, Path], tmp_path: Path) -> No
 def latents(pipeline: StableDiffusionPipeline, prompt: str) -> torch.Tensor:
     pipeline.set_progress_bar_config(disable=True)
     noise = load_once().noise([5])
-    drawn = pipeline(prompt, latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="latent")
+    drawn = pipeline(
+        prompt, latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="latent"
+    )
     return drawn.images
 
 
@@ -144,7 +162,9 @@ def test_both_open_in_plain_diffusers(done: dict[str, Path]) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(bundled.PIPELINE)
     pipeline.load_textual_inversion(str(file))
     pipeline.load_lora_weights(str(done["stylize"]), weight_name="pytorch_lora_weights.safetensors")
-    model = chainrule.load(embeddings=[file], loras=[done["stylize"] / "pytorch_lora_weights.safetensors"])
+    model = chainrule.load(
+        embeddings=[file], loras=[done["stylize"] / "pytorch_lora_weights.safetensors"]
+    )
     torch.testing.assert_close(ours(model, prompt), latents(pipeline, prompt), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(ours(model, prompt), ours(load_once(), PROMPT), atol=1e-3)
 
@@ -156,7 +176,9 @@ def test_both_are_used_from_the_command_line(done: dict[str, Path], tmp_path: Pa
         "-o", tmp_path / "both",
     )  # fmt: skip
     assert code == 0, output
-    code, output = call("rerun", tmp_path / "both" / "images" / "plain-0000.png", "-o", tmp_path / "again")
+    code, output = call(
+        "rerun", tmp_path / "both" / "images" / "plain-0000.png", "-o", tmp_path / "again"
+    )
     assert code == 0, output
     assert images(tmp_path / "both") == images(tmp_path / "again")
 
@@ -165,18 +187,42 @@ def test_on_another_checkpoint(pictures: Path, tmp_path: Path) -> None:
     folder = save_family("Stable Diffusion 1.x", tmp_path / "sd")
     common = ["-m", folder, "--steps", "1", "--seed", "0", "--prompt", "a cat", "-o"]
     code, output = call(
-        "stylize", pictures / "after.png", "--epochs", "1", "--features", bundled.CLASSIFIER, *common, tmp_path / "one"
+        "stylize",
+        pictures / "after.png",
+        "--epochs",
+        "1",
+        "--features",
+        bundled.CLASSIFIER,
+        *common,
+        tmp_path / "one",
     )
     assert code == 0, output
     code, output = call(
-        "effect", pictures / "before.png", pictures / "after.png", "--iterations", "1", *common, tmp_path / "two"
+        "effect",
+        pictures / "before.png",
+        pictures / "after.png",
+        "--iterations",
+        "1",
+        *common,
+        tmp_path / "two",
     )
     assert code == 0, output
 
 
 def test_prompts_may_be_in_a_file(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n\n  {OTHER}\n")
-    settings = ["--epochs", "1", "--steps", "1", "--batch", "4", "--seed", "0", "--other-seeds", "9"]
+    settings = [
+        "--epochs",
+        "1",
+        "--steps",
+        "1",
+        "--batch",
+        "4",
+        "--seed",
+        "0",
+        "--other-seeds",
+        "9",
+    ]
     code, output = call("stylize", pictures / "after.png", "--prompts", tmp_path / "prompts.txt", *settings, "-o",
                         tmp_path / "run")  # fmt: skip
     assert code == 0, output
@@ -200,7 +246,10 @@ EFFECT = ["effect", "BEFORE", "AFTER", "--prompt"]
     ("arguments", "message"),
     [
         (["effect", "none.png", "AFTER", "--prompt", "x"], "there is no file"),
-        (["effect", "AFTER", "--prompt", "x"], "is learnt from two pictures, not 1: name one before and one after it"),
+        (
+            ["effect", "AFTER", "--prompt", "x"],
+            "is learnt from two pictures, not 1: name one before and one after it",
+        ),
         ([*EFFECT, " "], "effect needs to know what the images should show: say it (--prompt)"),
         ([*EFFECT, "x", "--word", "quar"], "is not a new word"),
         ([*EFFECT, "x", "--vectors", "0"], "vectors cannot be '0'"),
@@ -214,17 +263,32 @@ EFFECT = ["effect", "BEFORE", "AFTER", "--prompt"]
         (["stylize", "AFTER"], "there are no prompts"),
         (["stylize", "AFTER", "--prompts", "none.txt"], "none.txt cannot be read as prompts"),
         (["stylize", "AFTER", "--prompts", "BEFORE"], "cannot be read as prompts"),
-        (["stylize", "AFTER", "--prompt", "x", "--features", "./no"], "there is no vision network at ./no"),
+        (
+            ["stylize", "AFTER", "--prompt", "x", "--features", "./no"],
+            "there is no vision network at ./no",
+        ),
         (["stylize", "AFTER", "--prompt", "x", "--rank", "0"], "rank cannot be '0'"),
-        (["stylize", "AFTER", "--prompt", "x", "-m", "SD"], "nothing sees the style: name a VGG's weights"),
+        (
+            ["stylize", "AFTER", "--prompt", "x", "-m", "SD"],
+            "nothing sees the style: name a VGG's weights",
+        ),
         (["audit", LONG], "this model reads 22"),
         (["audit", ""], "the prompt is empty: say what to draw"),
         (["audit", "x", ""], "the prompt is empty: say what to draw"),
         (["audit", "a red square", "--tau", "x"], "tau.0 cannot be 'x'"),
         (["audit", "a red square", "--tau", "0"], "greater than 0"),
-        (["audit", "a red square", "-m", "SD"], "there is no independent judge: name an image classifier"),
-        (["audit", "a red square", "--classifier", "x", "--judge", "x"], "the judge is the classifier itself"),
-        (["guide", "x", "--loss", "classifier=heart", "--adjoint", "--method", "plain"], "has a setting 'adjoint'"),
+        (
+            ["audit", "a red square", "-m", "SD"],
+            "there is no independent judge: name an image classifier",
+        ),
+        (
+            ["audit", "a red square", "--classifier", "x", "--judge", "x"],
+            "the judge is the classifier itself",
+        ),
+        (
+            ["guide", "x", "--loss", "classifier=heart", "--adjoint", "--method", "plain"],
+            "has a setting 'adjoint'",
+        ),
         (["generate", "x", "--embedding", "none.safetensors"], "there is no file"),
         (["generate", "x", "--lora", "BEFORE"], "cannot be loaded as a LoRA"),
         (["generate", "x", "--embedding", "BEFORE"], "cannot be loaded as a textual inversion"),

@@ -303,7 +303,12 @@ def start(installed: Path, *arguments: str, **more: str) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", **more}
     command = [sys.executable, "-W", "ignore", *arguments]
     return subprocess.Popen(
-        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -356,7 +361,18 @@ def test_they_run_are_killed_resumed_made_again_and_estimated(
         [*estimate, *asked],
         ["methods"],
         ["methods", "toy-walk"],
-        ["guide", "a cat", "--loss", "toy-redness=0.9", "--method", "toy-walk", "--strid", "1", "-m", checkpoint],
+        [
+            "guide",
+            "a cat",
+            "--loss",
+            "toy-redness=0.9",
+            "--method",
+            "toy-walk",
+            "--strid",
+            "1",
+            "-m",
+            checkpoint,
+        ],
         ["guide", "a cat", "--loss", "redness", "-m", checkpoint],
         ["generate", "a cat", "--solver", "toy-sly", "-m", checkpoint],
     )
@@ -368,15 +384,27 @@ def test_they_run_are_killed_resumed_made_again_and_estimated(
     assert all(entry["finished"] and entry["passes"] > 0 for entry in report.values())
     assert (report["toy-walk"]["iterations"], report["toy-tint"]["iterations"]) == (3, 2)
     assert set(report["toy-walk"]["terms"]) == {"redness"}
-    drawn = {f"{label}-{seed}.png" for label in labels if label != "toy-tint" for seed in ("0000", "0001")}
+    drawn = {
+        f"{label}-{seed}.png"
+        for label in labels
+        if label != "toy-tint"
+        for seed in ("0000", "0001")
+    }
     assert set(pictures(whole)) == {*drawn, "contact-sheet.png"}
     spec = json.loads((whole / "spec.json").read_text())
     assert spec["methods"][0] == {"kind": "toy-truncate", "share": 0.8, "steps": 2}
     assert spec["methods"][1] == {"kind": "toy-walk", "iterations": 3, "stride": 0.25, "steps": 2}
     assert spec["losses"] == [{"kind": "toy-redness", "weight": 1.0, "target": 0.9, "channel": 1}]
 
-    assert pictures(killed) == pictures(whole) == pictures(tmp_path / "sheet") == pictures(tmp_path / "spec")
-    shifts = [(folder / "shift.safetensors").read_bytes() for folder in (killed, whole, tmp_path / "spec")]
+    assert (
+        pictures(killed)
+        == pictures(whole)
+        == pictures(tmp_path / "sheet")
+        == pictures(tmp_path / "spec")
+    )
+    shifts = [
+        (folder / "shift.safetensors").read_bytes() for folder in (killed, whole, tmp_path / "spec")
+    ]
     assert shifts[0] == shifts[1] == shifts[2]
     for name in ("toy-walk-0000.png", "toy-walk-0001.png"):
         assert pictures(tmp_path / "walk")[name] == pictures(whole)[name]
@@ -404,5 +432,8 @@ def test_a_name_of_ours_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None
     entry = EntryPoint("doodl", "toys.walk:Walk", "chainrule.methods")
     monkeypatch.setattr("chainrule.specs.entry_points", lambda group: [entry])
     registry = Registry(OURS.group, OURS.what, OURS.own)
-    with pytest.raises(UserError, match=r"toys.walk:Walk calls its method 'doodl', which there is already: rename it"):
+    with pytest.raises(
+        UserError,
+        match=r"toys.walk:Walk calls its method 'doodl', which there is already: rename it",
+    ):
         registry["doodl"]

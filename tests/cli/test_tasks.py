@@ -37,10 +37,14 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=WORLDS)
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[str]]:
     """The options that name the networks, by the kind of loss: none for the bundled ones, folders for anyone's."""
     if request.param == "scenes":
-        return {name: [] for name in ("model", "text", "image", "classifier", "aesthetic", "features")}
+        return {
+            name: [] for name in ("model", "text", "image", "classifier", "aesthetic", "features")
+        }
     folder = tmp_path_factory.mktemp("world")
     tiny.pipeline(tiny.SCHEDULERS[request.param]).save_pretrained(folder / "pipeline")
     tiny.save_clip(folder / "clip")
@@ -70,7 +74,9 @@ def test_guiding(world: dict[str, list[str]], photo: Path, tmp_path: Path, loss:
     code, output = call("guide", PROMPT, "--loss", target, *options, "-o", tmp_path / "run")
     assert code == 0, output
     assert set(images(tmp_path / "run")) == {
-        f"{method}-{seed}.png" for method in ("plain", "one-step", "doodl") for seed in ("0000", "0003")
+        f"{method}-{seed}.png"
+        for method in ("plain", "one-step", "doodl")
+        for seed in ("0000", "0003")
     }
     found = terms(tmp_path / "run")
     several = 2 if world["model"] and kind in ("text", "image") else 1  # a term for each CLIP
@@ -84,7 +90,9 @@ def test_editing_towards_a_rating(world: dict[str, list[str]], photo: Path, tmp_
     options = [*QUICK, *world["model"], *world["aesthetic"], *world["features"]]
     code, output = call("edit", photo, *losses, *options, "-o", tmp_path / "run")
     assert code == 0, output
-    assert set(images(tmp_path / "run")) == {f"{method}-0000.png" for method in ("reconstruction", "one-step", "doodl")}
+    assert set(images(tmp_path / "run")) == {
+        f"{method}-0000.png" for method in ("reconstruction", "one-step", "doodl")
+    }
     width, height = Image.open(tmp_path / "run" / "images" / "doodl-0000.png").size
     assert height / width == pytest.approx(1.5, abs=0.06)  # the photo's proportions, turned
     assert list(terms(tmp_path / "run")) == ["aesthetic=10", "0.5*perceptual"]
@@ -93,7 +101,15 @@ def test_editing_towards_a_rating(world: dict[str, list[str]], photo: Path, tmp_
 def test_editing_by_words(world: dict[str, list[str]], photo: Path, tmp_path: Path) -> None:
     asked, steps = ["--from", PROMPT, "--prompt"], ["--steps", "3", *world["model"]]
     code, output = call(
-        "edit", photo, *asked, "a blue shape on a white background", "--method", "edict", *steps, "-o", tmp_path / "run"
+        "edit",
+        photo,
+        *asked,
+        "a blue shape on a white background",
+        "--method",
+        "edict",
+        *steps,
+        "-o",
+        tmp_path / "run",
     )
     assert code == 0, output
     code, output = call("edit", photo, *asked, PROMPT, *steps, "-o", tmp_path / "same")
@@ -103,17 +119,26 @@ def test_editing_by_words(world: dict[str, list[str]], photo: Path, tmp_path: Pa
         for folder, method in (("same", "edict"), ("same", "reconstruction"), ("run", "edict"))
     )
     assert abs(same - back).max() <= 1 < abs(other - back).max()
-    code, output = call("rerun", tmp_path / "run" / "images" / "edict-0000.png", "-o", tmp_path / "again")
+    code, output = call(
+        "rerun", tmp_path / "run" / "images" / "edict-0000.png", "-o", tmp_path / "again"
+    )
     assert code == 0, output
     assert images(tmp_path / "again") == images(tmp_path / "run")
 
 
-def test_noise_aware_guidance_is_the_bundled_worlds(world: dict[str, list[str]], tmp_path: Path) -> None:
+def test_noise_aware_guidance_is_the_bundled_worlds(
+    world: dict[str, list[str]], tmp_path: Path
+) -> None:
     heart = ["--loss", "classifier=heart", "--method", "noise-aware", "--seed", "0", "--steps", "2"]
-    code, output = call("guide", PROMPT, *heart, *world["model"], *world["classifier"], "-o", tmp_path / "run")
+    code, output = call(
+        "guide", PROMPT, *heart, *world["model"], *world["classifier"], "-o", tmp_path / "run"
+    )
     if world["model"]:
         assert code == 2
-        assert "noise-aware guidance needs a classifier that was trained on the model's noisy latents" in output
+        assert (
+            "noise-aware guidance needs a classifier that was trained on the model's noisy latents"
+            in output
+        )
     else:
         assert code == 0, output
         assert set(images(tmp_path / "run")) == {"noise-aware-0000.png"}
@@ -121,10 +146,17 @@ def test_noise_aware_guidance_is_the_bundled_worlds(world: dict[str, list[str]],
 
 def test_a_name_that_a_loss_and_an_optimiser_have_is_the_losses() -> None:
     values = {"loss": [f"text={PROMPT}"], "seed": "0"}
-    found = make_spec(values, [("clip", "0.5*a"), ("clip", "b"), ("optimiser.clip", "0.3")], ["doodl"], preset=False)
+    found = make_spec(
+        values,
+        [("clip", "0.5*a"), ("clip", "b"), ("optimiser.clip", "0.3")],
+        ["doodl"],
+        preset=False,
+    )
     assert found.losses[0].clip == {"a": 0.5, "b": 1.0}
     assert found.methods[0].optimiser.clip == 0.3
-    alone = make_spec({"loss": ["symmetry"], "seed": "0"}, [("clip", "none")], ["doodl"], preset=False)
+    alone = make_spec(
+        {"loss": ["symmetry"], "seed": "0"}, [("clip", "none")], ["doodl"], preset=False
+    )
     assert alone.methods[0].optimiser.clip is None
 
 
@@ -139,7 +171,18 @@ def test_an_estimate_says_which_way_fits(monkeypatch: pytest.MonkeyPatch) -> Non
                 yield Estimate(label, plan, 50_000, {"walk": 1_000, "back": peak - 50_000}, 7)
 
     monkeypatch.setattr("chainrule.cli.show.ladder", canned)
-    asked = ["estimate", PROMPT, "--loss", "symmetry", "--steps", "3", "--method", "doodl", "--method", "plain"]
+    asked = [
+        "estimate",
+        PROMPT,
+        "--loss",
+        "symmetry",
+        "--steps",
+        "3",
+        "--method",
+        "doodl",
+        "--method",
+        "plain",
+    ]
     code, output = call(*asked)
     assert code == 0, output
     assert output.index("doodl") < output.index("plain")

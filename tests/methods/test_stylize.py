@@ -36,10 +36,10 @@ def test_an_epoch_draws_every_prompt_with_every_seed_once(monkeypatch: pytest.Mo
     drawn, draw = [], Stylize.draw
 
     def noted(
-        method: Stylize, model: Model, samples: Sequence[tuple[str, int]], keep: int = 0
+        method: Stylize, model: Model, samples: Sequence[tuple[str, int]], *rest: object
     ) -> Tensor:
         drawn.append(samples)
-        return draw(method, model, samples, keep)
+        return draw(method, model, samples, *rest)
 
     monkeypatch.setattr(Stylize, "draw", noted)
     work = studio(load_once(TINY))

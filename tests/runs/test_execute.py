@@ -41,7 +41,10 @@ from chainrule.runs import (
 from chainrule.runs.folder import Folder
 from conftest import tiny_model
 
-BRIGHT = [{"kind": "brightness", "target": 0.9}, {"kind": "brightness", "weight": 2.0, "target": 0.5}]
+BRIGHT = [
+    {"kind": "brightness", "target": 0.9},
+    {"kind": "brightness", "weight": 2.0, "target": 0.5},
+]
 OPTIMISED = {
     "kind": "doodl", "iterations": 2, "steps": 2, "crops": 2, "start_of": 2, "mix": None, "final_steps": 3,
     "optimiser": {"kind": "momentum", "rate": 20.0, "clip": None},
@@ -50,7 +53,11 @@ LIGHT = parse_spec(
     {
         "inputs": {"prompt": "a cat", "seed": (0, 1)},
         "losses": BRIGHT,
-        "methods": [{"kind": "plain", "steps": 2}, OPTIMISED, {"kind": "adjoint-dpm", "steps": 2, "iterations": 1}],
+        "methods": [
+            {"kind": "plain", "steps": 2},
+            OPTIMISED,
+            {"kind": "adjoint-dpm", "steps": 2, "iterations": 1},
+        ],
     }
 )
 """A run that takes a moment: tiny networks, known to `execute` by the `model` that it is given."""
@@ -99,7 +106,9 @@ NAMES = ("light", "effect", "stylize", "audit")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[RunSpec, Path, list[Event]]]:
+def whole(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], tuple[RunSpec, Path, list[Event]]]:
     """The spec, the folder and the events of a run that was never stopped."""
     done: dict[str, tuple[RunSpec, Path, list[Event]]] = {}
 
@@ -129,7 +138,9 @@ def contents(folder: Path) -> dict[str, Any]:
 
 def timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: timeless(part) for key, part in value.items() if key not in ("seconds", "passes")}
+        return {
+            key: timeless(part) for key, part in value.items() if key not in ("seconds", "passes")
+        }
     return value
 
 
@@ -153,7 +164,9 @@ def check_stopped(spec: RunSpec, folder: Path, seen: list[Event]) -> None:
     assert (folder / "contact-sheet.png").is_file()
     assert not list(folder.rglob(".part-*"))
     for label, method in spec.labelled():
-        drawn = list((folder / "images").glob(f"{label}-*.png")) if (folder / "images").is_dir() else []
+        drawn = (
+            list((folder / "images").glob(f"{label}-*.png")) if (folder / "images").is_dir() else []
+        )
         learns = method.kind in ("effect", "stylize", "audit")
         assert len(drawn) == (len(spec.inputs.seed) if label in made and not learns else 0)
 
@@ -174,7 +187,12 @@ STOPS: dict[str, dict[type[Event], tuple[int, ...]]] = {
 
 @pytest.mark.parametrize(
     ("name", "kind", "count"),
-    [(name, kind, count) for name in STOPS for kind, counts in STOPS[name].items() for count in counts],
+    [
+        (name, kind, count)
+        for name in STOPS
+        for kind, counts in STOPS[name].items()
+        for count in counts
+    ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_closed_at_any_event_it_keeps_the_best_and_goes_on_as_if_nothing_had_been(
@@ -214,7 +232,10 @@ ORDER = {
 @pytest.mark.parametrize("name", NAMES)
 def test_events_come_in_their_order(name: str, whole: Callable) -> None:
     _, folder, events = whole(name)
-    assert re.fullmatch(ORDER[name], "".join(LETTERS[type(event)] for event in events if not isinstance(event, Warned)))
+    assert re.fullmatch(
+        ORDER[name],
+        "".join(LETTERS[type(event)] for event in events if not isinstance(event, Warned)),
+    )
     for event in events:
         if isinstance(event, Step):
             assert 1 <= event.done <= event.total
@@ -257,7 +278,9 @@ def test_the_model_is_afterwards_as_it_was(name: str, whole: Callable, tmp_path:
                 found[f"{i} {key}"] = (value.dtype, value.device, value.numpy().tobytes())
             found[f"{i} wants gradients"] = [weight.requires_grad for weight in part.parameters()]
             hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-            found[f"{i} hooks"] = [[len(getattr(module, hook)) for hook in hooks] for module in part.modules()]
+            found[f"{i} hooks"] = [
+                [len(getattr(module, hook)) for hook in hooks] for module in part.modules()
+            ]
         return found
 
     before = condition()
@@ -287,16 +310,22 @@ def test_what_a_stop_cost_is_counted_once(whole: Callable, tmp_path: Path) -> No
     spec, finished, _ = whole("light")
     stop(execute(spec, tmp_path / "run", network("light")), Step, 8)
     list(resume(tmp_path / "run", network("light")))
-    one, other = (json.loads((folder / "report.json").read_text()) for folder in (finished, tmp_path / "run"))
+    one, other = (
+        json.loads((folder / "report.json").read_text()) for folder in (finished, tmp_path / "run")
+    )
     for label in one["methods"]:
         assert one["methods"][label]["passes"] == other["methods"][label]["passes"] > 0
 
 
-def test_the_same_run_in_the_same_folder_goes_on_and_another_is_refused(whole: Callable, tmp_path: Path) -> None:
+def test_the_same_run_in_the_same_folder_goes_on_and_another_is_refused(
+    whole: Callable, tmp_path: Path
+) -> None:
     spec = whole("light")[0]
     stop(execute(spec, tmp_path / "run", network("light")), Iteration, 2)
     other = parse_spec(json.loads(spec.dump()) | {"methods": [{"kind": "plain", "steps": 3}]})
-    with pytest.raises(UserError, match=r"run is not empty: choose another, or `chainrule resume ") as caught:
+    with pytest.raises(
+        UserError, match=r"run is not empty: choose another, or `chainrule resume "
+    ) as caught:
         list(execute(other, tmp_path / "run", network("light")))
     assert caught.value.field == "output"
     begun = next(execute(spec, tmp_path / "run", network("light")))
@@ -308,7 +337,9 @@ def test_stop_after_is_where_it_ends(whole: Callable, tmp_path: Path) -> None:
     spec = whole("light")[0]
     limited = spec.model_copy(update={"stop_after": {"doodl": 2}})
     events = list(execute(limited, tmp_path / "limited", network("light")))
-    assert [event.done for event in events if isinstance(event, Iteration) and event.label == "doodl"] == [1, 2]
+    assert [
+        event.done for event in events if isinstance(event, Iteration) and event.label == "doodl"
+    ] == [1, 2]
     assert [event.total for event in events if isinstance(event, MethodBegun)] == [None, 2, 2]
     stop(execute(spec, tmp_path / "stopped", network("light")), Iteration, 3)
     names = [f"doodl-000{seed}.png" for seed in (0, 1)]
@@ -316,7 +347,10 @@ def test_stop_after_is_where_it_ends(whole: Callable, tmp_path: Path) -> None:
         one, other = (tmp_path / folder / "images" / name for folder in ("limited", "stopped"))
         assert one.read_bytes() == other.read_bytes()
     report = json.loads((tmp_path / "limited" / "report.json").read_text())
-    assert (report["methods"]["doodl"]["iterations"], report["methods"]["doodl"]["finished"]) == (2, True)
+    assert (report["methods"]["doodl"]["iterations"], report["methods"]["doodl"]["finished"]) == (
+        2,
+        True,
+    )
 
 
 def test_warnings_of_the_work_are_events_and_those_of_its_reader_are_not(
@@ -341,7 +375,9 @@ def test_warnings_of_the_work_are_events_and_those_of_its_reader_are_not(
     assert [event for event in seen if isinstance(event, Warned)] == [Warned("it is late")]
 
 
-def test_an_error_of_the_user_keeps_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_error_of_the_user_keeps_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     advance = Optimised.advance
 
     def fail(self: Optimised, task: Any, state: Any, on_step: Any = None) -> Any:
@@ -353,11 +389,16 @@ def test_an_error_of_the_user_keeps_what_there_is(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="the loss is nan: lower the rate"):
         list(execute(LIGHT, tmp_path / "run", network("light")))
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert {label: entry["iterations"] for label, entry in report["methods"].items()} == {"plain": 1, "doodl": 1}
+    assert {label: entry["iterations"] for label, entry in report["methods"].items()} == {
+        "plain": 1,
+        "doodl": 1,
+    }
     assert not report["methods"]["doodl"]["finished"]
     monkeypatch.undo()
     list(resume(tmp_path / "run", network("light")))
-    assert json.loads((tmp_path / "run" / "report.json").read_text())["methods"]["doodl"]["finished"]
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["methods"]["doodl"][
+        "finished"
+    ]
 
 
 def test_a_mistake_leaves_no_folder(tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ def ask(photo: Path, target: Path, **changes: object) -> RunSpec:
     return parse_spec(
         {
             "inputs": {"photo": photo, "source": "a cat", "prompt": "a dog", "seed": (0, 1)},
-            "losses": [{"kind": "picture", "target": target}, {"kind": "histogram", "target": photo}],
+            "losses": [
+                {"kind": "picture", "target": target},
+                {"kind": "histogram", "target": photo},
+            ],
             "methods": [
                 {"kind": "sdedit", "steps": 2},
                 {"kind": "doodl", "iterations": 1, "steps": 2, "crops": 0, "mix": 0.99},
@@ -64,7 +67,10 @@ def test_it_holds_its_inputs(made: tuple[RunSpec, Path]) -> None:
     assert written["version"] == 2
     assert written["inputs"]["photo"] == written["losses"][1]["target"] == "inputs/photo.png"
     assert written["losses"][0]["target"] == "inputs/1-photo.png"
-    assert set(json.loads((folder / "digests.json").read_text())) == {"inputs/photo.png", "inputs/1-photo.png"}
+    assert set(json.loads((folder / "digests.json").read_text())) == {
+        "inputs/photo.png",
+        "inputs/1-photo.png",
+    }
 
 
 def test_names_of_inputs_are_never_taken_twice(tmp_path: Path) -> None:
@@ -77,9 +83,13 @@ def test_names_of_inputs_are_never_taken_twice(tmp_path: Path) -> None:
         assert loss.target.read_bytes() == picture.read_bytes()
 
 
-def test_moved_elsewhere_it_goes_on_and_is_made_again(made: tuple[RunSpec, Path], tmp_path: Path) -> None:
+def test_moved_elsewhere_it_goes_on_and_is_made_again(
+    made: tuple[RunSpec, Path], tmp_path: Path
+) -> None:
     """Its photos are deleted where they were, and so is the folder itself."""
-    spec = ask(draw(tmp_path / "old" / "photo.png", 0), draw(tmp_path / "old" / "other" / "photo.png", 1))
+    spec = ask(
+        draw(tmp_path / "old" / "photo.png", 0), draw(tmp_path / "old" / "other" / "photo.png", 1)
+    )
     events = execute(spec, tmp_path / "old" / "run", MODEL)
     for _ in range(7):
         next(events)
@@ -95,7 +105,9 @@ def test_moved_elsewhere_it_goes_on_and_is_made_again(made: tuple[RunSpec, Path]
     }
 
 
-def test_the_same_run_is_known_by_its_files(made: tuple[RunSpec, Path], copy: Path, tmp_path: Path) -> None:
+def test_the_same_run_is_known_by_its_files(
+    made: tuple[RunSpec, Path], copy: Path, tmp_path: Path
+) -> None:
     spec, folder = made[0], Folder.open(copy)
     assert folder.holds(spec)
     assert folder.holds(folder.spec)
@@ -104,7 +116,9 @@ def test_the_same_run_is_known_by_its_files(made: tuple[RunSpec, Path], copy: Pa
     assert folder.holds(elsewhere)
     gone = ask(tmp_path / "nowhere" / "photo.png", tmp_path / "nowhere" / "x" / "photo.png")
     assert folder.holds(gone)
-    assert not folder.holds(ask(draw(tmp_path / "photo.png", 2), draw(tmp_path / "x" / "photo.png", 1)))
+    assert not folder.holds(
+        ask(draw(tmp_path / "photo.png", 2), draw(tmp_path / "x" / "photo.png", 1))
+    )
     assert not folder.holds(ask(spec.inputs.photo, spec.inputs.photo))
     assert not folder.holds(spec.model_copy(update={"methods": spec.methods[:1]}))
 
@@ -191,7 +205,9 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("other")
     spec = ask(draw(folder / "a" / "photo.png", 2), draw(folder / "b" / "photo.png", 3))
     changed = {"methods": [{"kind": "sdedit", "steps": 3}, {"kind": "doodl", "steps": 2}]}
-    events = execute(ask(spec.inputs.photo, spec.losses[0].target, **changed), folder / "run", MODEL)
+    events = execute(
+        ask(spec.inputs.photo, spec.losses[0].target, **changed), folder / "run", MODEL
+    )
     for _ in range(6):
         next(events)
     events.close()  # type: ignore[attr-defined]
@@ -224,7 +240,9 @@ def test_no_byte_of_a_state_can_change_unnoticed(copy: Path) -> None:
     noticed = 0
     for _ in range(200):
         place = rng.randrange(len(whole))
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :])
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :]
+        )
         try:
             found = folder.read_state("sdedit", "cpu").tensors
         except UserError:
@@ -253,7 +271,18 @@ def test_a_state_comes_back_as_it_was_written(copy: Path) -> None:
 def test_labels_are_names_of_files_that_differ() -> None:
     assert name_file("sdedit strength=0.6") == "sdedit-strength=0.6"
     long = "stylize other=" + "a red circle+" * 30
-    labels = ["doodl", long, f"{long}!", f"{long}?", "a/b", "a b", "a-b", "a\u00e9b", "../x", "x" * 300]
+    labels = [
+        "doodl",
+        long,
+        f"{long}!",
+        f"{long}?",
+        "a/b",
+        "a b",
+        "a-b",
+        "a\u00e9b",
+        "../x",
+        "x" * 300,
+    ]
     names = [name_file(label) for label in labels]
     assert all(len(name.encode()) <= 100 and "/" not in name for name in names)
     assert len(set(names)) == len(labels)
@@ -281,10 +310,14 @@ def test_a_folder_that_is_taken_or_cannot_be_written_is_refused(tmp_path: Path) 
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UserError, match=r"is not empty: choose another, or `chainrule resume"):
         Folder.create(tmp_path, spec)
-    with pytest.raises(UserError, match=r"cannot be written \((Not a directory|File exists)\)") as caught:
+    with pytest.raises(
+        UserError, match=r"cannot be written \((Not a directory|File exists)\)"
+    ) as caught:
         Folder.create(tmp_path / "mine" / "run", spec)
     assert caught.value.field == "output"
-    with pytest.raises(UserError, match="mine is not a run's folder: name one that chainrule wrote"):
+    with pytest.raises(
+        UserError, match="mine is not a run's folder: name one that chainrule wrote"
+    ):
         Folder.open(tmp_path / "mine")
     Folder.create(tmp_path / "empty" / "deep", spec)
     assert (tmp_path / "empty" / "deep" / "spec.json").is_file()

@@ -25,7 +25,9 @@ DOODL = {"kind": "doodl", "iterations": 3, "steps": 2, "crops": 2, "mix": None}
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    to_pil(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))).save(folder / "photo.png")
+    to_pil(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))).save(
+        folder / "photo.png"
+    )
     spec = parse_spec(
         {
             "inputs": {"photo": folder / "photo.png", "prompt": "a dog", "seed": (0, 7)},
@@ -42,7 +44,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("name", ["sdedit-strength=0.6-0007", "sdedit-strength=1.0-0000", "doodl-0007"])
+@pytest.mark.parametrize(
+    "name", ["sdedit-strength=0.6-0007", "sdedit-strength=1.0-0000", "doodl-0007"]
+)
 def test_an_image_makes_its_method_again(made: Path, name: str, tmp_path: Path) -> None:
     origin = read_origin(made / "images" / f"{name}.png")
     assert f"{origin.seed:04d}" == name[-4:]
@@ -111,10 +115,16 @@ def test_what_carries_no_run_is_refused(made: Path, tmp_path: Path) -> None:
         "no": "is not of this version of chainrule",
         "{}": "is not of this version of chainrule",
         "x" * (LONGEST + 1): "too many for settings",
-        changed(made, run={"version": 1}): r"this picture's run .* of another version of chainrule \(format 1, not 2\)",
-        changed(made, run={"version": 2, "methods": [{"kind": "gone"}]}): "there is no method 'gone'",
+        changed(
+            made, run={"version": 1}
+        ): r"this picture's run .* of another version of chainrule \(format 1, not 2\)",
+        changed(
+            made, run={"version": 2, "methods": [{"kind": "gone"}]}
+        ): "there is no method 'gone'",
         changed(made, digests={}): "names files without their digests: name another picture",
-        changed(made, label="magic"): "this picture's run has no method 'magic': name another picture",
+        changed(
+            made, label="magic"
+        ): "this picture's run has no method 'magic': name another picture",
     }
     for text, message in texts.items():
         with pytest.raises(UserError, match=message) as caught:
@@ -124,13 +134,22 @@ def test_what_carries_no_run_is_refused(made: Path, tmp_path: Path) -> None:
 
 def test_its_files_are_looked_for_in_its_own_folder_only(made: Path, tmp_path: Path) -> None:
     shutil.copyfile(made / "images" / "doodl-0007.png", tmp_path / "doodl.png")
-    with pytest.raises(UserError, match=r"was made of inputs/photo.png, which a picture does not carry: name the"):
+    with pytest.raises(
+        UserError, match=r"was made of inputs/photo.png, which a picture does not carry: name the"
+    ):
         find_run(tmp_path / "doodl.png")
     shutil.copytree(made, tmp_path / "copy")
-    assert find_run(tmp_path / "copy" / "contact-sheet.png").inputs.photo == tmp_path / "copy" / "inputs" / "photo.png"
+    assert (
+        find_run(tmp_path / "copy" / "contact-sheet.png").inputs.photo
+        == tmp_path / "copy" / "inputs" / "photo.png"
+    )
     to_pil(torch.zeros(3, 8, 8)).save(tmp_path / "copy" / "inputs" / "photo.png")
-    with pytest.raises(UserError, match=r"inputs/photo.png is missing, or not what it was: put it back"):
+    with pytest.raises(
+        UserError, match=r"inputs/photo.png is missing, or not what it was: put it back"
+    ):
         find_run(tmp_path / "copy" / "images" / "doodl-0007.png")
     (tmp_path / "copy" / "inputs" / "photo.png").unlink()
-    with pytest.raises(UserError, match=r"inputs/photo.png is missing, or not what it was: put it back"):
+    with pytest.raises(
+        UserError, match=r"inputs/photo.png is missing, or not what it was: put it back"
+    ):
         find_run(tmp_path / "copy" / "contact-sheet.png")

@@ -46,7 +46,9 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def test_names_are_in_the_order_of_the_seeds(folder: Path) -> None:
     names = [
-        f"{kind}-{seed}.png" for kind in ("doodl", "plain-steps=2", "plain-steps=3") for seed in ("00000", "12345")
+        f"{kind}-{seed}.png"
+        for kind in ("doodl", "plain-steps=2", "plain-steps=3")
+        for seed in ("00000", "12345")
     ]
     assert sorted(path.name for path in (folder / "images").iterdir()) == names
 
@@ -64,7 +66,14 @@ def test_a_report_is_numbers_only(folder: Path) -> None:
     found = report(folder)
     assert all(place[0] == "environment" or place[-1] == "kind" for place in texts(found))
     assert all("." in text or " " not in text for text in map(str, found["environment"].values()))
-    assert set(found["environment"]) >= {"chainrule", "torch", "diffusers", "device", "dtype", "threads"}
+    assert set(found["environment"]) >= {
+        "chainrule",
+        "torch",
+        "diffusers",
+        "device",
+        "dtype",
+        "threads",
+    }
     assert (found["seeds"], list(found["methods"])) == ([0, 12345], LABELS)
     for entry in found["methods"].values():
         assert entry["finished"] is True
@@ -91,8 +100,12 @@ def test_each_loss_of_a_kind_has_its_own_curve(folder: Path) -> None:
 
 def test_the_table_has_a_row_an_image(folder: Path) -> None:
     rows, found = table(folder), report(folder)
-    assert [(row["label"], row["seed"]) for row in rows] == [(label, s) for label in LABELS for s in ("0", "12345")]
-    for row, loss in zip(rows, [loss for label in LABELS for loss in found["methods"][label]["losses"]], strict=True):
+    assert [(row["label"], row["seed"]) for row in rows] == [
+        (label, s) for label in LABELS for s in ("0", "12345")
+    ]
+    for row, loss in zip(
+        rows, [loss for label in LABELS for loss in found["methods"][label]["losses"]], strict=True
+    ):
         assert float(row["loss"]) == loss
         asked = json.loads(SPEC.model_dump_json())["methods"][LABELS.index(row["label"])]
         assert json.loads(row["settings"]) | {"kind": row["method"]} == asked
@@ -102,7 +115,9 @@ def test_the_table_has_a_row_an_image(folder: Path) -> None:
 
 def test_two_methods_that_optimise_have_two_pictures_of_their_losses(tmp_path: Path) -> None:
     """Also where the run was stopped when there was one."""
-    two = SPEC.model_copy(update={"methods": parse_spec({"methods": [DOODL, {**DOODL, "iterations": 1}]}).methods})
+    two = SPEC.model_copy(
+        update={"methods": parse_spec({"methods": [DOODL, {**DOODL, "iterations": 1}]}).methods}
+    )
     events = execute(two, tmp_path / "run", tiny_model())
     for event in events:
         if isinstance(event, Iteration):
@@ -135,7 +150,9 @@ def check_files(spec: RunSpec, folder: Path, wanted: set[str]) -> None:
     assert {path.name for path in folder.iterdir()} >= wanted
 
 
-def test_two_methods_of_a_kind_do_not_overwrite_each_others_files(pictures: list[Path], tmp_path: Path) -> None:
+def test_two_methods_of_a_kind_do_not_overwrite_each_others_files(
+    pictures: list[Path], tmp_path: Path
+) -> None:
     effects = [{"kind": "effect", "vectors": n, "iterations": 1, "steps": 1} for n in (1, 2)]
     spec = parse_spec({"inputs": {"prompt": "a cat", "pictures": pictures}, "methods": effects})
     names = [f"effect-vectors={n}-embedding.safetensors" for n in (1, 2)]
@@ -148,7 +165,9 @@ def test_two_methods_of_a_kind_do_not_overwrite_each_others_files(pictures: list
 
 
 def test_an_artefact_never_takes_the_place_of_a_state(pictures: list[Path], tmp_path: Path) -> None:
-    spec = parse_spec({"inputs": {"photo": pictures[0]}, "methods": [{"kind": "inversion", "steps": 2}]})
+    spec = parse_spec(
+        {"inputs": {"photo": pictures[0]}, "methods": [{"kind": "inversion", "steps": 2}]}
+    )
     check_files(spec, tmp_path / "run", {"inversion.safetensors", "latents.safetensors"})
     assert set(load_file(tmp_path / "run" / "latents.safetensors")) == {"x", "y"}
     list(resume(tmp_path / "run", tiny.load_once("Stable Diffusion 1.x")))

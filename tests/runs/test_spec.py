@@ -66,8 +66,18 @@ def test_every_loss_comes_back_from_json(kind: str) -> None:
 def test_the_whole_of_a_run_comes_back_from_json(tmp_path: Path) -> None:
     spec = parse_spec(
         {
-            "checkpoint": {"model": "owner/name", "size": "512x768", "dtype": "bfloat16", "lora": ["/tmp/a"]},
-            "inputs": {"prompt": ["a cat", "a dog"], "seed": "3,5-7", "photo": "/tmp/p.png", "guidance_scale": "2.5"},
+            "checkpoint": {
+                "model": "owner/name",
+                "size": "512x768",
+                "dtype": "bfloat16",
+                "lora": ["/tmp/a"],
+            },
+            "inputs": {
+                "prompt": ["a cat", "a dog"],
+                "seed": "3,5-7",
+                "photo": "/tmp/p.png",
+                "guidance_scale": "2.5",
+            },
             "methods": [{"kind": "sdedit", "strength": 0.6}, {"kind": "sdedit", "strength": 0.8}],
             "memory": "8GB",
             "stop_after": {"sdedit strength=0.6": 1},
@@ -88,7 +98,10 @@ def test_yaml_is_read_where_it_can_be(tmp_path: Path) -> None:
     spec = read_spec(tmp_path / "spec.yaml")
     assert (spec.inputs.prompt, spec.inputs.seed) == (("a cat",), (0, 1, 2))
     assert spec == parse_spec(
-        {"inputs": {"prompt": "a cat", "seed": "0-2"}, "methods": [{"kind": "sdedit", "strength": 0.6}]}
+        {
+            "inputs": {"prompt": "a cat", "seed": "0-2"},
+            "methods": [{"kind": "sdedit", "strength": 0.6}],
+        }
     )
     (tmp_path / "spec.yaml").write_text("inputs: [\n")
     with pytest.raises(UserError, match=r"spec.yaml is not \w+ \(.*\): mend it") as caught:
@@ -99,14 +112,20 @@ def test_yaml_is_read_where_it_can_be(tmp_path: Path) -> None:
 def test_without_pyyaml_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "yaml", None)
     (tmp_path / "spec.yml").write_text("methods: []\n")
-    with pytest.raises(UserError, match="reading YAML needs PyYAML: pip install pyyaml, or write JSON"):
+    with pytest.raises(
+        UserError, match="reading YAML needs PyYAML: pip install pyyaml, or write JSON"
+    ):
         read_spec(tmp_path / "spec.yml")
 
 
 @pytest.mark.parametrize("version", [1, 3, "2", None])
 def test_another_version_is_refused_in_a_sentence(version: object, tmp_path: Path) -> None:
-    (tmp_path / "spec.json").write_text(json.dumps({"version": version, "methods": [{"kind": "gone", "what": 1}]}))
-    wanted = rf"spec.json is of another version of chainrule \(format {version!r}, not 2\): make it anew"
+    (tmp_path / "spec.json").write_text(
+        json.dumps({"version": version, "methods": [{"kind": "gone", "what": 1}]})
+    )
+    wanted = (
+        rf"spec.json is of another version of chainrule \(format {version!r}, not 2\): make it anew"
+    )
     with pytest.raises(UserError, match=wanted):
         read_spec(tmp_path / "spec.json")
 
@@ -159,13 +178,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seeds"),
-    [("3", (3,)), ("1,5", (1, 5)), ("0-3", (0, 1, 2, 3)), (" 2 - 3 , 0", (2, 3, 0)), ((4, 2), (4, 2))],
+    [
+        ("3", (3,)),
+        ("1,5", (1, 5)),
+        ("0-3", (0, 1, 2, 3)),
+        (" 2 - 3 , 0", (2, 3, 0)),
+        ((4, 2), (4, 2)),
+    ],
 )
 def test_seeds(text: Any, seeds: tuple[int, ...]) -> None:
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "x", "1,", "-1", "1--2", "2147483648", "0-2147483648", "3-1", "0-2,1"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "1,", "-1", "1--2", "2147483648", "0-2147483648", "3-1", "0-2,1"]
+)
 def test_what_names_no_seeds_is_refused(text: str) -> None:
     with pytest.raises(UserError):
         parse_seeds(text)
@@ -191,14 +218,25 @@ def test_methods_of_a_kind_are_told_apart_by_their_settings() -> None:
     ]
     two = labels({"kind": "doodl", "mix": None, "average": False}, {"kind": "doodl", "steps": 9})
     assert two == ["doodl steps=50 mix=none average=false", "doodl steps=9 mix=0.93 average=true"]
-    assert len(set(labels({"kind": "doodl"}, {"kind": "doodl", "optimiser": {"kind": "adam", "rate": 1}}))) == 2
+    assert (
+        len(
+            set(
+                labels(
+                    {"kind": "doodl"}, {"kind": "doodl", "optimiser": {"kind": "adam", "rate": 1}}
+                )
+            )
+        )
+        == 2
+    )
 
 
 def test_the_first_problem_is_said_short() -> None:
     with pytest.raises(ValidationError) as caught:
         RunSpec.model_validate({"methods": [{"kind": "sdedit", "strength": "x" * 500}]})
     said = str(explain_error(caught.value))
-    assert re.match(r"methods\.0\.strength cannot be 'x+\.\.\.: input should be a valid number", said)
+    assert re.match(
+        r"methods\.0\.strength cannot be 'x+\.\.\.: input should be a valid number", said
+    )
     assert len(said) < 220
 
 
@@ -206,7 +244,9 @@ def test_a_prompt_for_each_seed_is_told_to_each_image() -> None:
     model = tiny_model()
 
     def drawn(prompt: Any, seed: str) -> torch.Tensor:
-        spec = parse_spec({"inputs": {"prompt": prompt, "seed": seed}, "methods": [{"kind": "plain", "steps": 2}]})
+        spec = parse_spec(
+            {"inputs": {"prompt": prompt, "seed": seed}, "methods": [{"kind": "plain", "steps": 2}]}
+        )
         return spec.methods[0](load_task(spec, model)).images
 
     both = drawn(["a cat", "a horse"], "0,1")

@@ -144,13 +144,16 @@ class Stylize(Method):
             task.model, task.prompts, task.seeds, picture, style, content, plan=task.plan
         )
 
-    def draw(self, model: Model, samples: Samples, keep: int = 0) -> Tensor:
+    def draw(
+        self, model: Model, samples: Samples, keep: int = 0, on_step: OnStep | None = None
+    ) -> Tensor:
         """The images (B, 3, H, W) of prompts and seeds.
 
         Args:
             model: What draws.
             samples: B prompts and seeds.
             keep: Of how many steps the graphs are kept.
+            on_step: Told after each step.
 
         Returns:
             (B, 3, H, W) in [0, 1].
@@ -158,7 +161,8 @@ class Stylize(Method):
         prompts, seeds = zip(*samples, strict=True)
         denoiser = model.denoiser(list(prompts), guidance_scale=self.guidance_scale)
         times = model.schedule.times(self.steps)
-        x_0 = sample(denoiser, model.noise(seeds), times, gradient=Checkpoint(keep))
+        gradient = Checkpoint(keep)
+        x_0 = sample(denoiser, model.noise(seeds), times, gradient=gradient, on_step=on_step)
         return model.decode(x_0)
 
     def start(self, task: StyleTask) -> Training:
@@ -184,7 +188,7 @@ class Stylize(Method):
                 (order,) = ORDER.stream("stylize/order").generators(k // batches)
                 shuffled = torch.randperm(len(samples), generator=order).tolist()
                 batch = _split([samples[i] for i in shuffled], self.batch)[k % batches]
-                images = self.draw(model, batch, task.plan.keep)
+                images = self.draw(model, batch, task.plan.keep, on_step)
                 content = Perceptual(task.content, torch.stack([before[pair] for pair in batch]))
                 terms = (self.style * style(images).mean(), self.content * content(images).mean())
                 return torch.stack(terms)
