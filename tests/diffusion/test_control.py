@@ -174,7 +174,7 @@ def test_what_is_no_module_of_diffusers_is_refused() -> None:
         lambda: bottleneck(denoiser, x, 3.0),
         lambda: PairedDenoiser(one, one, edit())(x, 3.0),
     ):
-        with pytest.raises(UserError, match="no module of diffusers"):
+        with pytest.raises(UserError, match="not a module of diffusers"):
             ask()
 
 

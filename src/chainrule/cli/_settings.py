@@ -185,15 +185,17 @@ def _read(annotation: Any, text: str | None, before: Any) -> Any:
         words = [text] if _of_words(annotation) else [part.strip() for part in text.split(",")]
         return (*(before or ()), *words)
     if origin is not None and issubclass(origin, Mapping):
-        return {**(before or {}), **_read_pair(text)}
+        return {**(before or {}), **_read_pair(text, words=get_args(annotation)[0] is str)}
     return text
 
 
-def _read_pair(text: str) -> dict[str, Any]:
-    """`blue=2`, or `0.5*NAME`, as a name with its number."""
+def _read_pair(text: str, *, words: bool) -> dict[str, Any]:
+    """A name with its number: of words `blue=2`, of networks `0.5*NAME`, or the name alone."""
     name, equals, number = text.rpartition("=")
     if equals and name.strip():
         return {name.strip(): number.strip()}
+    if words:
+        raise UserError(f"{text!r} is not a word with its number", "write it as in blue=2")
     weight, rest = parse_weight(text)
     return {rest: weight}
 

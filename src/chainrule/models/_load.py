@@ -75,15 +75,16 @@ def load(
 
 def installed() -> list[str]:
     """The checkpoints that need no download: the bundled one and those in the hub's cache."""
-    from huggingface_hub import scan_cache_dir, try_to_load_from_cache
+    from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
     from huggingface_hub.errors import CacheNotFound
 
+    cache = constants.HF_HUB_CACHE
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(cache).repos
     except CacheNotFound:
         return [BUNDLED]
     cached = sorted(repo.repo_id for repo in repos if repo.repo_type == "model")
-    indices = {name: try_to_load_from_cache(name, "model_index.json") for name in cached}
+    indices = {name: try_to_load_from_cache(name, "model_index.json", cache) for name in cached}
     supported = [
         name
         for name, path in indices.items()

@@ -203,8 +203,12 @@ def digest_file(path: Path) -> str:
 
 
 def require_empty(path: Path) -> None:
-    """Raise UserError if a folder of that name holds something."""
-    if path.is_dir() and any(path.iterdir()):
+    """Raise UserError if a folder of that name holds something.
+
+    What a run that was killed while its folder was made has left behind is nothing.
+    """
+    begun = {INPUTS, DIGESTS, *(f".part-{name}" for name in (DIGESTS, SPEC))}
+    if path.is_dir() and not {found.name for found in path.iterdir()} <= begun:
         raise UserError(
             f"{path} is not empty", f"choose another, or `chainrule resume {path}`", "output"
         )
