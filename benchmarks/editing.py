@@ -27,7 +27,7 @@ from torch.nn import functional
 
 import chainrule
 from base import machine, publish, publish_picture, table
-from chainrule import DDIM, bundled
+from chainrule import bundled
 from chainrule.diffusion.batch import PerImage
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.guidance import semantic as by
@@ -53,7 +53,7 @@ from chainrule.methods import (
     Task,
     constrain_to_mask,
 )
-from chainrule.methods.chains import generate, invert_photos, reconstruct_photos
+from chainrule.methods.chains import reconstruct_photos
 from chainrule.methods.chunking import encode_photos, finish
 from chainrule.models import Model
 from chainrule.models.noise_aware import NoiseAwareEncoder, load_noise_aware_encoder
@@ -270,13 +270,6 @@ def blend_by_caption(task: Task, method: BlendedDiffusion) -> Result:
     return method(replace(task, loss=Call(said)))
 
 
-def edit_by_ddim(task: Task, method: PromptToPrompt, guidance_scale: float) -> Result:
-    """Prompt-to-Prompt with DDIM's inversion in the place of EDICT's."""
-    pair = method.pair(set_scale(drop_mask(task), guidance_scale))
-    state = invert_photos(pair, steps=method.steps, solver=DDIM())
-    return finish(pair, generate(pair, state, method.steps, solver=DDIM()))
-
-
 def edit_by_energies(task: Task, method: SemanticGuidance, layout: float, told: bool) -> Result:
     """Semantic guidance by each picture's caption and its layout.
 
@@ -364,11 +357,9 @@ def attention_at(name: str, chosen: AttentionSettings) -> Contender:
         self_attention=chosen.own,
         replaced=chosen.replaced,
         steps=20,
-        mix=0.99,
+        mix=0.99 if chosen.inverse == "EDICT" else None,
     )
-    if chosen.inverse == "EDICT":
-        return blindly(name, method, chosen.scale)
-    return Contender(name, edit_by_ddim, {"method": method, "guidance_scale": chosen.scale})
+    return blindly(name, method, chosen.scale)
 
 
 def semantic_at(name: str, scale: float, strength: float, layout: float, told: bool) -> Contender:

@@ -20,6 +20,7 @@ from chainrule.diffusion.control import (
 )
 from chainrule.diffusion.control.attention import layers
 from chainrule.diffusion.gradient.base import OnStep
+from chainrule.diffusion.solvers.base import Solver
 from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.diffusion.solvers.edict import EDICT
 from chainrule.diffusion.time_grids import time_at_share
@@ -73,7 +74,10 @@ class PromptToPrompt(OneShot):
         default=0.2, ge=0, le=1, description="The share of the steps from which on that holds."
     )
     steps: Steps = 50
-    mix: Mix = 0.93
+    mix: Mix | None = Field(
+        default=0.93,
+        description="EDICT's p for photos; none: DDIM's inversion, which is not exact.",
+    )
 
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
@@ -94,11 +98,16 @@ class PromptToPrompt(OneShot):
             task, denoiser=denoiser, constraints=(Pairing(edit, blend), *task.constraints)
         )
 
+    @property
+    def solver(self) -> Solver:
+        """What inverts a photo and draws it again."""
+        return DDIM() if self.mix is None else EDICT(mix=self.mix)
+
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         return draw_in_parts(self.pair(task), lambda part: self._draw(part, on_step))
 
     def _draw(self, task: Task, on_step: OnStep | None) -> Drawn:
-        x_T, solver = task.require_photo().x_T, EDICT(mix=self.mix)
+        x_T, solver = task.require_photo().x_T, self.solver
         chain: dict[str, Any] = {"steps": self.steps, "on_step": on_step}
         if x_T is None:
             state = invert_photos(task, solver=solver, **chain)
