@@ -32,9 +32,11 @@ def test_gradients_agree_on_a_gpu_and_with_the_cpu(solver, way) -> None:
         )
         (g,) = torch.autograd.grad(model.decode(x_0).square().sum(), x_T)
         found[device, type(gradient)] = g.cpu()
-    expected = found.pop(("cpu", Backprop))
+    on_cpu = found.pop(("cpu", Backprop))
+    torch.testing.assert_close(*found.values(), rtol=1e-8, atol=1e-10)
+    # diffusers embeds the time in float32, whose sines differ between the two
     for g in found.values():
-        torch.testing.assert_close(g, expected, rtol=1e-5, atol=1e-7)
+        assert (g - on_cpu).norm() < 1e-3 * on_cpu.norm()
 
 
 def on_a_gpu() -> Task:
