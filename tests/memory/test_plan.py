@@ -442,3 +442,12 @@ def test_plans_become_tighter_in_order() -> None:
     assert list(plans[2].tighten(4, cpu)) == plans[3:]
     assert list(plans[-1].tighten(4, cpu)) == []
     assert [plan.offload for plan in Plan().tighten(1, cuda)] == [False, True]
+
+
+def test_halving_lets_the_whole_weights_go() -> None:
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    job = task("Stable Diffusion 1.x")
+    whole = [StorageWeakRef(weight.untyped_storage()) for weight in job.model.network.weights]
+    with arrange(job.model, job.loss, Plan(half=True)):
+        assert all(storage.expired() for storage in whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,8 @@ def arrange(model: Model, loss: Loss | None, plan: Plan) -> Iterator[None]:
         if plan.gradient_checkpointing:
             for module in distinct_modules(backbone, codec):
                 _checkpoint_blocks(module, undo)
+        if plan.half or plan.offload:
+            gc.collect()  # a pipeline that was loaded and dropped may still hold the same weights
         if plan.half:
             for module in backbone:
                 _store_in_bfloat16(module, undo)
