@@ -84,7 +84,7 @@ class AestheticSpec(LossSpec):
     rater: NetworkName | None = Field(
         None, description="An aesthetic head (a file) for the CLIP; the bundled one."
     )
-    clip: Annotated[dict[str, float], Field(min_length=1, max_length=1)] = Field(
+    clip: Annotated[dict[NetworkName, float], Field(min_length=1, max_length=1)] = Field(
         {"": 1.0},
         description="The CLIP that the head was trained with (its weight has no meaning here).",
     )
