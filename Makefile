@@ -36,4 +36,4 @@ doctest: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(DEMO) .pytest_cache .mypy_cache .ruff_cache

@@ -54,7 +54,8 @@ def test_commands_can_be_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -
         asked.append(make(*rest, **named))
         return asked[-1]
 
-    monkeypatch.setattr("chainrule.cli.ask.make_spec", keep)
+    for face in ("ask", "show"):
+        monkeypatch.setattr(f"chainrule.cli.{face}.make_spec", keep)
     for place in (
         "ask.execute",
         "show.load_model",

@@ -4,7 +4,9 @@ from chainrule.diffusion.gradient import Adjoint, Backprop, Checkpoint, Reversib
 from chainrule.diffusion.sampling import invert, sample, sample_state
 from chainrule.diffusion.solvers import (
     DDIM,
+    DDPM,
     EDICT,
+    RK3,
     RK4,
     AdamsBashforth,
     Adaptive,
@@ -20,7 +22,9 @@ __version__ = "0.2.0"
 
 __all__ = [
     "DDIM",
+    "DDPM",
     "EDICT",
+    "RK3",
     "RK4",
     "AdamsBashforth",
     "Adaptive",

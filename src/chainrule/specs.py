@@ -6,6 +6,7 @@ packages bring through an entry point of the same group.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -73,7 +74,13 @@ class Registry(Generic[T]):
                     f"{entry.value} calls its {self.what} {entry.name!r}, which there is already",
                     "rename it in that package's entry points",
                 )
-            found[entry.name] = entry.load()
+            try:
+                found[entry.name] = entry.load()
+            except Exception as error:  # somebody else's code: whatever it raises
+                warnings.warn(
+                    f"the {self.what} {entry.name!r} of {entry.value} cannot be loaded ({error})",
+                    stacklevel=2,
+                )
         return found
 
     def __iter__(self) -> Iterator[str]:

@@ -278,7 +278,7 @@ BAD = {
     ),
     "a photo's method, guided": (
         ["guide", WANTED, "--loss", "symmetry", "--method", "edict"],
-        "edict edits a photo: name one (the picture itself)",
+        "edict edits a photo: name one (PHOTO of `chainrule edit`)",
     ),
     "a photo, quickly": (
         [*E, "--loss", "symmetry", "--preset", "quick"],

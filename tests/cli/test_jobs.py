@@ -275,7 +275,7 @@ EFFECT = ["effect", "BEFORE", "AFTER", "--prompt"]
         (["audit", LONG], "this model reads 22"),
         (["audit", ""], "the prompt is empty: say what to draw"),
         (["audit", "x", ""], "the prompt is empty: say what to draw"),
-        (["audit", "a red square", "--tau", "x"], "tau.0 cannot be 'x'"),
+        (["audit", "a red square", "--tau", "x"], "tau cannot be 'x'"),
         (["audit", "a red square", "--tau", "0"], "greater than 0"),
         (
             ["audit", "a red square", "-m", "SD"],

@@ -349,7 +349,7 @@ def test_they_run_are_killed_resumed_made_again_and_estimated(
 
     whole = tmp_path / "whole"
     estimate = [word for word in guide[:-1] if word not in ("--method", "plain:solver=toy-shy")]
-    estimate = ["estimate", *estimate[1:13], "--seed", "0"]
+    estimate = ["estimate", *estimate[1:14], "--seed", "0"]
     asked = [option for method in METHODS for option in ("--method", method)]
     found = call_all(
         installed,

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from chainrule.errors import UserError
 from chainrule.images import to_pil
 from chainrule.runs import RunSpec, execute, find_run, parse_spec, resume
-from chainrule.runs.folder import Folder, Kept, name_file, write_atomically
+from chainrule.runs.folder import Folder, Kept, digest_tensors, name_file, write_atomically
 from command import images
 from conftest import tiny_model
 
@@ -321,3 +321,10 @@ def test_a_folder_that_is_taken_or_cannot_be_written_is_refused(tmp_path: Path) 
         Folder.open(tmp_path / "mine")
     Folder.create(tmp_path / "empty" / "deep", spec)
     assert (tmp_path / "empty" / "deep" / "spec.json").is_file()
+
+
+def test_a_tensor_of_one_element_has_a_digest_whatever_its_stride() -> None:
+    odd = torch.arange(4)[::2][:1]
+    assert odd.is_contiguous()
+    assert digest_tensors({"a": odd}) == digest_tensors({"a": torch.tensor([0])})
+    assert digest_tensors({"a": torch.zeros(0), "b": torch.zeros(())}) != digest_tensors({})

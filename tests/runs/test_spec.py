@@ -140,15 +140,15 @@ UNREADABLE = {
     '{"methods": [{"kind": "sdedti"}]}': "there is no method 'sdedti': choose among sdedit",
     '{"methods": [{}]}': "there is no method 'None': choose among",
     '{"methods": ["plain"]}': "methods.0 cannot be 'plain'",
-    '{"methods": [{"kind": "plain", "stepz": 3}]}': "methods.0.stepz cannot be 3: extra inputs are not permitted",
+    '{"methods": [{"kind": "plain", "stepz": 3}]}': "stepz cannot be 3: extra inputs are not permitted",
     '{"methods": [{"kind": "plain", "solver": "eulr"}]}': "there is no solver 'eulr': choose among ddim",
     '{"methods": [{"kind": "plain"}, {"kind": "plain"}]}': "a method is named twice with the same settings",
     '{"methods": [{"kind": "plain"}], "losses": [{"kind": "beauty"}]}': "there is no loss 'beauty': choose among",
-    '{"methods": [{"kind": "plain"}], "inputs": {"seed": []}}': "inputs.seed cannot be",
+    '{"methods": [{"kind": "plain"}], "inputs": {"seed": []}}': "seed cannot be",
     '{"methods": [{"kind": "plain"}], "inputs": {"seed": "5-2"}}': "'5-2' is not a range of seeds",
-    '{"methods": [{"kind": "plain"}], "inputs": {"seed": "1,1"}}': "'1,1' names a seed twice",
+    '{"methods": [{"kind": "plain"}], "inputs": {"seed": "1,1"}}': "a seed is named twice",
     '{"methods": [{"kind": "plain"}], "checkpoint": {"size": "big"}}': "'big' is not a size",
-    '{"methods": [{"kind": "plain"}], "checkpoint": {"dtype": "int8"}}': "checkpoint.dtype cannot be 'int8'",
+    '{"methods": [{"kind": "plain"}], "checkpoint": {"dtype": "int8"}}': "dtype cannot be 'int8'",
     '{"methods": [{"kind": "plain"}], "memory": "much"}': "'much' is not an amount of memory",
     '{"methods": [{"kind": "plain"}], "memory": 0}': "memory cannot be 0",
     '{"methods": [{"kind": "plain"}], "stop_after": {"doodl": 2}}': "there is no method 'doodl' to stop: choose plain",
@@ -191,7 +191,7 @@ def test_seeds(text: Any, seeds: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "1,", "-1", "1--2", "2147483648", "0-2147483648", "3-1", "0-2,1"]
+    "text", ["", "x", "1,", "-1", "1--2", "2147483648", "0-2147483648", "3-1"]
 )
 def test_what_names_no_seeds_is_refused(text: str) -> None:
     with pytest.raises(UserError):
@@ -235,7 +235,7 @@ def test_the_first_problem_is_said_short() -> None:
         RunSpec.model_validate({"methods": [{"kind": "sdedit", "strength": "x" * 500}]})
     said = str(explain_error(caught.value))
     assert re.match(
-        r"methods\.0\.strength cannot be 'x+\.\.\.: input should be a valid number", said
+        r"strength cannot be 'x+\.\.\.: input should be a valid number", said
     )
     assert len(said) < 220
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +57,16 @@ def split_settings(args: Sequence[str], known: set[str]) -> tuple[list[str], lis
         key = name[2:].replace("-", "_")
         if equals:
             settings.append((key, value))
-        elif not queue or queue[0].startswith("--") or _is_alone(key, queue[0]):
+        elif not queue or _is_option(queue[0]) or _is_alone(key, queue[0]):
             settings.append((key, None))
         else:
             settings.append((key, queue.pop(0)))
     return rest, settings
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word is an option, and not a value such as -1.5."""
+    return word.startswith("-") and not re.fullmatch(r"-[\d.].*", word)
 
 
 def _is_alone(key: str, after: str) -> bool:
@@ -132,7 +138,8 @@ def argument(spec: Any, name: str, *, several: bool = False, optional: bool = Fa
 def _is_list(annotation: Any) -> bool:
     """Whether an option may be given several times: lists of files and words, not of numbers."""
     inner = getattr(annotation, "__origin__", None)
-    return inner is tuple and not any(part is int for part in get_args(annotation))
+    parts = [getattr(part, "__origin__", part) for part in get_args(annotation)]
+    return inner is tuple and int not in parts
 
 
 def _describe(info: FieldInfo) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -47,13 +47,24 @@ class Chosen:
             part = next(
                 each.model_fields[rest[0]] for each in kinds if rest[0] in each.model_fields
             )
-            nested[rest[0]] = _read(part.annotation, text, None)
+            nested[rest[0]] = _name_setting(name, _read, part.annotation, text, None)
             self.values[holder] = nested
             return
         annotation = self.kind.model_fields[holder].annotation
+        if find_nested(annotation) and text is not None:  # the kind of one that has settings
+            self.values[holder] = {"kind": text}
+            return
         before = self.values.get(holder) if holder in self.changed else None
-        self.values[holder] = _read(annotation, text, before)
+        self.values[holder] = _name_setting(name, _read, annotation, text, before)
         self.changed.add(holder)
+
+
+def _name_setting(name: str, read: Callable[..., Any], *arguments: Any) -> Any:
+    """What `read` makes of its arguments; what it refuses is said with the setting's name."""
+    try:
+        return read(*arguments)
+    except UserError as error:
+        raise UserError(f"{name}: {error.cause}", error.cure) from error
 
 
 def find_settings(kind: type[Spec]) -> dict[str, tuple[str, ...]]:
@@ -177,6 +188,8 @@ def _read(annotation: Any, text: str | None, before: Any) -> Any:
     """What was typed, as pydantic takes it."""
     annotation, optional = _unwrap(annotation)
     if text is None:
+        if annotation is not bool:
+            raise UserError("a value is missing", "write it after the name")
         return True
     if optional and text.strip().lower() in ("none", ""):
         return None
@@ -184,7 +197,7 @@ def _read(annotation: Any, text: str | None, before: Any) -> Any:
     if origin in (tuple, list):
         words = [text] if _of_words(annotation) else [part.strip() for part in text.split(",")]
         return (*(before or ()), *words)
-    if origin is not None and issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         return {**(before or {}), **_read_pair(text, words=get_args(annotation)[0] is str)}
     return text
 

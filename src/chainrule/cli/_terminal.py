@@ -23,11 +23,26 @@ from rich.progress import (
 
 from chainrule.cli._options import NAMES
 from chainrule.errors import UserError
-from chainrule.runs import Done, Event, Iteration, MethodBegun, PictureReady, Step, Warned
+from chainrule.runs import (
+    Done,
+    Event,
+    Iteration,
+    MethodBegun,
+    PictureReady,
+    PlanChosen,
+    Step,
+    Warned,
+)
 from chainrule.runs.spec import explain_error
 
 console = Console(stderr=True)
-FLAGS = {"photo": "the picture itself", "pictures": "the pictures themselves", "loss": "--loss"}
+FLAGS = {
+    "photo": "PHOTO of `chainrule edit`",
+    "pictures": "the pictures themselves",
+    "seeds": "--seed",
+    "loras": "--lora",
+    "embeddings": "--embedding",
+}
 """How a user of the command line writes what is not an option of the same name."""
 
 
@@ -95,13 +110,15 @@ class _Display:
         if isinstance(event, MethodBegun):
             self.progress.reset(self.outer, total=event.total, visible=event.total is not None)
             self.progress.update(self.outer, completed=event.done, note="")
-            self.progress.reset(self.inner, description=escape(event.label), visible=True)
+            self.progress.reset(self.inner, description=escape(event.label), visible=False)
         elif isinstance(event, Step):
-            self.progress.update(self.inner, completed=event.done, total=event.total)
+            self.progress.update(self.inner, completed=event.done, total=event.total, visible=True)
         elif isinstance(event, Iteration):
             self.progress.update(self.outer, completed=event.done, note=_note(event.numbers))
         elif isinstance(event, Warned):
             _warn(event.message)
+        elif isinstance(event, PlanChosen):
+            console.print(f"memory plan: {escape(event.plan)}", highlight=False)
         elif isinstance(event, Done):
             self.progress.update(self.outer, completed=self._whole())
             typer.echo(event.picture)

@@ -36,7 +36,7 @@ def resume_run(
     folder: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a run that was stopped; it ends as if it never had been."""
+    """Go on with a run that was stopped; it ends as if it had never been stopped."""
     with plain_errors():
         follow(resume(folder), folder, quiet=quiet)
 

@@ -59,6 +59,11 @@ PRESET = Option(
         help=f"{', '.join(PRESETS)}: the paper's, the bundled world's, or those for little work.",
     ),
 )
+MASK_HELP = "Where it may change: a picture as large (white), text=WORDS or colour=red."
+EPILOG = (
+    "Any setting of the chosen methods and losses is an option too, as in --steps 20 or "
+    "--classifier NAME: `chainrule methods METHOD` lists those of a method."
+)
 COMMON = pick_inputs("negative_prompt", "guidance_scale")
 PROMPTS_FILE = Option(
     "prompts",
@@ -98,13 +103,13 @@ class Command:
         common = COMMON if self.guided else []
         options = [*self.options, *common, *CHECKPOINT, MEMORY, OUTPUT, QUIET]
         function = make_command(self.name, self.doc, options, self.run)
-        app.command(cls=SettingsCommand)(function)
+        app.command(cls=SettingsCommand, epilog=EPILOG)(function)
 
     def spec(self, typed: Sequence[Typed], values: dict[str, Any]) -> RunSpec:
         """The run that was asked for."""
         require_known(typed)
         self.check(values)
-        values = {**values, "seed": values.get("seed") or self.seeds}
+        values = {**values, "seed": self.seeds if values.get("seed") is None else values["seed"]}
         methods = values.get("method") or self.methods(values)
         return make_spec(values, typed, methods, preset=self.preset)
 
@@ -196,7 +201,8 @@ COMMANDS = (
             LOSS,
             METHOD,
             PRESET,
-            *pick_inputs("mask", "exact"),
+            from_field(Inputs, "mask", help=MASK_HELP),
+            *pick_inputs("exact"),
             SEED,
         ],
         _edited,

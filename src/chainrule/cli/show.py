@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from chainrule.cli._ask import make_spec
 from chainrule.cli._options import CHECKPOINT, MEMORY, SettingsCommand, make_command
 from chainrule.cli._settings import Typed, find_nested, find_settings
 from chainrule.cli._terminal import plain_errors
@@ -93,8 +94,11 @@ def _estimate(typed: Sequence[Typed], values: dict[str, Any]) -> None:
     """Print what a run would take."""
     with plain_errors():
         guide = next(command for command in COMMANDS if command.name == "guide")
-        values = {**values, "method": values.get("method") or guide.methods(values)[-1:]}
-        spec = guide.spec(typed, values)
+        if values.get("loss") or not values.get("method"):
+            guide.check(values)  # a method that needs no loss can be estimated by its name
+        values = {**values, "seed": values.get("seed") or guide.seeds}
+        methods = values.get("method") or guide.methods(values)[-1:]
+        spec = make_spec(values, typed, methods, preset=guide.preset)
         model, _ = count_passes(load_model(spec.checkpoint))
         limit = spec.memory
         without = spec.model_copy(update={"memory": None})

@@ -363,10 +363,15 @@ class Audit(Method):
         captions: dict[str, Sequence[str]]
         captions = {name: _captions(task, columns[name]) for name in ("before", "after")}
         captions["difference, 4 times"] = [self._found(i) for i in state.level[shown].tolist()]
-        rows = [f"seed {task.seeds[i % len(task.seeds)]}" for i in shown.tolist()]
+        rows = [self._name_row(task, i) for i in shown.tolist()]
         title = "what the classifier / the judge sees"
         records = [self._record(task, state, i) for i in range(len(state.label))]
         return Sheet(columns, rows, captions, title, self.report(task, state), records)
+
+    def _name_row(self, task: AuditTask, i: int) -> str:
+        prompt, seed = divmod(i, len(task.seeds))
+        which = f"{prompt + 1}. " if len(task.prompts) > 1 else ""
+        return f"{which}seed {task.seeds[seed]}"
 
     def _found(self, level: int) -> str:
         return f"tau {self.radii[level]:g}" if level < len(self.radii) else "not misled"

@@ -19,7 +19,7 @@ from chainrule.methods.chunking import finish
 
 
 class BestOf(OneShot):
-    """Draw several times, and keep what the loss likes best.
+    """Draws several times, and keeps what the loss likes best.
 
     No paper: the baseline that any optimisation must beat.
 

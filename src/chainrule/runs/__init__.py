@@ -7,6 +7,7 @@ from chainrule.runs.events import (
     Iteration,
     MethodBegun,
     PictureReady,
+    PlanChosen,
     Step,
     Warned,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Measured",
     "MethodBegun",
     "PictureReady",
+    "PlanChosen",
     "RunSpec",
     "Step",
     "Warned",

@@ -75,6 +75,13 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
+class PlanChosen(Event):
+    """The run has a limit of memory, and this is how it keeps to it."""
+
+    plan: str
+
+
+@dataclass(frozen=True)
 class Done(Event):
     """All is written; `picture` is the contact sheet."""
 

@@ -28,7 +28,16 @@ from chainrule.methods.chunking import run_within_memory
 from chainrule.models import Model
 from chainrule.runs._coroutine import Coroutine, Emit, Stopped
 from chainrule.runs.estimate import fit_plan
-from chainrule.runs.events import Done, Event, Iteration, MethodBegun, PictureReady, Step, Warned
+from chainrule.runs.events import (
+    Done,
+    Event,
+    Iteration,
+    MethodBegun,
+    PictureReady,
+    PlanChosen,
+    Step,
+    Warned,
+)
 from chainrule.runs.folder import SPEC, Folder, Kept, require_empty
 from chainrule.runs.load import load_model, load_task, prepare_methods
 from chainrule.runs.passes import Passes, count_passes
@@ -52,7 +61,7 @@ def execute(spec: RunSpec, folder: Path, model: Model | None = None) -> Iterator
     """
 
     def work(emit: Emit[Event]) -> None:
-        _Run(spec, folder, model, emit).do()
+        _Run(spec, Path(folder), model, emit).do()
 
     return Coroutine(work).iterate()
 
@@ -92,6 +101,8 @@ class _Run:
             spec = self.spec if folder is None else folder.spec
             model, passes = count_passes(self.model or load_model(spec.checkpoint))
             task = fit_plan(spec, load_task(spec, model))
+            if spec.memory is not None:
+                self.emit(PlanChosen(str(task.plan)))
             methods = prepare_methods(spec, task)
             folder = folder or Folder.create(self.path, spec)
             reporter = Reporter.of(folder, task)

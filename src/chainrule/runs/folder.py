@@ -191,9 +191,10 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().cpu()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        flat = torch.empty(tensor.numel(), dtype=tensor.dtype)  # of stride 1, whatever it was
+        digest.update(flat.copy_(tensor.reshape(-1)).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

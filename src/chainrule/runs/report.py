@@ -256,6 +256,7 @@ class Reporter:
         report: dict[str, Any] = {
             "seeds": self._seeds,
             "methods": methods,
+            "plan": self.task.plan.model_dump(),
             "environment": describe_environment(self.folder.spec),
         }
         if photo is not None and self.score is not None:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    WrapValidator,
+)
 
 from chainrule.errors import UserError
 from chainrule.losses.registry import AnyLoss
@@ -19,6 +26,7 @@ from chainrule.methods.registry import METHODS
 from chainrule.models import BUNDLED
 from chainrule.specs import File, NetworkName, Spec
 
+MOST_SEEDS = 10_000
 VERSION = 2
 """Of the format of specs."""
 DTYPES = {
@@ -52,10 +60,16 @@ def parse_seeds(value: Any) -> Any:
             raise UserError(
                 f"{part.strip()!r} is not a range of seeds", "let it rise, and end below 2147483648"
             )
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise UserError(f"{value!r} names too many seeds", f"name at most {MOST_SEEDS}")
         seeds += range(first, last + 1)
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"{value!r} names a seed twice", "name each once")
     return tuple(seeds)
+
+
+def _require_distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise UserError("a seed is named twice", "name each once", "seed")
+    return seeds
 
 
 def parse_size(value: Any) -> Any:
@@ -83,7 +97,11 @@ def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, (str, Path)) else value
 
 
-Seeds = Annotated[tuple[int, ...], BeforeValidator(parse_seeds)]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**31)], ...],
+    BeforeValidator(parse_seeds),
+    AfterValidator(_require_distinct),
+]
 Prompts = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
 Files = Annotated[tuple[File, ...], BeforeValidator(_one_or_more)]
 
@@ -118,9 +136,11 @@ class Inputs(Spec):
     prompt: Prompts = Field(
         default=("",), description="What the images should show; a class, for models of classes."
     )
-    negative_prompt: str = Field(default="", description="What they should not be.")
+    negative_prompt: str = Field(default="", description="What the images should not show.")
     guidance_scale: float | None = Field(
-        default=None, description="Classifier-free guidance; 1 is none; the model's own."
+        default=None,
+        allow_inf_nan=False,
+        description="Classifier-free guidance; 1 is none; the model's own.",
     )
     seed: Seeds = Field(
         default=(0,), min_length=1, description="A seed, a list (1,5,9) or a range (0-3)."
@@ -161,7 +181,7 @@ class RunSpec(Spec):
     memory: Annotated[int | None, BeforeValidator(parse_memory)] = Field(
         default=None,
         gt=0,
-        description="The most bytes that it may take, as in 8GB: the fastest way within is found.",
+        description="A limit, as in 8GB: the fastest plan that fits is taken.",
     )
     stop_after: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict,
@@ -280,8 +300,10 @@ def explain_error(error: ValidationError) -> UserError:
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
         return cause
-    where = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
-    name = ".".join(where)
+    where = [part for part in problem["loc"] if isinstance(part, str)]
+    holders = ("methods", "losses", "inputs", "checkpoint")  # nobody types these
+    name = ".".join(p for p in where if p not in holders and not p.startswith("function-"))
+    name = name or ".".join(map(str, problem["loc"]))
     found = repr(problem["input"])
     shown = found if len(found) <= 100 else f"{found[:97]}..."
     message = problem["msg"]

@@ -10,7 +10,7 @@ from chainrule.diffusion.solvers.base import Solver
 from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.diffusion.solvers.dpm_solver import DPMSolver
 from chainrule.diffusion.solvers.edict import EDICT
-from chainrule.diffusion.solvers.runge_kutta import RK3, RK4, Heun
+from chainrule.diffusion.solvers.runge_kutta import RK3, RK4, Euler, Heun
 from chainrule.specs import Registry
 
 SOLVERS: Registry[Callable[[], Solver]] = Registry(
@@ -18,10 +18,12 @@ SOLVERS: Registry[Callable[[], Solver]] = Registry(
     "solver",
     {
         "ddim": DDIM,
+        "euler": Euler,
         "heun": Heun,
         "rk3": RK3,
         "rk4": RK4,
         "ab2": lambda: AdamsBashforth(2),
+        "ab3": lambda: AdamsBashforth(3),
         "ab4": lambda: AdamsBashforth(4),
         "dpm++": DPMSolver,
         "adaptive": Adaptive,
