@@ -190,9 +190,7 @@ def test_seeds(text: Any, seeds: tuple[int, ...]) -> None:
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "1,", "-1", "1--2", "2147483648", "0-2147483648", "3-1"]
-)
+@pytest.mark.parametrize("text", ["", "x", "1,", "-1", "1--2", "2147483648", "0-2147483648", "3-1"])
 def test_what_names_no_seeds_is_refused(text: str) -> None:
     with pytest.raises(UserError):
         parse_seeds(text)
@@ -234,9 +232,7 @@ def test_the_first_problem_is_said_short() -> None:
     with pytest.raises(ValidationError) as caught:
         RunSpec.model_validate({"methods": [{"kind": "sdedit", "strength": "x" * 500}]})
     said = str(explain_error(caught.value))
-    assert re.match(
-        r"strength cannot be 'x+\.\.\.: input should be a valid number", said
-    )
+    assert re.match(r"strength cannot be 'x+\.\.\.: input should be a valid number", said)
     assert len(said) < 220
 
 

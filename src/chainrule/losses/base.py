@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from chainrule.errors import UserError
 from chainrule.images import resize_like
 from chainrule.noise import Stream
-from chainrule.specs import Spec
+from chainrule.specs import File, Spec
 
 
 class Loss(ABC):
@@ -253,6 +253,16 @@ class LossSpec(Spec, ABC):
     def build(self, device: str | torch.device = "cpu") -> Loss:
         """The weighted loss. Raises UserError as `load` does."""
         return self.weight * self.load(device)
+
+
+class PictureLossSpec(LossSpec):
+    """A loss that compares the image with a picture."""
+
+    target: File = Field(description="The picture.")
+
+    @classmethod
+    def parse_target(cls, text: str) -> dict[str, Any]:
+        return {"target": absolute(text)}
 
 
 def absolute(path: str) -> Path:

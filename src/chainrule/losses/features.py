@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from chainrule import bundled
 from chainrule.errors import UserError
+from chainrule.losses.base import PictureLossSpec
+from chainrule.specs import NetworkName
 from chainrule.vision import Preprocess, load_pretrained, load_weights
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -111,6 +114,15 @@ class Backbone(Features):
         # (B, C, h, w) of convolutional networks, (B, n, C) of transformers
         places = [s.flatten(2) if s.ndim == 4 else s.transpose(1, 2) for s in chosen]
         return [each.to(images.dtype) for each in places]
+
+
+class FeaturesSpec(PictureLossSpec):
+    """A loss that compares what a network sees in the image and in a picture."""
+
+    features: NetworkName | None = Field(
+        None,
+        description="A VGG's weights (a file), or a transformers vision network; the bundled one.",
+    )
 
 
 def load_features(name: str | Path | None = None, device: str | torch.device = "cpu") -> Features:

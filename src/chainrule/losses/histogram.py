@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from chainrule.images import load_picture
-from chainrule.losses.base import LossSpec, Term, absolute, match_pictures, select_picture
-from chainrule.specs import File
+from chainrule.losses.base import PictureLossSpec, Term, match_pictures, select_picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +37,11 @@ class ColourHistogram(Term):
         return replace(self, picture=select_picture(self.picture, rows))
 
 
-class HistogramSpec(LossSpec):
+class HistogramSpec(PictureLossSpec):
     """That the image has the colours of a picture, wherever they are."""
 
     hint: ClassVar[str] = "histogram=FILE"
     kind: Literal["histogram"] = "histogram"
-    target: File = Field(description="The picture.")
-
-    @classmethod
-    def parse_target(cls, text: str) -> dict[str, Any]:
-        return {"target": absolute(text)}
 
     def load(self, device: str | torch.device = "cpu") -> ColourHistogram:
         return ColourHistogram(load_picture(self.target))

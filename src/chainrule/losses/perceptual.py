@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from chainrule.images import load_picture
-from chainrule.losses.base import LossSpec, Term, absolute, match_pictures, select_picture
-from chainrule.losses.features import Features, load_features
-from chainrule.specs import File, NetworkName
+from chainrule.losses.base import Term, match_pictures, select_picture
+from chainrule.losses.features import Features, FeaturesSpec, load_features
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +46,11 @@ class Perceptual(Term):
         return replace(self, picture=select_picture(self.picture, rows))
 
 
-class PerceptualSpec(LossSpec):
+class PerceptualSpec(FeaturesSpec):
     """That a network sees the content of a picture in the image."""
 
     hint: ClassVar[str] = "perceptual=FILE"
     kind: Literal["perceptual"] = "perceptual"
-    target: File = Field(description="The picture.")
-    features: NetworkName | None = Field(
-        None,
-        description="A VGG's weights (a file), or a transformers vision network; the bundled one.",
-    )
-
-    @classmethod
-    def parse_target(cls, text: str) -> dict[str, Any]:
-        return {"target": absolute(text)}
 
     def load(self, device: str | torch.device = "cpu") -> Perceptual:
         features = load_features(self.features, device)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from chainrule.errors import UserError
 from chainrule.images import load_picture, resize_like
-from chainrule.losses.base import LossSpec, Term, absolute, match_pictures, select_picture
-from chainrule.specs import File
+from chainrule.losses.base import PictureLossSpec, Term, match_pictures, select_picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +56,11 @@ class Target(Term):
         return replace(self, picture=select_picture(self.picture, rows))
 
 
-class PictureSpec(LossSpec):
+class PictureSpec(PictureLossSpec):
     """That the image has the pixels of a picture."""
 
     hint: ClassVar[str] = "picture=FILE"
     kind: Literal["picture"] = "picture"
-    target: File = Field(description="The picture.")
-
-    @classmethod
-    def parse_target(cls, text: str) -> dict[str, Any]:
-        return {"target": absolute(text)}
 
     def load(self, device: str | torch.device = "cpu") -> Target:
         return Target(load_picture(self.target))

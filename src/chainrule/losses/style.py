@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from chainrule.diffusion.guidance.semantic import gram
 from chainrule.images import load_picture
-from chainrule.losses.base import LossSpec, Term, absolute
-from chainrule.losses.features import Features, load_features
-from chainrule.specs import File, NetworkName
+from chainrule.losses.base import Term
+from chainrule.losses.features import Features, FeaturesSpec, load_features
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,20 +52,11 @@ class Style(Term):
         return torch.stack(off).mean(dim=0)
 
 
-class StyleSpec(LossSpec):
+class StyleSpec(FeaturesSpec):
     """That a network sees the style of a picture in the image."""
 
     hint: ClassVar[str] = "style=FILE"
     kind: Literal["style"] = "style"
-    target: File = Field(description="The picture.")
-    features: NetworkName | None = Field(
-        None,
-        description="A VGG's weights (a file), or a transformers vision network; the bundled one.",
-    )
-
-    @classmethod
-    def parse_target(cls, text: str) -> dict[str, Any]:
-        return {"target": absolute(text)}
 
     def load(self, device: str | torch.device = "cpu") -> Style:
         features = load_features(self.features, device)
