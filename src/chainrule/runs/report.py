@@ -31,7 +31,7 @@ from chainrule.runs.origin import Origin, describe_origin, save_picture
 from chainrule.runs.scores import Score, find_score
 from chainrule.runs.spec import RunSpec
 
-TOKENS = 4
+DIGITS = 4
 """The least number of digits of a seed in a file's name."""
 
 
@@ -123,7 +123,7 @@ class Reporter:
     # --- pictures -------------------------------------------------------------------------------
 
     def _image_path(self, label: str, seed: int) -> Path:
-        digits = max(TOKENS, len(str(max(self._seeds))))
+        digits = max(DIGITS, len(str(max(self._seeds))))
         folder = self.folder.path / "images"
         folder.mkdir(exist_ok=True)
         return folder / f"{name_file(label)}-{seed:0{digits}d}.png"
