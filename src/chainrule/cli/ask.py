@@ -85,7 +85,7 @@ class Command:
         seeds: The seeds, if none are named.
         guided: Whether guidance is the run's; if not, it is a setting of the method's own.
         check: Raises UserError for what was not said.
-        after: Called with the folder and the spec when all is done.
+        after: Called with the folder when all is done.
     """
 
     name: str

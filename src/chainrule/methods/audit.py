@@ -143,7 +143,7 @@ class Audit(Method):
     """
 
     kind: Literal["audit"] = "audit"
-    needs = Needs.PROMPT
+    needs = Needs.NOISE | Needs.PROMPT | Needs.PROMPTS
     state: ClassVar[type[State]] = AuditState
     classifier: NetworkName | None = Field(
         default=None, description="Any transformers image classifier; the bundled one."

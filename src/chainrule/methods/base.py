@@ -46,6 +46,8 @@ class Needs(Flag):
     NOISE = auto()
     """It starts at noise: a photo would be ignored, so it is refused."""
     PROMPT = auto()
+    PROMPTS = auto()
+    """It draws each of several prompts with each of the seeds."""
     PHOTO = auto()
     SOURCE = auto()
     """What the photo shows, in words."""

@@ -49,7 +49,7 @@ class Effect(Method):
     """
 
     kind: Literal["effect"] = "effect"
-    needs = Needs.PICTURES | Needs.PROMPT
+    needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT
     state: ClassVar[type[State]] = Training
     word: str = Field(default="<effect>", description="The new word, in angle brackets.")
     other: tuple[str, ...] = Field(default=(), description="Prompts with which the word is tried.")
@@ -67,6 +67,8 @@ class Effect(Method):
 
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
+        if len(prepared.prompts) != 1:
+            raise UserError("an effect is learnt under one prompt", "say what both show", "prompt")
         if len(prepared.pictures) != 2:
             raise UserError(
                 f"an effect is learnt from two pictures, not {len(prepared.pictures)}",

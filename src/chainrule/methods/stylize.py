@@ -100,7 +100,7 @@ class Stylize(Method):
     """
 
     kind: Literal["stylize"] = "stylize"
-    needs = Needs.PICTURES | Needs.PROMPT
+    needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT | Needs.PROMPTS
     state: ClassVar[type[State]] = Training
     features: NetworkName | None = Field(
         default=None,

@@ -91,11 +91,33 @@ def _check(spec: RunSpec, model: Model) -> None:
         raise UserError("what is outside of a mask is kept exactly", "name a mask", "mask")
     if inputs.has_mask and not inputs.edits:
         raise UserError("a mask is a part of a picture", "name the picture to edit", "photo")
+    _check_heeded(spec)
     example = model.text.example
     learns = any(Needs.PICTURES in type(method).needs for method in spec.methods)
     told = all(prompt.strip() for prompt in inputs.prompt)
     if not (inputs.edits or learns or told) and example is not None:
         raise UserError("the prompt is empty", f'say what to draw, for example "{example}"')
+
+
+def _check_heeded(spec: RunSpec) -> None:
+    """Raise UserError for what none of the run's methods would heed."""
+    inputs, methods = spec.inputs, spec.methods
+    several = len(inputs.prompt) not in (1, len(inputs.seed))
+    for method in methods:
+        if several and Needs.PROMPTS not in type(method).needs:
+            raise UserError(
+                f"there are {len(inputs.prompt)} prompts for {len(inputs.seed)} seeds",
+                f"give {method.kind} one prompt, or one for each seed",
+                "prompt",
+            )
+    learns = any(Needs.PICTURES in type(method).needs for method in methods)
+    if inputs.pictures and not learns:
+        raise UserError("no method here learns from pictures", "omit them", "pictures")
+    guided = inputs.guidance_scale is not None or inputs.negative_prompt
+    if guided and all("guidance_scale" in type(method).model_fields for method in methods):
+        raise UserError(
+            "these methods have their own guidance", "set it there, and omit the run's", "method"
+        )
 
 
 def _tell(model: Model, inputs: Inputs, prompts: tuple[str, ...]) -> Denoiser:
