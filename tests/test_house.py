@@ -225,3 +225,9 @@ def test_importing_is_light() -> None:
         ).stdout
         == "[]\n"
     )
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports them by their bare names: the second of two would fail a fresh clone's suite."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
