@@ -1,4 +1,4 @@
-"""What the README and CONTRIBUTING tell people to type is what can be typed."""
+"""What the README and the documents tell people to type is what can be typed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from tiny import family, load_once
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = f"{README}\n{(ROOT / 'CONTRIBUTING.md').read_text()}"
+PAGES = {
+    name: (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("tasks", "python", "methods", "checkpoints")
+}
+DOCUMENTS = "\n".join([README, *PAGES.values(), (ROOT / "CONTRIBUTING.md").read_text()])
 JOINED = re.sub(r" \\\n\s*", " ", DOCUMENTS)
 KINDS = "generate|guide|edit|invert|effect|stylize|audit|estimate|run|resume|rerun|methods|models"
 TYPED = re.findall(
@@ -31,7 +35,11 @@ COMMANDS = sorted(
     {line for line in TYPED if not set(line.split()) & set(NOT_HERE)}
     - {f"chainrule {kind}" for kind in KINDS.split("|")}
 )
-PYTHON = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+PYTHON = "\n".join(
+    block
+    for page in (README, PAGES["python"], PAGES["checkpoints"])
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+)
 TINY = {
     "CompVis/stable-diffusion-v1-4": "Stable Diffusion 1.x",
     "stabilityai/stable-diffusion-xl-base-1.0": "Stable Diffusion XL",
@@ -121,6 +129,26 @@ def test_the_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert (tmp_path / "runs" / "plain" / "contact-sheet.png").is_file()
 
 
-@pytest.mark.parametrize("picture", re.findall(r"!\[[^]]*\]\(([^)]+)\)", DOCUMENTS))
-def test_its_pictures_are_there(picture: str) -> None:
-    assert (ROOT / picture).is_file()
+LINKS = [
+    (page, link)
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    if not link.startswith("http")
+]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=lambda value: getattr(value, "name", value))
+def test_links_lead_somewhere(page: Path, link: str) -> None:
+    """To a file, and in it to a heading."""
+    name, _, anchor = link.partition("#")
+    target = page.parent / name if name else page
+    assert target.exists()
+    if anchor:
+        headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings]
+
+
+def test_the_readme_is_short_and_says_first_where_the_command_is() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 200
+    assert any(".venv/bin/chainrule" in line for line in lines[:40])
