@@ -327,9 +327,9 @@ def repaint_at(repeats: int) -> Contender:
 
 def blended_at(name: str, scale: float) -> Contender:
     """Blended Diffusion; at scale 0 there is no loss."""
-    method = BlendedDiffusion(scale=scale, crops=4)
     if not scale:
-        return Contender(name, method)
+        return Contender(name, BlendedDiffusion())
+    method = BlendedDiffusion(scale=scale, crops=4)
     return Contender(name, blend_by_caption, {"method": method})
 
 
@@ -642,20 +642,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def draw_sheet(asked: Mapping[str, list[Edit]], made: Mapping[Contender, Made]) -> Image.Image:
-    """The second edit of each kind, by every method."""
+    """The second edit of each kind: a column for each, a row for each method."""
     kinds = list(asked)
     count = len(asked[kinds[0]])
     index = [i * count + 1 for i in range(len(kinds))]
     every = [edit for some in asked.values() for edit in some]
-    columns = {"picture": torch.stack([every[i].picture for i in index])}
+    rows = {"the picture": torch.stack([every[i].picture for i in index])}
     for contender, found in made.items():
         name = contender.name.split(",")[0].replace(" guidance and the prompt", ", prompted")
-        columns[name] = found.images[index]
-    captions = {name: [""] * len(kinds) for name in columns}
-    captions["picture"] = [every[i].after.caption.removesuffix(" background") for i in index]
-    title = "The picture, and what each method makes of it"
-    whole = contact_sheet(columns, kinds, captions, title).convert("RGB")
-    return whole.resize((whole.width // 2, whole.height // 2))
+        rows[name] = found.images[index]
+    columns = {kind: torch.stack([row[k] for row in rows.values()]) for k, kind in enumerate(kinds)}
+    wanted = [every[i].after.caption.removesuffix(" background") for i in index]
+    captions = {
+        kind: [caption, *[""] * (len(rows) - 1)]
+        for kind, caption in zip(kinds, wanted, strict=True)
+    }
+    title = "Pictures, what was asked for (below them), and what each method makes of it"
+    whole = contact_sheet(columns, list(rows), captions, title).convert("RGB")
+    return whole.resize((whole.width * 3 // 4, whole.height * 3 // 4))
 
 
 if __name__ == "__main__":

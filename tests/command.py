@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from chainrule.cli import app
+from chainrule.cli._app import app
 
 
 def call(*arguments: object) -> tuple[int, str]:
@@ -23,3 +26,26 @@ def images(folder: Path) -> dict[str, bytes]:
     return {
         path.name: Image.open(path).tobytes() for path in sorted((folder / "images").glob("*.png"))
     }
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """All of a folder; of states the tensors, of reports what is not a matter of time."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        kept = path.suffix == ".safetensors" and "embedding" not in name and "lora" not in name
+        if kept:
+            found[name] = {key: (t.dtype, t.tolist()) for key, t in load_file(path).items()}
+        elif name == "report.json":
+            found[name] = timeless(json.loads(path.read_text()))
+        elif name != "report.csv":
+            found[name] = path.read_bytes()
+    return found
+
+
+def timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: timeless(part) for key, part in value.items() if key not in ("seconds", "passes")
+        }
+    return value

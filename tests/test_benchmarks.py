@@ -10,10 +10,11 @@ from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 RESULTS = BENCHMARKS.parent / "docs" / "results.md"
-PARTS = ("base", "contest", "sizes")
+PARTS = ("base", "contest", "damage", "forks", "hostile", "sizes", "slips", "trials")
 """What benchmarks are made of."""
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in PARTS)
 MORE = {
@@ -142,3 +143,47 @@ def test_what_made_images_is_told_apart() -> None:
     best = contest.Contender("best", contest.optimise_from, {"method": methods.DOODL()})
     assert best.shorten().settings["method"].steps == load("base").TOY["steps"]
     assert best.made_by != best.shorten().made_by
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "err"),
+    [
+        ("clear", 2, "warning: a word\nerror: there is no x: name another\n"),
+        ("clear", 0, "warning: a word\n"),
+        ("clear", 2, "Usage: x\n╭─ Error ───╮\n│ No such option: --x │\n╰───────╯\n"),
+        ("unclear", 2, ""),
+        ("unclear", 2, "error: a: b\nerror: c: d\n"),
+        ("unclear", 2, "error: no cure\n"),
+        ("unclear", 2, "error: a: b\nand more\n"),
+        ("unclear", 2, f"error: a: {'b' * 600}\n"),
+        ("unclear", 2, "error: a: 'NoneType' object\n"),
+        ("unclear", 2, "error: a\x1b[31m: b\n"),
+        ("traceback", 1, "Traceback (most recent call last):\nKeyError: 1\n"),
+        ("traceback", None, ""),
+    ],
+)
+def test_what_is_clear_is_told_from_what_is_not(verdict: str, code: int | None, err: str) -> None:
+    ended = load("forks").Ended(code, hung=False, seconds=1.0, out="", err=err, writes=0)
+    assert load("trials").judge(ended, lambda: None)[0] == verdict
+
+
+def test_a_result_that_is_wrong_and_a_hang_are_told() -> None:
+    forks, trials = load("forks"), load("trials")
+    done = forks.Ended(0, hung=False, seconds=1.0, out="", err="", writes=0)
+    assert trials.judge(done, lambda: "other bytes")[0] == "silently different"
+    hung = forks.Ended(None, hung=True, seconds=99.0, out="", err="", writes=0)
+    assert trials.judge(hung, lambda: None)[0] == "hang"
+
+
+def test_results_are_compared_without_their_seconds(tmp_path: Path) -> None:
+    trials = load("trials")
+    folders = [tmp_path / name for name in ("one", "other", "wrong")]
+    for folder, seconds, passes in zip(folders, (0.25, 12.5, 12.5), (3, 3, 4), strict=True):
+        folder.mkdir()
+        (folder / "report.json").write_text(f'{{"seconds": {seconds}, "passes": {passes}}}')
+        (folder / "report.csv").write_text(f'a,seconds,b\n"x,1",{seconds},{passes}\n')
+        facts = {"seconds": str(seconds), "digest": str(seconds), "passes": str(passes)}
+        save_file({"x": torch.ones(2)}, folder / "x.safetensors", metadata=facts)
+    one, other, wrong = map(trials.snapshot, folders)
+    assert trials.compare(one, other) is None
+    assert trials.compare(one, wrong) == "other bytes in report.csv, report.json, x.safetensors"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from chainrule import UserError
-from chainrule.metrics import bootstrap, frechet_distance, wilson
+from chainrule.metrics import bootstrap, frechet_distance, psnr, wilson
 
 
 def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
@@ -41,3 +43,40 @@ def test_bootstrap_is_near_the_normal_interval() -> None:
     assert interval.value == pytest.approx(values.mean())
     assert interval.low == pytest.approx(values.mean() - half, abs=0.05)
     assert interval.high == pytest.approx(values.mean() + half, abs=0.05)
+
+
+GOOD = torch.rand(2, 3, 4, 4)
+FEATURES = torch.rand(5, 6)
+WRONG = {
+    "no tensor": (lambda value: value.tolist(), r"are not of type list: give a tensor"),
+    "one image": (lambda value: value[0], r"cannot be measured: give \((B, C, H, W|N, D)\)"),
+    "nothing": (lambda value: value[:0], r"cannot be measured"),
+    "whole numbers": (lambda value: (255 * value).to(torch.uint8), r"are floats, not .*: divide by"),
+    "nan": (lambda value: value * torch.nan, r"are not finite everywhere"),
+    "infinity": (lambda value: value / 0, r"are not finite everywhere"),
+    "another size": (lambda value: value[..., :-1], r"cannot be compared|features and the other"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize(("metric", "good"), [(psnr, GOOD), (frechet_distance, FEATURES)])
+def test_what_cannot_be_measured_is_said(metric, good, case: str, first: bool) -> None:
+    change, message = WRONG[case]
+    with pytest.raises(UserError, match=message):
+        metric(change(good), good) if first else metric(good, change(good))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([], "at least one value"), ([[1.0]], "at least one"), ([1.0, math.nan], "is not finite"), ([math.inf], "not finite")],
+)  # fmt: skip
+def test_no_interval_of_what_is_no_sample(values, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        bootstrap(values)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (5, 4), (-1, 4)])
+def test_no_proportion_of_what_cannot_be(successes: int, trials: int) -> None:
+    with pytest.raises(UserError, match=r"at least one trial|trials cannot have succeeded"):
+        wilson(successes, trials)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from chainrule import Noise, UserError
-from chainrule.noise import PUBLISHED, generator
+from chainrule.noise import PUBLISHED, as_seeds, generator
 
 HASHED = "tests/hashed"
 PINNED = [-0.703959, 0.356531, 1.549967, 1.047991, -0.351429, -2.207339, 1.682338, 0.255143]
@@ -73,3 +75,16 @@ def test_the_numbers_of_an_image_do_not_depend_on_its_batch(name: str) -> None:
     assert not torch.equal(both[0], both[1])
     assert torch.equal(stream.select([1]).normal(2, (2, 2)), both[1:2])
     assert torch.equal(Noise((4, 9, 4)).select([1]).stream(name).normal(2, (2, 2)), both[1:2])
+
+
+@pytest.mark.parametrize("seeds", [5, [5], range(5, 6), torch.tensor([5]), iter([5])])
+def test_seeds_are_whole_numbers_in_any_form(seeds) -> None:
+    assert Noise(seeds).seeds == as_seeds(5) == (5,)
+
+
+@pytest.mark.parametrize(
+    "seeds", [True, 1.0, "1", None, {1: 2}, [None], range(10**12), itertools.count()]
+)
+def test_what_is_no_seed_is_refused_at_once(seeds) -> None:
+    with pytest.raises(UserError, match="seed"):
+        Noise(seeds)

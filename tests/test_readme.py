@@ -68,7 +68,7 @@ def test_commands_can_be_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -
         "ask.execute",
         "show.load_model",
         "again.read_spec",
-        "again.resume",
+        "again.Folder.open",
         "again.find_run",
     ):
         monkeypatch.setattr(f"chainrule.cli.{place}", understand)
@@ -131,7 +131,11 @@ def test_the_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 LINKS = [
     (page, link)
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    for page in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
     if not link.startswith("http")
 ]
@@ -145,7 +149,9 @@ def test_links_lead_somewhere(page: Path, link: str) -> None:
     assert target.exists()
     if anchor:
         headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
-        assert anchor in [re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings]
+        assert anchor in [
+            re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings
+        ]
 
 
 def test_the_readme_is_short_and_says_first_where_the_command_is() -> None:

@@ -30,7 +30,9 @@ from diffusers import (
     PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
@@ -278,8 +280,28 @@ SCHEDULERS = {
 }
 
 
+def _inpainting() -> StableDiffusionInpaintPipeline:
+    return StableDiffusionInpaintPipeline(
+        vae=vae(),
+        **_clip(),
+        unet=_unet(in_channels=9),
+        scheduler=DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _xl_inpainting() -> StableDiffusionXLInpaintPipeline:
+    plain = _xl()
+    unet = UNet2DConditionModel.from_config(plain.unet.config, in_channels=9)
+    return StableDiffusionXLInpaintPipeline(**{**plain.components, "unet": unet})
+
+
 FAMILIES = {
     "Stable Diffusion 1.x": lambda: pipeline(SCHEDULERS["sd1"]),
+    "Stable Diffusion inpainting": _inpainting,
+    "Stable Diffusion XL inpainting": _xl_inpainting,
     "Stable Diffusion 2.x (v)": lambda: pipeline(SCHEDULERS["sd2"]),
     "Stable Diffusion 2.x (v, zero SNR)": lambda: pipeline(SCHEDULERS["zero"]),
     "Stable Diffusion turbo": lambda: pipeline(

@@ -1,45 +1,31 @@
 """chainrule: exact gradients through the whole sampling chain of a diffusion model."""
 
-from chainrule.diffusion.gradient import Adjoint, Backprop, Checkpoint, Reversible
-from chainrule.diffusion.sampling import invert, sample, sample_state
-from chainrule.diffusion.solvers import (
-    DDIM,
-    DDPM,
-    EDICT,
-    RK3,
-    RK4,
-    AdamsBashforth,
-    Adaptive,
-    DPMSolver,
-    Euler,
-    Heun,
-)
-from chainrule.errors import UserError
-from chainrule.models import Model, load
-from chainrule.noise import Noise
+from __future__ import annotations
+
+TYPE_CHECKING = False  # a type checker knows better; nothing at all is imported before it is needed
+if TYPE_CHECKING:
+    from chainrule._public import *  # noqa: F403
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "DDIM",
-    "DDPM",
-    "EDICT",
-    "RK3",
-    "RK4",
-    "AdamsBashforth",
-    "Adaptive",
-    "Adjoint",
-    "Backprop",
-    "Checkpoint",
-    "DPMSolver",
-    "Euler",
-    "Heun",
-    "Model",
-    "Noise",
-    "Reversible",
-    "UserError",
-    "invert",
-    "load",
-    "sample",
-    "sample_state",
-]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """What is public, or a room of the house: imported when it is first asked for.
+
+        So the command line is there to hear Ctrl-C before torch is.
+        """
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        if not name.startswith("_") and find_spec(f"chainrule.{name}") is not None:
+            return import_module(f"chainrule.{name}")
+        if name == "__all__" or not name.startswith("_"):
+            public = import_module("chainrule._public")
+            if hasattr(public, name):
+                return getattr(public, name)
+        raise AttributeError(f"module 'chainrule' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+LONGEST = 600
+"""How many letters of a cause or a cure are shown: what is quoted in it may be of any length."""
+
 
 class UserError(ValueError):
     """Bad input: one sentence that names the cause and the cure; the command line exits with 2.
+
+    It is one line of printable letters, whatever it quotes: what is longer is cut in its middle.
 
     Args:
         cause: What is wrong.
@@ -14,8 +19,30 @@ class UserError(ValueError):
     """
 
     def __init__(self, cause: str, cure: str | None = None, field: str | None = None) -> None:
+        cause, cure = tidy(cause), None if cure is None else tidy(cure)
         super().__init__(cause if cure is None else f"{cause}: {cure}")
         self.cause, self.cure, self.field = cause, cure, field
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str | None, str | None]]:
         return type(self), (self.cause, self.cure, self.field)
+
+
+def tidy(text: str, longest: int = LONGEST) -> str:
+    """A text as one line of printable letters, cut in its middle if it is longer than `longest`.
+
+    >>> tidy("two" + chr(10) + "lines, and a bell" + chr(7))
+    'two lines, and a bell\\\\x07'
+    """
+    if len(text) > longest:
+        half = (longest - 5) // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    line = " ".join(text.splitlines())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def find_reason(error: BaseException) -> str:
+    """What a library's error says, in its first line; never advice to load what can run code."""
+    text = str(error).strip() or type(error).__name__
+    if "weights_only" in text:
+        return "it holds more than tensors"
+    return tidy(text.splitlines()[0])

@@ -6,9 +6,12 @@ generators, so that it does not depend on what else is in its batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +33,10 @@ PUBLISHED = {
 number first + k, so that images that were published can be made again."""
 
 
+MOST = 100_000
+"""The most seeds at once: more is a mistake, which would take all memory before it is noticed."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """The random numbers of a batch of images, one generator for each seed.
@@ -37,19 +44,18 @@ class Noise:
     >>> a, b = Noise((3, 5)).normal(0, (2, 2)), Noise((5,)).normal(0, (2, 2))
     >>> torch.equal(a[1], b[0])
     True
+
+    Args:
+        seeds: One for each image, whole numbers from 0 to 2147483647; a single one may stand alone.
+
+    Raises:
+        UserError: One of them is not a seed, or there is none.
     """
 
     seeds: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.seeds:
-            raise UserError("there are no seeds", "name at least one", "seeds")
-        if any(not 0 <= seed < 2**31 for seed in self.seeds):
-            raise UserError(
-                f"{list(self.seeds)} are not all seeds",
-                "choose whole numbers from 0 to 2147483647",
-                "seeds",
-            )
+        object.__setattr__(self, "seeds", as_seeds(self.seeds))
 
     def select(self, rows: Sequence[int]) -> Noise:
         """The random numbers of some of the images."""
@@ -123,6 +129,48 @@ class Stream:
         shape: Sequence[int],
     ) -> Tensor:
         return torch.stack([kind(each, shape) for each in self.generators(k)])
+
+
+def as_seeds(value: int | Iterable[int]) -> tuple[int, ...]:
+    """Seeds, one for each image.
+
+    >>> as_seeds(7), as_seeds(range(3))
+    ((7,), (0, 1, 2))
+
+    Args:
+        value: A whole number from 0 to 2147483647, or several, as a list, a range or a tensor.
+
+    Raises:
+        UserError: It is something else, or there is none.
+    """
+    given: Any = value
+    several = isinstance(given, Iterable) and getattr(given, "ndim", 1) == 1
+    if not several or isinstance(given, (str, bytes, Mapping)):
+        given = [given]
+    seeds = tuple(map(_as_seed, islice(given, MOST + 1)))
+    if len(seeds) > MOST:
+        raise UserError(f"there are more than {MOST} seeds", "use fewer", "seeds")
+    if not seeds:
+        raise UserError("there are no seeds", "name at least one", "seeds")
+    return seeds
+
+
+def _as_seed(value: Any) -> int:
+    try:
+        seed = -1 if _is_bool(value) else operator.index(value)
+    except TypeError:
+        seed = -1
+    if not 0 <= seed < 2**31:
+        raise UserError(
+            f"{value!r:.60} is not a seed",
+            "choose a whole number from 0 to 2147483647, or several, as [0, 1] or range(4)",
+            "seeds",
+        )
+    return seed
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) == torch.bool
 
 
 def generator(seed: int, draw: int) -> torch.Generator:

@@ -6,16 +6,25 @@ packages bring through an entry point of the same group.
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, get_args
+from reprlib import Repr
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+)
 
 from chainrule.errors import UserError
 
@@ -23,31 +32,128 @@ T = TypeVar("T")
 
 
 class Spec(BaseModel):
-    """Settings that are checked, never change, and can be written as JSON."""
+    """Settings that are checked, never change, and can be written as JSON.
+
+    Raises:
+        UserError: For a setting that cannot be. (`model_validate` and its like raise pydantic's
+            ValidationError, of which `explain_error` makes one.)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if not TYPE_CHECKING:  # the fields are its arguments
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise explain_error(error) from error
+
+        # to pydantic it is the usual one: what it validates itself does not come through here
+        __init__.__pydantic_base_init__ = True
+
+
+def explain_error(error: ValidationError) -> UserError:
+    """The first problem of a failed validation: where, and what."""
+    problem = error.errors()[0]
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return cause
+    where = [part for part in problem["loc"] if isinstance(part, str)]
+    holders = ("methods", "losses", "inputs", "checkpoint")  # nobody types these
+    name = ".".join(p for p in where if p not in holders and not p.startswith("function-"))
+    name = name or ".".join(map(str, problem["loc"])) or error.title
+    found = _quote.repr(problem["input"])
+    message = problem["msg"]
+    return UserError(f"{name} cannot be {found}", f"{message[:1].lower()}{message[1:]}")
+
+
+_quote = Repr()
+"""Of what was found, however long or deep."""
+_quote.maxstring = _quote.maxother = 100
+
+
+# --- files and networks -------------------------------------------------------------------------
 
 
 class _File:
     """Marks a path whose file belongs to the run, which copies it into its folder."""
 
 
+class _Network:
+    """Marks the name of a network."""
+
+
+def check_path(path: Any) -> Any:
+    """A path that can be written down. Raises UserError for one that is not text."""
+    text = str(path)
+    if isinstance(path, (str, Path)) and ("\0" in text or not _is_text(text)):
+        raise UserError(f"{text!r} is not the name of a file in UTF-8", "rename the file")
+    return path
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written in UTF-8: a name of other bytes cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def expand(path: str | Path) -> Path:
+    """A path whose "~" is the home folder. Raises UserError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} is in the home of a user who is not here", "name another"
+        ) from error
+
+
+def make_whole(path: str | Path) -> Path:
+    """A path from the root. Raises UserError if the folder that we are in was removed."""
+    try:
+        return expand(path).absolute()
+    except FileNotFoundError as error:
+        raise UserError("the folder that you are in is no longer there", "go to another") from error
+
+
 FILE = _File()
-File = Annotated[Path, FILE]
+File = Annotated[Path, FILE, BeforeValidator(check_path)]
 """A file that a run reads: it is copied into the run's folder, so that the folder can be moved."""
+AS_WRITTEN = {"networks": "as written"}
+"""The context of a validation in which no network is looked for: a stranger's names stay names."""
 
 
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
     """A network's name; of a folder or file that is here, its whole path."""
-    path = Path(name).expanduser()
+    path = expand(name)
     configs = (path / "config.json", path / "model_index.json")
-    here = path.is_file() or any(config.is_file() for config in configs)
-    return str(path.absolute()) if here else name
+    here = os.path.isfile(path) or any(os.path.isfile(config) for config in configs)
+    return str(make_whole(path)) if here else name
 
 
-NetworkName = Annotated[str, AfterValidator(_locate)]
+def _locate(name: str, info: ValidationInfo) -> str:
+    return name if info.context == AS_WRITTEN else locate(name)
+
+
+NETWORK = _Network()
+NetworkName = Annotated[str, NETWORK, BeforeValidator(check_path), AfterValidator(_locate)]
 """A network by folder, file or hub name. What is here keeps its whole path, so that a run can be
 made again from elsewhere."""
+
+
+def suggest(name: str, known: Iterable[str], rest: str = "choose among") -> str:
+    """What was meant by a name that is not known, or what there is, for a message.
+
+    >>> suggest("sdedti", ["sdedit", "plain"]), suggest("x", ["sdedit", "plain"])
+    ('did you mean sdedit?', 'choose among plain, sdedit')
+
+    Args:
+        name: What was written.
+        known: What there is.
+        rest: What is said before all of it, if nothing is near.
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.7)
+    return f"did you mean {' or '.join(near)}?" if near else f"{rest} {', '.join(names)}"
 
 
 @dataclass(frozen=True)
@@ -90,21 +196,20 @@ class Registry(Generic[T]):
         """What `name` stands for. Raises UserError, with the nearest names, if there is none."""
         if name in self.known:
             return self.known[name]
-        near = get_close_matches(name, self.known, n=3)
-        names = ", ".join(near or sorted(self.known))
-        raise UserError(f"there is no {self.what} {name!r}", f"choose among {names}")
+        raise UserError(f"there is no {self.what} {name!r}", suggest(name, self.known))
 
-    def parse(self, value: Any, handler: Callable[[Any], Any]) -> Any:
+    def parse(self, value: Any, handler: Callable[[Any], Any], info: ValidationInfo) -> Any:
         """A pydantic validator of one that is chosen by the `kind` in a mapping.
 
         Args:
             value: A mapping with a `kind`, or one that is made already.
             handler: pydantic's own.
+            info: Of this validation.
         """
         if not isinstance(value, Mapping):
             return handler(value)
         kind: Any = self[str(value.get("kind"))]
-        return kind.model_validate(value)
+        return kind.model_validate(value, context=info.context)
 
 
 def map_files(value: Any, change: Callable[[Path], Path]) -> Any:
@@ -123,7 +228,7 @@ def map_files(value: Any, change: Callable[[Path], Path]) -> Any:
     changed: dict[str, Any] = {}
     for name, info in type(value).model_fields.items():
         old = getattr(value, name)
-        if FILE in info.metadata or _mentions_file(info.annotation):
+        if FILE in info.metadata or _mentions(FILE, info.annotation):
             new: Any = tuple(map(change, old)) if isinstance(old, tuple) else old and change(old)
         else:
             new = map_files(old, change)
@@ -144,7 +249,35 @@ def list_files(value: Any) -> list[Path]:
     return found
 
 
-def _mentions_file(annotation: Any) -> bool:
-    """Whether a type is made of `File`."""
+def list_networks(value: Any) -> list[str]:
+    """The networks and weights that a Spec names, and those within it, each once.
+
+    They are the fields of type `NetworkName`, and all paths but the files that are copied.
+
+    Args:
+        value: A Spec, or a tuple or mapping of them.
+    """
+    return list(dict.fromkeys(_find_networks(value, named=False)))
+
+
+def _find_networks(value: Any, *, named: bool) -> Iterator[str]:
+    """The names in a value, all of whose words are names of networks if it is `named` so."""
+    if isinstance(value, Spec):
+        for name, info in type(value).model_fields.items():
+            if not (FILE in info.metadata or _mentions(FILE, info.annotation)):
+                mine = NETWORK in info.metadata or _mentions(NETWORK, info.annotation)
+                yield from _find_networks(getattr(value, name), named=mine)
+    elif isinstance(value, Mapping):
+        yield from _find_networks(tuple(value), named=named)
+        yield from _find_networks(tuple(value.values()), named=named)
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _find_networks(each, named=named)
+    elif isinstance(value, Path) or (named and isinstance(value, str)):
+        yield str(value)
+
+
+def _mentions(mark: Any, annotation: Any) -> bool:
+    """Whether a type is made of one with this mark: `FILE` or `NETWORK`."""
     metadata = getattr(annotation, "__metadata__", ())
-    return FILE in metadata or any(map(_mentions_file, get_args(annotation)))
+    return mark in metadata or any(_mentions(mark, part) for part in get_args(annotation))

@@ -30,3 +30,20 @@ def test_a_setting_without_its_value_is_refused() -> None:
     (chosen,) = choose_methods(["sdedit"], None)
     with pytest.raises(UserError, match="strength: a value is missing"):
         apply_settings([("strength", None)], [chosen])
+
+
+def test_a_number_for_what_two_things_have_is_asked_back() -> None:
+    """`clip` is a CLIP of the loss, and the bound of the optimiser's steps."""
+    both = [*choose_methods(["doodl"], None), *choose_losses(["text=a heart"])]
+    for value in ("0.1", "none", "1e-3"):
+        with pytest.raises(
+            UserError, match=r"clip is a setting of text and of doodl.*doodl:optimiser\.clip="
+        ):
+            apply_settings([("clip", value)], both)
+    apply_settings([("clip", "owner/name")], both)
+    assert (both[0].values, both[1].values["clip"]) == ({}, {"owner/name": 1.0})
+    alone = choose_methods(["doodl"], None)
+    apply_settings([("clip", "0.1")], alone)
+    assert alone[0].values["optimiser"]["clip"] == "0.1"
+    named = choose_methods(["doodl:optimiser.clip=0.1"], None)
+    assert named[0].values["optimiser"]["clip"] == "0.1"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations, pairwise
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import chainrule
@@ -20,6 +25,7 @@ from chainrule.diffusion.control import (
     Towards,
     align,
 )
+from chainrule.diffusion.control.attention import AlignmentName, match_globally, match_longest
 from chainrule.diffusion.control.bottleneck import bottleneck
 from chainrule.diffusion.guidance import OneStep
 from chainrule.diffusion.solvers import DDPM
@@ -64,6 +70,81 @@ def test_a_word_of_several_tokens_shares_the_map_of_the_one_it_replaces() -> Non
     equal = align(SHOWN, SHOWN)
     assert torch.equal(equal.across[0], torch.eye(9))
     assert equal.borrowed.all()
+
+
+Pairs = list[tuple[int, int]]
+words = st.lists(st.sampled_from("abc"), max_size=5)
+
+
+def every_alignment(source: Sequence[str], target: Sequence[str]) -> Iterator[Pairs]:
+    """All ways to pair some tokens of both without crossing."""
+    for size in range(min(len(source), len(target)) + 1):
+        for chosen in combinations(range(len(source)), size):
+            for others in combinations(range(len(target)), size):
+                yield list(zip(chosen, others, strict=True))
+
+
+def score(source: Sequence[str], target: Sequence[str], pairs: Pairs) -> int:
+    """1 for each pair of equal tokens, -1 for each of others, nothing for a token left alone."""
+    return sum(1 if source[i] == target[k] else -1 for i, k in pairs)
+
+
+@given(source=words, target=words)
+def test_the_global_alignment_has_the_best_score_of_all(
+    source: list[str], target: list[str]
+) -> None:
+    found = match_globally(source, target)
+    scores = {tuple(p): score(source, target, p) for p in every_alignment(source, target)}
+    assert scores[tuple(found)] == max(scores.values())
+    assert all(source[i] == target[k] for i, k in found)
+    best = [pairs for pairs, value in scores.items() if value == max(scores.values())]
+    same = [pairs for pairs in best if all(source[i] == target[k] for i, k in pairs)]
+    # the first of them in the target, from its end backwards as it is traced
+    assert [k for _, k in found] == min([k for _, k in pairs][::-1] for pairs in same)[::-1]
+
+
+@given(source=words, target=words)
+def test_the_longest_run_is_common_but_need_not_be_the_best(
+    source: list[str], target: list[str]
+) -> None:
+    found, best = match_longest(source, target), match_globally(source, target)
+    assert found == sorted(found)
+    assert all(source[i] == target[k] for i, k in found)
+    assert len(found) <= len(best)
+
+
+def test_a_long_run_can_be_in_the_way_of_more() -> None:
+    source, target = list("klabc"), list("aubvckl")
+    assert match_globally(source, target) == [(2, 0), (3, 2), (4, 4)]
+    assert match_longest(source, target) == [(0, 5), (1, 6)]
+    for by, borrowed in (("global", 3), ("longest", 2)):
+        assert align(source, target, replaced=False, by=by).borrowed.sum() == borrowed
+
+
+@pytest.mark.parametrize(("by", "match"), [("global", match_globally), ("longest", match_longest)])
+@given(source=words, target=words)
+def test_tokens_in_the_place_of_others_share_their_maps(
+    by: AlignmentName, match: Callable[..., Pairs], source: list[str], target: list[str]
+) -> None:
+    """One by one where they are as many; else each of n takes an nth of all that it replaces."""
+    kept, changed = (align(source, target, replaced=flag, by=by) for flag in (False, True))
+    across, borrowed = torch.zeros(len(source), len(target)), torch.zeros(len(target))
+    pairs = match(source, target)
+    for i, k in pairs:
+        across[i, k] = borrowed[k] = 1.0
+    assert torch.equal(kept.across[0], across)
+    assert torch.equal(kept.borrowed[0], borrowed)
+    ends = [(-1, -1), *pairs, (len(source), len(target))]
+    for (i, k), (j, last) in pairwise(ends):
+        gone, new = list(range(i + 1, j)), list(range(k + 1, last))
+        for n, place in enumerate(new):
+            if len(gone) == len(new):
+                across[gone[n], place] = 1.0
+            else:
+                across[gone, place] = 1.0 / len(new)
+            borrowed[place] = float(bool(gone))
+    assert torch.equal(changed.across[0], across)
+    assert torch.equal(changed.borrowed[0], borrowed)
 
 
 def edit(**changes) -> AttentionEdit:

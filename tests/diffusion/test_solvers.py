@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import get_args
 
 import pytest
 import torch
@@ -37,14 +38,14 @@ from chainrule.diffusion.denoiser import Epsilon, Flow, Velocity
 from chainrule.diffusion.ode import Original, Rho, Straight
 from chainrule.diffusion.schedule import FlowMatching
 from chainrule.diffusion.solvers import DDPM, RK3, Solver
-from chainrule.diffusion.solvers.edict import DriftWarning
+from chainrule.diffusion.solvers.edict import DriftWarning, Turns
 from chainrule.diffusion.time_grids import add_jumps, linspace, log_snr, uniform
-from chainrule.noise import Noise
+from chainrule.noise import Noise, Stream
 from conftest import Gaussian, TinyNetwork, conditioned, latents, scaled_linear
 
 MULTISTEP = [AdamsBashforth(2), AdamsBashforth(3), AdamsBashforth(4)]
 SOLVERS = [Euler(), Heun(), RK3(), RK4(), *MULTISTEP]
-STEPS = [DDIM(), EDICT(), EDICT(alternate=False), DPMSolver(), *SOLVERS]
+STEPS = [DDIM(), EDICT(), EDICT(turns="printed"), EDICT(turns="alternating"), DPMSolver(), *SOLVERS]
 
 
 def gaussian(parameterization=None) -> Gaussian:
@@ -106,12 +107,12 @@ def test_many_steps_reach_the_exact_flow(solver: Solver) -> None:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-2)], ids=str
 )
-@pytest.mark.parametrize("alternate", [True, False])
+@pytest.mark.parametrize("turns", get_args(Turns))
 @pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 def test_edict_undoes_itself(
-    network: TinyNetwork, dtype: torch.dtype, tolerance: float, alternate: bool
+    network: TinyNetwork, dtype: torch.dtype, tolerance: float, turns: Turns
 ) -> None:
-    solver, times = EDICT(alternate=alternate), network.schedule.times(20)
+    solver, times = EDICT(turns=turns), network.schedule.times(20)
     network.layers.to(dtype)
     denoiser = conditioned(network)
     denoiser = type(denoiser)(network, tuple(value.to(dtype) for value in denoiser.conditioning))
@@ -392,13 +393,22 @@ def test_longer_steps_are_those_of_ddim_with_eta(eta: float) -> None:
     )
 
 
-def test_without_its_noise_ddpm_is_ddim() -> None:
-    network = TinyNetwork()
-    denoiser, times = conditioned(network), network.schedule.times(7)
-    torch.testing.assert_close(
-        sample(denoiser, latents(), times, solver=DDPM(Noise((0, 1)).stream("ddpm"), 0.0)),
-        sample(denoiser, latents(), times),
+def test_without_its_noise_ddpm_is_ddim(network: TinyNetwork, monkeypatch) -> None:
+    """Bit for bit; nothing is drawn, and with noise nothing for the last step, which adds none."""
+    drawn: list[int] = []
+    normal = Stream.normal
+    monkeypatch.setattr(
+        Stream, "normal", lambda self, k, shape: drawn.append(k) or normal(self, k, shape)
     )
+    denoiser, stream = conditioned(network), Noise((0, 1)).stream("ddpm")
+    for dtype in (torch.float32, torch.float64):
+        for times in (network.schedule.times(20), network.schedule.times(7)[:-1]):
+            x_T = latents(dtype=dtype)
+            plain = sample(denoiser, x_T, times)
+            assert torch.equal(sample(denoiser, x_T, times, solver=DDPM(stream, 0.0)), plain)
+    assert drawn == []
+    sample(denoiser, latents(), network.schedule.times(4), solver=DDPM(stream))
+    assert drawn == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

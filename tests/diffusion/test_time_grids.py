@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from chainrule import UserError
 from chainrule.diffusion.schedule import END, FlowMatching
@@ -14,10 +15,12 @@ from chainrule.diffusion.time_grids import (
     add_jumps,
     karras,
     last_steps,
+    leading,
     linspace,
     log_snr,
     quadratic,
     time_at_share,
+    trailing,
     uniform,
 )
 from conftest import scaled_linear
@@ -70,10 +73,24 @@ def test_jumps_visit_what_repaint_does() -> None:
     assert add_jumps(times, 3, 1).tolist() == times.tolist()
 
 
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_a_spacing_is_diffusers_own_at_every_number_of_steps(spacing: str) -> None:
+    """But where diffusers itself visits one time more than it is asked to."""
+    grid = {"leading": leading(1), "trailing": trailing, "linspace": linspace}[spacing]
+    scheduler = DDIMScheduler(timestep_spacing=spacing, steps_offset=int(spacing == "leading"))
+    for steps in range(1, 1000):
+        scheduler.set_timesteps(steps)
+        theirs = scheduler.timesteps.tolist()
+        if len(theirs) == steps:
+            assert grid(1000, steps).tolist() == theirs
+
+
 def test_a_share_of_the_steps() -> None:
     times = torch.tensor([751.0, 501.0, 251.0, 1.0, END])
     assert last_steps(times, 1.0).tolist() == times.tolist()
-    assert last_steps(times, 1e-3).tolist() == [1.0, END]
+    assert last_steps(times, 0.49).tolist() == [1.0, END]
+    with pytest.raises(UserError, match="less than one of 4 steps"):
+        last_steps(times, 0.24)
     assert time_at_share(times, 1.0) == 1.0
     assert time_at_share(times, 0.0) == float("inf")
 

@@ -65,7 +65,7 @@ def test_losses_add_and_scale() -> None:
 def test_a_loss_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(UserError, match="one number for each of the 3 images"):
         Call(lambda x: x.mean())(images())
-    with pytest.raises(UserError, match="must return a tensor, not float"):
+    with pytest.raises(UserError, match=r"must return a tensor, .* returns float"):
         Call(lambda x: x.mean().item())(images())
 
 

@@ -117,7 +117,7 @@ def test_a_setting_that_a_loss_does_not_have_is_refused(fields: dict[str, object
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValidationError, match="there is no loss 'symetry': choose among symmetry"):
+    with pytest.raises(ValidationError, match="there is no loss 'symetry': did you mean symmetry"):
         Wanted.model_validate({"losses": [{"kind": "symetry"}]})
 
 

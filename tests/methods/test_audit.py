@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from chainrule import UserError, bundled
 from chainrule.losses import ImageClassifier
 from chainrule.memory import Plan
 from chainrule.methods import Audit, AuditTask, Task
-from chainrule.methods.audit import AuditState
+from chainrule.methods.audit import AuditState, shared_weights
 from chainrule.vision import Preprocess
 from conftest import tiny_model
 from tiny import load_once
@@ -127,6 +132,91 @@ def test_a_judge_must_be_another() -> None:
         AUDIT.prepare(other)
     with pytest.raises(UserError, match="a prompt is empty"):
         AUDIT.prepare(replace(task, prompts=("a red circle", " ")))
+
+
+def linear(seed: int = 0) -> ImageClassifier:
+    """A network with weights, which can be another's copy."""
+    torch.manual_seed(seed)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 2))
+    return ImageClassifier(layers, ("dark", "light"), AS_IT_IS)
+
+
+def change(classifier: ImageClassifier, **changed: Any) -> ImageClassifier:
+    """A copy whose weights are changed, by the names of their functions."""
+    layers = copy.deepcopy(classifier.network)
+    for name, weight in layers.named_parameters():
+        weight.data = changed.get(name.replace(".", "_"), lambda value: value)(weight.data)
+    return replace(classifier, network=layers)
+
+
+def rename(classifier: ImageClassifier) -> ImageClassifier:
+    """The same weights in a network of another structure."""
+    own = copy.deepcopy(classifier.network)
+    return replace(classifier, network=nn.ModuleDict({"body": own, "head": nn.Identity()})["body"])
+
+
+SAME: dict[str, Callable[[ImageClassifier], ImageClassifier]] = {
+    "itself": lambda own: own,
+    "the same network": lambda own: replace(own, labels=own.labels[::-1]),
+    "a copy": lambda own: replace(own, network=copy.deepcopy(own.network)),
+    "under other names": rename,
+    "shown otherwise": lambda own: replace(change(own), preprocess=Preprocess((8, 8))),
+    "saved in float16": lambda own: replace(own, network=copy.deepcopy(own.network).half().float()),
+    "saved in bfloat16": lambda own: replace(own, network=copy.deepcopy(own.network).bfloat16()),
+    "in float64": lambda own: replace(own, network=copy.deepcopy(own.network).double()),
+}
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("case", SAME)
+def test_a_copy_of_the_classifier_is_no_judge(case: str, swapped: bool) -> None:
+    pair = [linear(), SAME[case](linear()) if case not in ("itself", "the same network") else None]
+    pair[1] = pair[1] or SAME[case](pair[0])
+    own, other = reversed(pair) if swapped else pair
+    with pytest.raises(UserError, match=r"the judge is the classifier itself.*: name another"):
+        AUDIT(suspect(own, other))
+
+
+def test_a_function_without_weights_is_no_judge_of_itself() -> None:
+    own = brightness(0.5)
+    with pytest.raises(UserError, match="the judge is the classifier itself"):
+        AUDIT(suspect(own, replace(own, preprocess=Preprocess((8, 8)))))
+
+
+def test_a_judge_that_shares_the_backbone_is_said() -> None:
+    own = linear()
+    other = change(own, **{"3_weight": torch.neg})
+    assert 0.9 < shared_weights(own.networks, other.networks) < 1
+    with pytest.warns(
+        UserWarning, match=r"9[0-9].[0-9]% of the classifier's weights are the judge"
+    ):
+        AUDIT.prepare(suspect(own, other))
+
+
+@pytest.mark.parametrize("other", ["another", "fine-tuned", "blind"])
+def test_an_independent_judge_is_taken(other: str, recwarn: pytest.WarningsRecorder) -> None:
+    own = linear()
+    judges = {
+        "another": linear(1),
+        "fine-tuned": change(own, **{"1_weight": lambda value: value + 0.01 * value.sign()}),
+        "blind": blind(),
+    }
+    AUDIT.prepare(suspect(own, judges[other]))
+    assert not [each for each in recwarn if "weights" in str(each.message)]
+    assert shared_weights(own.networks, judges[other].networks) < 0.9
+
+
+def test_a_copied_folder_is_found_by_its_weights(tmp_path: Path) -> None:
+    """Whatever it is called, and in the precision in which it was saved."""
+    model = load_once()
+    task = Task(model, model.denoiser("a red circle"), 0, prompts="a red circle")
+    shutil.copytree(bundled.CLASSIFIER, tmp_path / "judge")
+    weights = load_file(tmp_path / "judge" / "model.safetensors")
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        cast = {key: v.to(dtype) if v.is_floating_point() else v for key, v in weights.items()}
+        save_file(cast, tmp_path / "judge" / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError, match="the judge is the classifier itself"):
+            Audit(judge=str(tmp_path / "judge")).prepare(task)
 
 
 def test_what_was_found_is_reported(tmp_path: Path) -> None:

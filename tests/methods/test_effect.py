@@ -39,7 +39,7 @@ def test_a_pair_teaches_a_colour() -> None:
     assert last.losses[-1] < 0.25 * last.losses[0]
     with torch.no_grad():
         noise = pair.model.noise(range(4))
-        images = method.draw(pair, last.values["vectors"], f"{PROMPT} {method.word}", noise)
+        images = method.draw(pair, last.best["vectors"], f"{PROMPT} {method.word}", noise)
     assert sum(read(image).things[0].colour == "blue" for image in images) >= 3
 
 
@@ -63,9 +63,7 @@ def test_what_is_learnt_is_shown_and_written_as_diffusers_reads_it(tmp_path: Pat
     for name, write in method.artefacts(pair, last).items():
         write(tmp_path / name)
     pipeline.load_textual_inversion(tmp_path / "embedding.safetensors")
-    said = model.text.with_token(method.word, last.values["vectors"])([f"{PROMPT} {method.word}"])[
-        0
-    ]
+    said = model.text.with_token(method.word, last.best["vectors"])([f"{PROMPT} {method.word}"])[0]
     theirs = pipeline.maybe_convert_prompt(f"{PROMPT} {method.word}", pipeline.tokenizer)
     ids = pipeline.tokenizer(
         theirs, padding="max_length", max_length=24, return_tensors="pt"

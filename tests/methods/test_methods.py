@@ -30,7 +30,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "sdedit": {"repeats": 2},
     "repaint": {"jump": 1, "repeats": 2},
     "blended": {"crops": 1},
-    "diffedit": {"noises": 1},
     "doodl": {"iterations": 2, "crops": 1, "mix": None, "final_steps": 3},
     "adjoint-dpm": {"iterations": 1},
     "effect": {"iterations": 2, "vectors": 1},

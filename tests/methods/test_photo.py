@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -152,3 +154,82 @@ def test_a_part_of_a_task_is_its_images_with_all_that_is_theirs() -> None:
     ((everything, same),) = job.split()
     assert everything == [0, 1]
     assert same is job
+
+
+def photo(**changes: Any) -> Photo:
+    return Photo(**{"images": PHOTO, "denoiser": MODEL.denoiser("x"), "size": (16, 24), **changes})
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "bytes": ({"images": (PHOTO * 255).byte()}, "the photos are of uint8"),
+    "one": ({"images": PHOTO[0]}, "the photos are of shape"),
+    "of 255": ({"images": PHOTO * 255}, "the photos have values"),
+    "mask of 255": ({"mask": torch.full((2, 1, 8, 12), 255.0)}, "the mask is of float32"),
+    "another's mask": ({"mask": torch.ones(1, 1, 8, 12)}, "the mask is"),
+    "size": ({"size": (16,)}, r"the photos' size is \(16,\)"),
+    "no size": ({"size": (0, 24)}, "the photos' size is"),
+    "full": ({"full": torch.rand(3, 16, 16)}, r"the full photo is \(3, 16, 16\): make it \(3, 16"),
+    "full mask": ({"full_mask": torch.ones(16, 24)}, r"the mask is \(16, 24\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_no_photo_is_said_in_one_sentence(what: str) -> None:
+    changes, message = WRONG[what]
+    with pytest.raises(UserError, match=message):
+        photo(**changes)
+
+
+def test_a_mask_may_be_true_and_false() -> None:
+    mask = torch.rand(2, 1, 8, 12) > 0.5
+    given = photo(mask=mask, exact=True)
+    edit = torch.rand_like(PHOTO)
+    assert torch.equal(given.composite(edit), torch.where(mask, edit, PHOTO))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("own", [False, True], ids=["one for all", "one for each"])
+@pytest.mark.parametrize("mask", [None, "here", "exact", "in full"])
+def test_edits_are_put_back_at_the_photos_own_size(
+    channels: int, own: bool, mask: str | None
+) -> None:
+    full = torch.rand(2, channels, 16, 24) if own else torch.rand(channels, 16, 24)
+    free, free_in_full = torch.zeros(2, 1, 8, 12), torch.zeros(1, 1, 16, 24)
+    free[..., :4, :4], free_in_full[..., :7, :7] = 1, 1
+    given = photo(
+        full=full,
+        mask=None if mask is None else free,
+        exact=mask in ("exact", "in full"),
+        full_mask=free_in_full if mask == "in full" else None,
+    )
+    same = given.put_back(PHOTO)
+    assert torch.equal(same, full.expand(2, -1, -1, -1))
+    edit = (PHOTO + 0.3).clamp(0, 1)
+    found = given.put_back(edit)
+    assert found.shape == (2, channels, 16, 24)
+    changed = (found != same).any(dim=1).any(dim=0)
+    assert changed[:7, :7].float().mean() > 0.9
+    outside = {None: 1.0, "here": 0.0, "exact": 0.0, "in full": 0.0}[mask]
+    assert changed[12:, 12:].float().mean().round() == outside
+    if mask in ("exact", "in full"):
+        side = 8 if mask == "exact" else 7
+        assert not changed[side:].any()
+        assert not changed[:, side:].any()
+    rows = [given.select([row]).put_back(edit[row : row + 1]) for row in (0, 1)]
+    torch.testing.assert_close(torch.cat(rows), found)
+
+
+def test_without_the_full_photo_edits_keep_its_proportions_only() -> None:
+    assert photo(size=(10, 24)).put_back(PHOTO).shape == (2, 3, 5, 12)
+    assert torch.equal(photo().put_back(PHOTO), PHOTO)
+
+
+def test_a_chain_that_loses_the_photo_says_so() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Reconstruction(steps=10, mix=0.99)(task())
+    lossy = task()
+    found = Reconstruction(steps=10, mix=0.99)
+    state = found.draw(lossy)
+    with pytest.warns(UserWarning, match=r"the photo comes back from its noise to \d+\.\d dB only"):
+        found.result(lossy, replace(state, latents=torch.randn_like(state.latents)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,10 +17,11 @@ def trained(optimiser: Optimiser, iterations: int, state: Training | None = None
     parameters = {"a": torch.tensor([1.0, -2.0, 3.0]), "b": torch.tensor([[0.5]])}
     parameters = {name: value.requires_grad_() for name, value in parameters.items()}
 
-    def objective(k: int) -> Tensor:
+    def objective(k: int) -> Iterator[Tensor]:
         a, b = parameters.values()
-        bowl = (a.square() * torch.tensor([1.0, 10.0, 0.1])).sum() * (1 + 0.1 * k)
-        return torch.stack([bowl, (b.sin() + a[0]).sum()])
+        for share in (0.25, 0.75):  # in two parts, whose sum it is
+            bowl = (a.square() * torch.tensor([1.0, 10.0, 0.1])).sum() * (1 + 0.1 * k)
+            yield share * torch.stack([bowl, (b.sin() + a[0]).sum()])
 
     return list(
         train(parameters, objective, optimiser, iterations, state or Training.begin(parameters, 2))
@@ -78,7 +81,7 @@ def test_a_loss_that_is_not_finite_stops_it() -> None:
         list(
             train(
                 {"x": value},
-                lambda k: (value - 1).log(),
+                lambda k: [(value - 1).log()],
                 Adam(),
                 3,
                 Training.begin({"x": value}, 1),

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
 import chainrule
 from chainrule import UserError, sample
+from chainrule.losses import Brightness
+from chainrule.methods import (
+    DOODL,
+    ILVR,
+    Asyrp,
+    DiffEdit,
+    OneStepGuidance,
+    Photo,
+    PromptToPrompt,
+    RePaint,
+    SDEdit,
+    Task,
+)
 from chainrule.models import Model
 from tiny import family
 
@@ -43,7 +56,76 @@ def test_images_of_another_size(given: StableDiffusionPipeline) -> None:
     assert draw(model).shape == (1, 3, 24, 32)
 
 
-BAD_SIZES = [512, (16,), "16x16", (16, 16, 16), (16.0, 16.0), (0, 16), (-16, 16), (24, 30)]
+ODD = ((50, 70), (34, 18), (26, 16))
+"""The network's latents have an odd side, or two."""
+
+
+@pytest.mark.parametrize("size", ODD, ids=str)
+@pytest.mark.parametrize("name", ["Stable Diffusion 1.x", "Stable Diffusion XL"])
+def test_latents_that_do_not_halve_are_drawn_as_by_the_pipeline(name: str, size) -> None:
+    pipeline = family(name)
+    if name.endswith("1.x"):
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline.check_inputs = lambda *_, **__: None  # it asks for multiples of 8, as if all VAEs had
+    model = chainrule.load(pipeline, size=size)
+    denoiser, times = model.denoiser("red", guidance_scale=3.0), model.schedule.times(3)
+    x_T = model.noise([0])
+    with torch.no_grad():
+        ours = model.decode(sample(denoiser, x_T, times))
+        shape = {"height": size[0], "width": size[1], "num_inference_steps": 3}
+        theirs = pipeline("red", latents=x_T, guidance_scale=3.0, output_type="pt", **shape).images
+    assert ours.shape[2:] == size
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion 1.x", "Stable Diffusion XL"])
+def test_edict_returns_from_latents_that_do_not_halve(name: str) -> None:
+    model = chainrule.load(family(name).to(torch.float64), size=(50, 70))
+    denoiser, times = model.denoiser("red", guidance_scale=1.0), model.schedule.times(3)
+    with torch.no_grad():
+        z = model.encode(torch.rand(1, 3, 50, 70, dtype=torch.float64))
+        pair = chainrule.invert(denoiser, z, times, solver=chainrule.EDICT())
+        back = chainrule.sample_state(denoiser, pair, times, solver=chainrule.EDICT())[0]
+    assert (back - z).norm() < 1e-8 * z.norm()
+
+
+EDITS = {
+    "sdedit": SDEdit(strength=0.7, steps=3),
+    "ilvr": ILVR(factor=3, steps=3),
+    "diffedit": DiffEdit(noises=2, steps=3),
+    "repaint": RePaint(jump=1, repeats=2, steps=3),
+    "prompt-to-prompt": PromptToPrompt(steps=3),
+    "asyrp": Asyrp(steps=3),
+    "one-step": OneStepGuidance(steps=3),
+    "doodl": DOODL(iterations=1, steps=2, crops=0),
+}
+
+
+@pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
+@pytest.mark.parametrize("name", EDITS)
+def test_methods_take_latents_that_do_not_halve(name: str) -> None:
+    size = (50, 34)
+    model = chainrule.load(family("Stable Diffusion 1.x"), size=size)
+    photo, mask = torch.rand(1, 3, *size), torch.zeros(1, 1, *size)
+    mask[:, :, :20, :14] = 1
+    shown, told = (model.denoiser(text, guidance_scale=2.0) for text in ("a circle", "a square"))
+    given = Photo(photo, shown, size, mask if name == "repaint" else None, prompts=("a circle",))
+    edited = None if name in ("one-step",) else given
+    task = Task(model, told, (0,), Brightness(1.0), photo=edited, prompts=("a square",))
+    made = EDITS[name](task)
+    assert made.images.shape == (1, 3, *size)
+    assert torch.isfinite(made.images).all()
+    if made.attention is not None:
+        assert made.attention.shape[2:] == (25, 17) or made.attention.shape[2:] == (13, 9)
+
+
+def test_a_photo_is_fitted_to_sides_that_halve(model: Model) -> None:
+    """So that no photo changes its size because more sizes are possible."""
+    assert model.codec.multiple == 2
+    assert all(side % 4 == 0 for side in model.codec.fit(torch.rand(3, 33, 41)).shape[1:])
+
+
+BAD_SIZES = [512, (16,), "16x16", (16, 16, 16), (16.0, 16.0), (0, 16), (-16, 16), (24, 31)]
 
 
 @pytest.mark.parametrize("size", BAD_SIZES, ids=str)
@@ -74,9 +156,10 @@ def test_a_size_that_is_not_named_is_needed() -> None:
 
 def test_a_network_that_sees_more_than_latents_is_refused() -> None:
     found = family("Stable Diffusion 1.x")
-    found.unet.register_to_config(in_channels=9)
-    with pytest.raises(UserError, match=r"takes 9 channels .* \(inpainting, depth\) are not supp"):
-        chainrule.load(found)
+    for channels, reason in {5: "depth map", 7: "upscaler", 8: "InstructPix2Pix", 6: ""}.items():
+        found.unet.register_to_config(in_channels=channels)
+        with pytest.raises(UserError, match=rf"takes {channels} channels .*{reason}.*: choose"):
+            chainrule.load(found)
 
 
 def test_sizes_that_only_one_family_refuses() -> None:

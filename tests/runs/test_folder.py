@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -68,6 +69,7 @@ def test_it_holds_its_inputs(made: tuple[RunSpec, Path]) -> None:
     assert written["inputs"]["photo"] == written["losses"][1]["target"] == "inputs/photo.png"
     assert written["losses"][0]["target"] == "inputs/1-photo.png"
     assert set(json.loads((folder / "digests.json").read_text())) == {
+        "spec.json",
         "inputs/photo.png",
         "inputs/1-photo.png",
     }
@@ -148,6 +150,21 @@ def replace_both(folder: Path, other: Path) -> None:
         shutil.copyfile(other / name, folder / name)
 
 
+def replace_all(folder: Path, other: Path) -> None:
+    replace_both(folder, other)
+    replace_spec(folder, other)
+
+
+def point_outside(folder: Path, _: Path) -> None:
+    """As a stranger would, with digests that fit."""
+    text = (folder / "spec.json").read_text().replace("inputs/photo.png", "/tmp/secret.png")
+    (folder / "spec.json").write_text(text)
+    digests = json.loads((folder / "digests.json").read_text())
+    digests["/tmp/secret.png"] = digests.pop("inputs/photo.png")
+    digests["spec.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "digests.json").write_text(json.dumps(digests))
+
+
 def replace_state(folder: Path, other: Path) -> None:
     shutil.copyfile(other / "sdedit.safetensors", folder / "sdedit.safetensors")
 
@@ -184,13 +201,15 @@ def delete_spec(folder: Path, _: Path) -> None:
 REFUSED = {
     replace_photo: r"photo.png is not what it was: put it back, or begin the run anew",
     delete_photo: r"photo.png cannot be read \(No such file or directory\): put it back",
-    replace_digests: r"photo.png is not what it was: put it back",
+    replace_digests: r"spec.json is not what it was: put it back",
     empty_digests: r"digests.json is of another run: put it back",
     break_digests: r"digests.json is damaged \(.*\): begin the run anew",
-    replace_both: r"sdedit.safetensors is the state of another run: delete it, and the method begins again",
+    replace_both: r"spec.json is not what it was: put it back",
+    replace_all: r"sdedit.safetensors is the state of another run: delete it, and the method begins again",
     replace_state: r"sdedit.safetensors is the state of another run: delete it",
     swap_states: r"sdedit.safetensors is the state of another run: delete it",
-    replace_spec: r"sdedit.safetensors is the state of another run: delete it",
+    replace_spec: r"spec.json is not what it was: put it back, or begin the run anew",
+    point_outside: r"spec.json names .*secret.png, which is not in its folder: begin the run anew",
     empty_state: r"doodl.safetensors is damaged \(.*\): delete it, and the method begins again",
     random_state: r"doodl.safetensors is damaged \(.*\): delete it",
     truncate_state: r"doodl.safetensors is damaged \(.*\): delete it",

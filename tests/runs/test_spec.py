@@ -13,11 +13,14 @@ from pydantic import ValidationError
 
 from chainrule.errors import UserError
 from chainrule.losses.registry import LOSSES
+from chainrule.memory import Plan
+from chainrule.methods import DOODL
 from chainrule.methods.registry import METHODS
 from chainrule.optimise import Adam
-from chainrule.runs import RunSpec, parse_spec, read_spec
+from chainrule.runs import Checkpoint, Inputs, RunSpec, parse_spec, read_spec
 from chainrule.runs.load import load_task
-from chainrule.runs.spec import explain_error, parse_memory, parse_seeds, parse_size
+from chainrule.runs.spec import parse_memory, parse_seeds, parse_size
+from chainrule.specs import Spec, explain_error
 from conftest import tiny_model
 
 TARGETS: dict[str, dict[str, Any]] = {
@@ -137,11 +140,11 @@ UNREADABLE = {
     "[1]": "spec.json is not the spec of a run: it is a mapping with methods",
     '{"version": 2}': r"methods cannot be \{'version': 2\}: field required",
     '{"methods": []}': r"methods cannot be \[\]: tuple should have at least 1 item",
-    '{"methods": [{"kind": "sdedti"}]}': "there is no method 'sdedti': choose among sdedit",
+    '{"methods": [{"kind": "sdedti"}]}': "there is no method 'sdedti': did you mean sdedit",
     '{"methods": [{}]}': "there is no method 'None': choose among",
     '{"methods": ["plain"]}': "methods.0 cannot be 'plain'",
     '{"methods": [{"kind": "plain", "stepz": 3}]}': "stepz cannot be 3: extra inputs are not permitted",
-    '{"methods": [{"kind": "plain", "solver": "eulr"}]}': "there is no solver 'eulr': choose among ddim",
+    '{"methods": [{"kind": "plain", "solver": "eulr"}]}': "there is no solver 'eulr': did you mean euler",
     '{"methods": [{"kind": "plain"}, {"kind": "plain"}]}': "a method is named twice with the same settings",
     '{"methods": [{"kind": "plain"}], "losses": [{"kind": "beauty"}]}': "there is no loss 'beauty': choose among",
     '{"methods": [{"kind": "plain"}], "inputs": {"seed": []}}': "seed cannot be",
@@ -169,7 +172,7 @@ def test_what_is_not_a_spec_is_refused_in_a_sentence(text: str, tmp_path: Path) 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file .*nowhere.json: name the spec of a run"):
         read_spec(tmp_path / "nowhere.json")
-    with pytest.raises(UserError, match=r"cannot be read \(.*\): name the spec of a run"):
+    with pytest.raises(UserError, match=r" is not a file: name the spec of a run"):
         read_spec(tmp_path)
     (tmp_path / "spec.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"cannot be read \(.*\): name the spec of a run"):
@@ -214,8 +217,13 @@ def test_methods_of_a_kind_are_told_apart_by_their_settings() -> None:
         "sdedit strength=0.6",
         "sdedit strength=0.8",
     ]
-    two = labels({"kind": "doodl", "mix": None, "average": False}, {"kind": "doodl", "steps": 9})
-    assert two == ["doodl steps=50 mix=none average=false", "doodl steps=9 mix=0.93 average=true"]
+    two = labels(
+        {"kind": "doodl", "mix": None, "renormalise": False}, {"kind": "doodl", "steps": 9}
+    )
+    assert two == [
+        "doodl steps=50 mix=none renormalise=false",
+        "doodl steps=9 mix=0.93 renormalise=true",
+    ]
     assert (
         len(
             set(
@@ -232,7 +240,7 @@ def test_the_first_problem_is_said_short() -> None:
     with pytest.raises(ValidationError) as caught:
         RunSpec.model_validate({"methods": [{"kind": "sdedit", "strength": "x" * 500}]})
     said = str(explain_error(caught.value))
-    assert re.match(r"strength cannot be 'x+\.\.\.: input should be a valid number", said)
+    assert re.match(r"strength cannot be 'x+\.\.\.x+': input should be a valid number", said)
     assert len(said) < 220
 
 
@@ -248,3 +256,41 @@ def test_a_prompt_for_each_seed_is_told_to_each_image() -> None:
     both = drawn(["a cat", "a horse"], "0,1")
     torch.testing.assert_close(both[:1], drawn("a cat", "0"))
     torch.testing.assert_close(both[1:], drawn("a horse", "1"))
+
+
+KINDS: dict[str, type[Spec]] = {
+    kind.__name__: kind
+    for kind in (RunSpec, Checkpoint, Inputs, Plan, *METHODS.own.values(), *LOSSES.own.values())
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_in_python_too_what_cannot_be_is_one_sentence(name: str) -> None:
+    """Of every kind: an unknown setting, and a value that no setting takes."""
+    kind = KINDS[name]
+    with pytest.raises(UserError) as caught:
+        kind(stepz=3)
+    assert caught.value.cure
+    for setting in kind.model_fields:
+        with pytest.raises(UserError, match=r"cannot be|there is no|is not|has no effect"):
+            kind(**{setting: object()})
+    with pytest.raises(ValidationError):  # pydantic's own ways are pydantic's
+        kind.model_validate({"stepz": 3})
+
+
+def test_what_is_within_is_named_with_where_it_is() -> None:
+    with pytest.raises(UserError, match=r"optimiser.*rate cannot be -1: input should be greater"):
+        DOODL(optimiser={"kind": "momentum", "rate": -1})
+    with pytest.raises(
+        UserError, match=r"strength cannot be 2: input should be less than or equal"
+    ):
+        RunSpec(methods=({"kind": "sdedit", "strength": 2},))
+    with pytest.raises(UserError, match=r"there is no method 'sdedti': did you mean sdedit"):
+        RunSpec(methods=({"kind": "sdedti"},))
+
+
+def test_its_schema_and_its_copies_are_pydantics() -> None:
+    spec = parse_spec({"methods": [{"kind": "sdedit", "strength": 0.5}]})
+    assert RunSpec.model_validate_json(spec.dump()) == spec
+    assert RunSpec(**spec.model_dump()) == spec
+    assert set(RunSpec.model_json_schema()["properties"]) == set(RunSpec.model_fields)

@@ -1,5 +1,5 @@
 """The command line."""
 
-from chainrule.cli._app import app, main
+from chainrule.cli._main import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

@@ -14,6 +14,7 @@ from chainrule.errors import UserError
 from chainrule.methods.base import PRESETS, Situation
 from chainrule.models import BUNDLED
 from chainrule.runs.spec import Checkpoint, Inputs, RunSpec, parse_spec
+from chainrule.specs import expand, make_whole
 
 PAPER_PHOTO_SCALE = 3.0
 """The guidance scale of edits in EDICT's paper."""
@@ -45,7 +46,7 @@ def make_spec(
     apply_settings(typed, [*chosen, *losses])
     return parse_spec(
         {
-            "checkpoint": _absolute(checkpoint, "embedding", "lora"),
+            "checkpoint": checkpoint,
             "inputs": _absolute(inputs, "photo", "mask", "pictures"),
             "losses": [each.values for each in losses],
             "methods": [{"kind": _kind(each.kind), **each.values} for each in chosen],
@@ -82,7 +83,7 @@ def read_lines(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
+        text = expand(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} cannot be read as prompts", "name a text file with one in each line"
@@ -93,7 +94,7 @@ def read_lines(path: Path | None) -> list[str]:
 def name_folder(output: Path | None, spec: RunSpec) -> Path:
     """The folder that was asked for, or a new one named after the time and what it is about."""
     if output is not None:
-        return output
+        return expand(output)
     photo = spec.inputs.photo
     what = spec.inputs.prompt[0] or (photo.stem if photo else spec.inputs.source)
     slug = "-".join(re.findall(r"[a-z0-9]+", what.lower())[:6])
@@ -108,7 +109,7 @@ def _absolute(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Files by their whole paths."""
 
     def whole(path: Any) -> str:
-        return str(Path(str(path).strip()).expanduser().absolute())
+        return str(make_whole(str(path).strip()))
 
     changed: dict[str, Any] = dict(values)
     for name in names:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -15,7 +15,7 @@ from chainrule.errors import UserError
 from chainrule.losses.registry import LOSSES, parse_loss, parse_weight
 from chainrule.methods.base import Method, Situation
 from chainrule.methods.registry import METHODS
-from chainrule.specs import Spec
+from chainrule.specs import Spec, suggest
 
 Typed = tuple[str, str | None]
 """A setting's name and what was typed for it; None of a switch."""
@@ -128,6 +128,8 @@ def apply_settings(typed: Sequence[Typed], chosen: Sequence[Chosen]) -> None:
         holders = [each for each in chosen if name in find_settings(each.kind)]
         own = [each for each in holders if name in each.kind.model_fields]
         # a setting goes before a part of one that is called alike, as an optimiser's `clip`
+        if own and len(own) < len(holders) and _is_number(value):
+            _refuse_two(name, value, own, [each for each in holders if each not in own])
         holders = own or holders
         if not holders:
             kinds = [each.kind for each in chosen]
@@ -136,6 +138,26 @@ def apply_settings(typed: Sequence[Typed], chosen: Sequence[Chosen]) -> None:
             )
         for each in holders:
             each.set(name, value)
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and (text.lower() == "none" or math.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _refuse_two(
+    name: str, value: str | None, own: Sequence[Chosen], others: Sequence[Chosen]
+) -> None:
+    """Raise UserError for a number that may be meant for a part of a setting of another thing."""
+    kinds = [str(each.kind.model_fields["kind"].default) for each in (*own, *others)]
+    path = ".".join(find_settings(others[0].kind)[name])
+    raise UserError(
+        f"{name} is a setting of {' and of '.join(dict.fromkeys(kinds))}, "
+        f"and {value} may be meant for any",
+        f"write it where it belongs, as in --method {kinds[len(own)]}:{path}={value}",
+    )
 
 
 def require_known(typed: Sequence[Typed]) -> None:
@@ -154,9 +176,8 @@ def is_switch(name: str) -> bool:
 
 def _list_settings(kinds: Sequence[type[Spec]], name: str) -> str:
     """What there is instead, for a message."""
-    known = sorted({each for kind in kinds for each in find_settings(kind) if "." not in each})
-    near = get_close_matches(name, known, n=3)
-    return f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
+    known = {each for kind in kinds for each in find_settings(kind) if "." not in each}
+    return suggest(name, known, "there are")
 
 
 def _split(text: str) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from rich.progress import (
 )
 
 from chainrule.cli._options import NAMES
-from chainrule.errors import UserError
+from chainrule.cli._stopping import NOTHING_MADE, STOPPING
+from chainrule.errors import UserError, find_reason, tidy
 from chainrule.runs import (
     Done,
     Event,
@@ -33,7 +35,7 @@ from chainrule.runs import (
     Step,
     Warned,
 )
-from chainrule.runs.spec import explain_error
+from chainrule.specs import explain_error
 
 console = Console(stderr=True)
 FLAGS = {
@@ -42,6 +44,7 @@ FLAGS = {
     "seeds": "--seed",
     "loras": "--lora",
     "embeddings": "--embedding",
+    "trust": "--trust, --model",
 }
 """How a user of the command line writes what is not an option of the same name."""
 
@@ -56,31 +59,79 @@ def plain_errors() -> Iterator[None]:
     """One sentence and exit code 2 for what the user can cure; warnings in one line."""
     warnings.showwarning = lambda message, *_, **__: _warn(str(message))
     _hush()
+    STOPPING.message = NOTHING_MADE
     try:
         yield
     except ValidationError as error:
         _fail(explain_error(error))
     except UserError as error:
         _fail(error)
+    except BrokenPipeError:  # who reads what is printed has read enough
+        raise
+    except OSError as error:  # what the system refuses where nobody knew more
+        name = "a file" if error.filename is None else str(error.filename)
+        reason = error.strerror or find_reason(error)
+        _fail(
+            UserError(f"{name} cannot be read or written ({reason})", "mend that, or name another")
+        )
+    except KeyboardInterrupt:
+        _say(STOPPING.message)
+        raise typer.Exit(STOPPING.code) from None
 
 
-def follow(events: Iterator[Event], folder: Path, *, quiet: bool = False) -> None:
-    """Show a run's progress until it is done, and print where its picture is.
+def follow(
+    events: Iterator[Event], folder: Path, *, quiet: bool = False, json: bool = False
+) -> None:
+    """Show a run's progress until it is done, and print where its picture is, or its report.
 
     Ctrl-C stops the run, and says where the best so far is.
+
+    Args:
+        events: The run's.
+        folder: Its folder.
+        quiet: Whether nothing but that is shown.
+        json: Whether the report is printed, in the place of the picture's name.
     """
-    begun = False
+    goes_on = f"`chainrule resume {folder}` goes on"
+    STOPPING.message = f"stopped; {goes_on}" if _has_states(folder) else NOTHING_MADE
+    made = False
     with _Display(quiet) as display:
         try:
             for event in events:
-                begun = begun or _has_made(event)
+                if not made and _has_made(event):
+                    made = STOPPING.patient = True
+                    STOPPING.message = f"stopped; {goes_on}"
                 display.show(event)
+                if isinstance(event, Done):
+                    _print_result(event, json=json)
+            STOPPING.message, STOPPING.patient = f"stopped; all is in {folder}", False
         except KeyboardInterrupt:
             close = getattr(events, "close", None)
             if close is not None:
                 close()
-            _tell_stop(folder, begun)
-            raise typer.Exit(130) from None
+            _say(
+                f"stopped; the best so far is in {folder}, {goes_on}" if made else STOPPING.message
+            )
+            raise typer.Exit(STOPPING.code) from None
+        finally:
+            STOPPING.patient = False
+
+
+def _has_states(folder: Path) -> bool:
+    """Whether a run was there before, and did something."""
+    try:
+        return any(folder.glob("*.safetensors"))
+    except (OSError, ValueError):
+        return False
+
+
+def _print_result(done: Done, *, json: bool) -> None:
+    """The picture's name, or the report with it."""
+    if not json:
+        typer.echo(done.picture)
+        return
+    report = loads((done.folder / "report.json").read_text(encoding="utf-8"))
+    typer.echo(dumps({"folder": str(done.folder), "picture": str(done.picture), **report}))
 
 
 class _Display:
@@ -112,6 +163,8 @@ class _Display:
             self.progress.update(self.outer, completed=event.done, note="")
             self.progress.reset(self.inner, description=escape(event.label), visible=False)
         elif isinstance(event, Step):
+            if event.done <= self.progress.tasks[1].completed:  # another chain
+                self.progress.reset(self.inner, total=event.total)
             self.progress.update(self.inner, completed=event.done, total=event.total, visible=True)
         elif isinstance(event, Iteration):
             self.progress.update(self.outer, completed=event.done, note=_note(event.numbers))
@@ -119,15 +172,11 @@ class _Display:
             _warn(event.message)
         elif isinstance(event, PlanChosen):
             console.print(f"memory plan: {escape(event.plan)}", highlight=False)
-        elif isinstance(event, Done):
-            self.progress.update(self.outer, completed=self._whole())
-            typer.echo(event.picture)
-        elif not isinstance(event, PictureReady):
+        elif isinstance(event, (PictureReady, Done)):
+            # all iterations that there are: one that was good enough early is done as well
+            self.progress.update(self.outer, total=self.progress.tasks[0].completed)
+        else:
             console.print(escape(str(event)))
-
-    def _whole(self) -> float | None:
-        """All iterations: one that stopped early is done as well."""
-        return self.progress.tasks[0].total
 
 
 def _note(numbers: Mapping[str, float]) -> str:
@@ -139,19 +188,13 @@ def _has_made(event: Event) -> bool:
     return isinstance(event, Iteration) or (isinstance(event, MethodBegun) and event.done > 0)
 
 
-def _tell_stop(folder: Path, begun: bool) -> None:
-    if begun:
-        console.print(
-            f"stopped; the best so far is in {escape(str(folder))}, "
-            f"`chainrule resume {escape(str(folder))}` goes on",
-            soft_wrap=True,
-        )
-    else:
-        console.print("stopped before anything was made")
+def _say(message: str) -> None:
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def _warn(message: str) -> None:
-    console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False)
+    line = escape(tidy(message))
+    console.print(f"[yellow]warning:[/] {line}", highlight=False, soft_wrap=True)
 
 
 def _fail(error: UserError) -> None:

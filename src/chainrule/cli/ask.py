@@ -13,6 +13,7 @@ from rich.table import Table
 from chainrule.cli._ask import make_spec, name_folder, read_lines
 from chainrule.cli._options import (
     CHECKPOINT,
+    JSON,
     MEMORY,
     OUTPUT,
     QUIET,
@@ -101,7 +102,7 @@ class Command:
     def add_to(self, app: typer.Typer) -> None:
         """Add the command to an app."""
         common = COMMON if self.guided else []
-        options = [*self.options, *common, *CHECKPOINT, MEMORY, OUTPUT, QUIET]
+        options = [*self.options, *common, *CHECKPOINT, MEMORY, OUTPUT, QUIET, JSON]
         function = make_command(self.name, self.doc, options, self.run)
         app.command(cls=SettingsCommand, epilog=EPILOG)(function)
 
@@ -118,7 +119,7 @@ class Command:
         with plain_errors():
             spec = self.spec(typed, values)
             folder = name_folder(values["output"], spec)
-            follow(execute(spec, folder), folder, quiet=values["quiet"])
+            follow(execute(spec, folder), folder, quiet=values["quiet"], json=values["json"])
             self.after(folder)
 
 
@@ -202,7 +203,7 @@ COMMANDS = (
             METHOD,
             PRESET,
             from_field(Inputs, "mask", help=MASK_HELP),
-            *pick_inputs("exact"),
+            *pick_inputs("exact", "native"),
             SEED,
         ],
         _edited,

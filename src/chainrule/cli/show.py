@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from chainrule.cli._ask import make_spec
-from chainrule.cli._options import CHECKPOINT, MEMORY, SettingsCommand, make_command
+from chainrule.cli._options import (
+    CHECKPOINT,
+    MEMORY,
+    SettingsCommand,
+    from_field,
+    make_command,
+    pick_inputs,
+)
 from chainrule.cli._settings import Typed, find_nested, find_settings
 from chainrule.cli._terminal import plain_errors
 from chainrule.cli.ask import COMMANDS
@@ -21,7 +28,7 @@ from chainrule.memory import format_bytes
 from chainrule.methods.base import Method
 from chainrule.methods.registry import METHODS
 from chainrule.models import installed
-from chainrule.runs import count_passes, ladder, load_model, load_task
+from chainrule.runs import Inputs, count_passes, ladder, load_model, load_task
 
 WIDE = 200
 """The width of a table that is not shown on a terminal."""
@@ -149,6 +156,10 @@ def _print(table: Table) -> None:
 def add_estimate(app: typer.Typer) -> None:
     """Add `estimate`, which takes what `guide` takes."""
     guide = next(command for command in COMMANDS if command.name == "guide")
-    doc = "Say what a run would take, in memory and network evaluations, and which way fits."
-    options = [*guide.options, *CHECKPOINT, MEMORY]
+    doc = (
+        "Say what a run of `guide` would take, or with --photo one of `edit`: memory, network "
+        "evaluations, and which way fits."
+    )
+    photo = [from_field(Inputs, "photo"), *pick_inputs("source")]
+    options = [*guide.options, *photo, *CHECKPOINT, MEMORY]
     app.command(cls=SettingsCommand)(make_command("estimate", doc, options, _estimate))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
+from chainrule.brief import Brief
 from chainrule.errors import UserError
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def _select(value: Any, rows: Sequence[int]) -> Any:
     return value
 
 
-class PerImage:
+class PerImage(Brief):
     """A dataclass whose fields say by themselves what in them belongs to which image."""
 
     def select(self: Self, rows: Sequence[int]) -> Self:

@@ -7,14 +7,16 @@ differently, and this module is the only place that converts one into another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from chainrule.brief import Brief
 from chainrule.diffusion.batch import PerImage
+from chainrule.diffusion.held import find_tensors
 from chainrule.diffusion.schedule import Schedule
 from chainrule.errors import UserError
 
@@ -129,7 +131,7 @@ class Flow(Parameterization):
         return torch.ones((), dtype=torch.float64), schedule.sigma(s) - schedule.sigma(t)
 
 
-class Denoiser(ABC):
+class Denoiser(Brief, ABC):
     """`(x_t, t) -> Prediction`. Guidance is a Denoiser that wraps a Denoiser."""
 
     @property
@@ -163,6 +165,16 @@ class Denoiser(ABC):
     @abstractmethod
     def networks(self) -> tuple[nn.Module, ...]:
         """The networks that are asked, each once: those that a memory plan may move."""
+
+    @property
+    def reads(self) -> Mapping[str, Tensor]:
+        """All tensors besides x that an answer depends on, by name, with a gradient or without.
+
+        While a chain waits for its backward pass they must not change: `Checkpoint`, `Reversible`
+        and `Adjoint` ask again, and refuse where one did. By default they are those that can be
+        found in its attributes (`chainrule.diffusion.held.find_tensors`); name those that cannot.
+        """
+        return find_tensors(self)
 
     def select(self, rows: Sequence[int]) -> Denoiser:
         """The same for some of the images of a batch.
@@ -215,7 +227,7 @@ Conditioning = tuple[Tensor, ...]
 """What a network is told besides x and t (text embeddings, ...), each (B or 1, ...)."""
 
 
-class Network(ABC):
+class Network(Brief, ABC):
     """A checkpoint's network: `(x, t, conditioning) -> F`.
 
     Its `schedule` says what t means, its `parameterization` what F is.

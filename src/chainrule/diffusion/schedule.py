@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chainrule.brief import Brief
 from chainrule.errors import UserError
 
 END = -1.0
@@ -27,7 +28,7 @@ Spacing = Callable[[int, int], Tensor]
 """(training steps, sampling steps) -> the times at which the network is called, falling."""
 
 
-class Schedule(ABC):
+class Schedule(Brief, ABC):
     """alpha(t) and sigma(t), and the times to visit."""
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ __all__ = [
     "Spacing",
     "TimeGrid",
     "add_jumps",
+    "count_steps",
     "karras",
     "last_steps",
     "leading",
@@ -43,11 +45,12 @@ def leading(offset: int) -> Spacing:
     [751.0, 501.0, 251.0, 1.0]
     """
 
-    def times(training: int, steps: int) -> Tensor:
-        grid = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (training // steps)
-        return grid + min(offset, training - 1 - grid[0].item())
+    return partial(_lead, offset)
 
-    return times
+
+def _lead(offset: int, training: int, steps: int) -> Tensor:
+    grid = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (training // steps)
+    return grid + min(offset, training - 1 - grid[0].item())
 
 
 def trailing(training: int, steps: int) -> Tensor:
@@ -60,7 +63,9 @@ def trailing(training: int, steps: int) -> Tensor:
         training: The number of training timesteps.
         steps: The number of sampling steps.
     """
-    return (training - torch.arange(steps, dtype=torch.float64) * training / steps).round() - 1
+    # numpy's arange, by which diffusers counts: where a time is halfway, its rounding decides
+    step = (training - training / steps) - training
+    return (training + torch.arange(steps, dtype=torch.float64) * step).round() - 1
 
 
 def linspace(training: int, steps: int) -> Tensor:
@@ -73,7 +78,11 @@ def linspace(training: int, steps: int) -> Tensor:
         training: The number of training timesteps.
         steps: The number of sampling steps.
     """
-    return torch.linspace(0, training - 1, steps, dtype=torch.float64).round().flip(0)
+    step = (training - 1) / max(steps - 1, 1)  # as numpy counts, and so diffusers
+    grid = torch.arange(steps, dtype=torch.float64) * step
+    if steps > 1:
+        grid[-1] = training - 1
+    return grid.round().flip(0)
 
 
 def uniform(schedule: Schedule, steps: int) -> Tensor:
@@ -171,8 +180,21 @@ def _space(
     return torch.tensor([last, *map(time, inner.tolist()), END], dtype=torch.float64)
 
 
+def count_steps(steps: int, share: float) -> int:
+    """How many whole steps there are in a share of a chain: rounded down, as diffusers does.
+
+    >>> count_steps(10, 0.75)
+    7
+
+    Args:
+        steps: Of the whole chain.
+        share: From 0 to 1.
+    """
+    return int(steps * share)
+
+
 def last_steps(times: Tensor, strength: float) -> Tensor:
-    """The times of the last steps of a chain, at least one step.
+    """The times of the last steps of a chain.
 
     >>> last_steps(torch.tensor([751.0, 501.0, 251.0, 1.0, END]), 0.5).tolist()
     [251.0, 1.0, -1.0]
@@ -180,6 +202,9 @@ def last_steps(times: Tensor, strength: float) -> Tensor:
     Args:
         times: Of the whole chain.
         strength: The share of the steps, above 0 and at most 1.
+
+    Raises:
+        UserError: If that is less than one step.
     """
     if not 0.0 < strength <= 1.0:
         raise UserError(
@@ -187,7 +212,16 @@ def last_steps(times: Tensor, strength: float) -> Tensor:
             "choose a number above 0 and at most 1",
             "strength",
         )
-    return times[-1 - max(1, round(strength * (len(times) - 1))) :]
+    steps = len(times) - 1
+    count = count_steps(steps, strength)
+    if count == 0:
+        raise UserError(
+            f"a strength of {strength:g} is less than one of {steps} step{'s' * (steps > 1)}, and "
+            "would change nothing",
+            f"choose a strength of at least {math.ceil(100 / steps) / 100:g}, or more steps",
+            "strength",
+        )
+    return times[-1 - count :]
 
 
 def time_at_share(times: Tensor, share: float) -> float:
@@ -201,9 +235,9 @@ def time_at_share(times: Tensor, share: float) -> float:
         share: Of its steps, from 0 to 1.
 
     Returns:
-        The time; infinity if the share is less than half a step.
+        The time; infinity if the share is less than one step.
     """
-    steps = round(share * (len(times) - 1))
+    steps = count_steps(len(times) - 1, share)
     return times[steps - 1].item() if steps else math.inf
 
 

@@ -17,7 +17,7 @@ LETTER = 8
 """The width of a letter of the title, in pixels, rather too wide than too narrow."""
 
 LINE, MARGIN, LEFT = 22, 10, 80
-"""The height of a line of text, the space between images, and that left of them, in pixels."""
+"""The height of a line of text, the space between images, and the least left of them, in pixels."""
 
 
 def contact_sheet(
@@ -42,7 +42,8 @@ def contact_sheet(
     height, width = next(iter(columns.values())).shape[-2:]
     factor = max(1, TILE // min(height, width))
     tile = width * factor, height * factor
-    across = LEFT + len(columns) * (tile[0] + MARGIN)
+    left = max(LEFT, MARGIN + LETTER * max(map(len, rows), default=0))
+    across = left + len(columns) * (tile[0] + MARGIN)
     titles = textwrap.wrap(title, across // LETTER) or [""]
     top = MARGIN + LINE * len(titles)
     down = top + LINE + MARGIN + len(rows) * (tile[1] + LINE + MARGIN)
@@ -50,7 +51,7 @@ def contact_sheet(
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     draw.text((MARGIN, MARGIN), "\n".join(titles), "black", font)
     for column, (name, images) in enumerate(columns.items()):
-        x = LEFT + column * (tile[0] + MARGIN)
+        x = left + column * (tile[0] + MARGIN)
         draw.text((x, top), name, "black", font)
         for row, image in enumerate(images):
             y = top + LINE + row * (tile[1] + LINE + MARGIN)

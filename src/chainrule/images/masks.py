@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 
 import torch
-from PIL import ImageColor
+from PIL import Image, ImageColor
 from torch import Tensor
 from torch.nn import functional
 
 from chainrule.errors import UserError
-from chainrule.images.reading import load_picture
+from chainrule.images.reading import Source, load_picture
 
 NEAR = 0.25
 """How far a pixel may be from a grey to be of it, in RGB of [0, 1]."""
@@ -37,15 +37,48 @@ def load_mask(path: str | Path, original: tuple[int, int], size: tuple[int, ...]
     Raises:
         UserError: There is no such picture, or it is not as large as the other.
     """
-    mask = load_picture(path).mean(dim=0)
+    return shrink_mask(read_mask(path, original), size)
+
+
+def read_mask(source: Source, original: tuple[int, int]) -> Tensor:
+    """The mask in a file at its own size, white where a picture may change.
+
+    Args:
+        source: A picture as large as the one that it is for: a file, or one of Pillow's.
+        original: The height and width h, w of that picture, in pixels.
+
+    Returns:
+        The mask (1, 1, h, w), from 0 (black) to 1 (white).
+
+    Raises:
+        UserError: There is no such picture, or it is not as large as the other.
+    """
+    try:
+        mask = load_picture(source).mean(dim=0)
+    except UserError as error:
+        raise UserError(error.cause, error.cure, "mask") from error
     if tuple(mask.shape) != original:
         (h, w), (height, width) = mask.shape, original
+        name = "the mask" if isinstance(source, Image.Image) else f"the mask {source}"
         raise UserError(
-            f"the mask {path} is {w}x{h} pixels and the picture {width}x{height}",
+            f"{name} is {w}x{h} pixels and the picture {width}x{height}",
             "they must be the same size",
             "mask",
         )
-    return (functional.interpolate(mask[None, None], size, mode="area") > 0.5).float()
+    return mask[None, None]
+
+
+def shrink_mask(mask: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A mask at the size of images: 1 where more than half of it is white.
+
+    Args:
+        mask: (N, 1, h, w) in [0, 1].
+        size: The height and width H, W of the images, in pixels.
+
+    Returns:
+        (N, 1, H, W) of 0 and 1.
+    """
+    return (functional.interpolate(mask, size, mode="area") > 0.5).float()
 
 
 def colour_mask(images: Tensor, colour: str) -> Tensor:

@@ -7,6 +7,11 @@ import math
 from torch import Tensor
 from torch.nn import functional
 
+from chainrule.errors import UserError
+
+NARROW = 4
+"""How many times the area that it should have a picture may have: at least `multiple` a side."""
+
 
 def fit(picture: Tensor, area: int, multiple: int) -> Tensor:
     """A picture at a size that a model takes; `restore_proportions` undoes the change of shape.
@@ -18,10 +23,19 @@ def fit(picture: Tensor, area: int, multiple: int) -> Tensor:
 
     Returns:
         The picture (3, H, W), its proportions changed by no more than `multiple` asks for.
+
+    Raises:
+        UserError: The picture is so narrow that it would have several times that area.
     """
     height, width = picture.shape[-2:]
     scale = math.sqrt(area / (height * width))
     sides = tuple(max(1, round(scale * side / multiple)) * multiple for side in (height, width))
+    if sides[0] * sides[1] > NARROW * area:
+        raise UserError(
+            f"{width}x{height} pixels are too narrow for a model whose images have about {area}",
+            "crop the picture",
+            "photo",
+        )
     return resize(picture[None], sides)[0]
 
 

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
+from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,13 +15,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from chainrule.brief import Brief
 from chainrule.errors import UserError
 from chainrule.images import resize_like
 from chainrule.noise import Stream
-from chainrule.specs import File, Spec
+from chainrule.specs import File, Spec, make_whole
 
 
-class Loss(ABC):
+class Loss(Brief, ABC):
     """`images (B, 3, H, W) in [0, 1] -> (B,)`, differentiable.
 
     The loss of an image depends on that image alone. It is a sum of named terms, so that what it
@@ -60,11 +63,17 @@ class Loss(ABC):
         """
         return self
 
-    def __add__(self, other: Loss) -> Loss:
-        return Sum((self, other))
+    def __add__(self, other: Loss | Callable[[Tensor], Tensor]) -> Loss:
+        return Sum((self, as_loss(other)))
+
+    def __radd__(self, other: Loss | Callable[[Tensor], Tensor] | int) -> Loss:
+        # sum() begins at 0
+        return self if isinstance(other, int) and other == 0 else as_loss(other) + self
 
     def __mul__(self, weight: float) -> Loss:
-        return self if weight == 1.0 else Scaled(self, weight)
+        if not isinstance(weight, Real) or isinstance(weight, bool) or not isfinite(weight):
+            raise UserError(f"a loss cannot be multiplied by {weight!r:.60}", "use a finite number")
+        return self if weight == 1.0 else Scaled(self, float(weight))
 
     __rmul__ = __mul__
 
@@ -85,7 +94,7 @@ class Term(Loss):
         return (self.name,)
 
     def terms(self, images: Tensor) -> Tensor:
-        return self(images)[None]
+        return check_values(self(images), images, self.name)[None]
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
@@ -106,17 +115,13 @@ class Call(Term):
     name: str = "loss"
 
     def __call__(self, images: Tensor) -> Tensor:
-        value = self.function(images)
-        if not isinstance(value, Tensor):
+        before = _version(images)
+        value = check_values(self.function(images), images, self.name)
+        if before != _version(images):
             raise UserError(
-                f"a loss must return a tensor, not {type(value).__name__}",
-                "give one number for each image, of shape (B,)",
-            )
-        if value.shape != (len(images),):
-            raise UserError(
-                f"a loss must return one number for each of the {len(images)} images, "
-                f"not shape {tuple(value.shape)}",
-                "average over everything but the first dimension",
+                f"{describe_loss(self.name)} changes the images that it is shown",
+                "compute new ones, as images.clamp(0, 1) and not images.clamp_(0, 1)",
+                "loss",
             )
         return value
 
@@ -127,6 +132,36 @@ class Call(Term):
     def select(self, rows: Sequence[int]) -> Loss:
         select = getattr(self.function, "select", None)
         return self if select is None else Call(select(rows), self.name)
+
+
+@dataclass(frozen=True)
+class Checked(Loss):
+    """A loss whose numbers are checked whenever it is asked.
+
+    Args:
+        loss: The loss.
+    """
+
+    loss: Loss
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.loss.names
+
+    def terms(self, images: Tensor) -> Tensor:
+        terms = check_terms(self.loss, images)
+        check_finite(terms, self.names, [f"image {i}" for i in range(len(images))])
+        return terms
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.loss.networks
+
+    def replay(self, noise: Stream, k: int) -> Loss:
+        return Checked(self.loss.replay(noise, k))
+
+    def select(self, rows: Sequence[int]) -> Loss:
+        return Checked(self.loss.select(rows))
 
 
 @dataclass(frozen=True)
@@ -178,6 +213,141 @@ class Scaled(Loss):
         return Scaled(self.part.select(rows), self.weight)
 
 
+def as_loss(value: Any) -> Loss:
+    """A loss, or a function of images (B, 3, H, W) in [0, 1] as one.
+
+    Args:
+        value: A loss, or any function or module that gives one number for each image, (B,).
+
+    Raises:
+        UserError: It is neither.
+    """
+    if isinstance(value, Loss):
+        return value
+    cure = "give a loss, or a function from images (B, 3, H, W) to (B,)"
+    if isinstance(value, LossSpec):
+        raise UserError(f"{value.label} is only written down", "load it, with .build()", "loss")
+    if isinstance(value, str):
+        raise UserError(
+            f"{value[:60]!r} is a loss in words", "load it, as SymmetrySpec().build()", "loss"
+        )
+    if isinstance(value, type):
+        raise UserError(f"{value.__name__} is a class", f"{cure}: {value.__name__}(...)", "loss")
+    if not callable(value):
+        raise UserError(f"the loss is of type {type(value).__name__}", cure, "loss")
+    name = getattr(value, "__name__", "loss")
+    return Call(value, "loss" if name == "<lambda>" else name)
+
+
+def check_values(value: Any, images: Tensor, name: str) -> Tensor:
+    """What a loss says of some images, on their device.
+
+    Args:
+        value: What it returned.
+        images: (B, 3, H, W), what it was shown.
+        name: What it is called.
+
+    Raises:
+        UserError: That is not one real number for each image, or none can be differentiated.
+    """
+    if not isinstance(value, Tensor):
+        raise UserError(
+            f"a loss must return a tensor, and {describe_loss(name)} returns {_kind(value)}",
+            "give one number for each image, of shape (B,)",
+            "loss",
+        )
+    if value.shape != (len(images),):
+        raise UserError(
+            f"a loss must return one number for each of the {len(images)} images, and "
+            f"{describe_loss(name)} returns shape {tuple(value.shape)}",
+            "average over everything but the first dimension, as .mean(dim=(1, 2, 3))",
+            "loss",
+        )
+    return _check_kind(value, images, name)
+
+
+def check_terms(loss: Loss, images: Tensor) -> Tensor:
+    """Each term of a loss for each image, (n, B), on the images' device.
+
+    Args:
+        loss: The loss, perhaps somebody else's.
+        images: (B, 3, H, W) in [0, 1].
+
+    Raises:
+        UserError: A term is not one real number for each image, or cannot be differentiated.
+    """
+    terms, names = loss.terms(images), loss.names
+    expected, called = (len(names), len(images)), " + ".join(names)
+    if not isinstance(terms, Tensor) or terms.shape != expected:
+        found = tuple(terms.shape) if isinstance(terms, Tensor) else _kind(terms)
+        raise UserError(
+            f"the terms of {describe_loss(called)} are {found}",
+            f"make them a tensor of shape {expected}: a row a name, a column an image",
+            "loss",
+        )
+    return _check_kind(terms, images, called)
+
+
+def check_finite(terms: Tensor, names: Sequence[str], images: Sequence[str]) -> None:
+    """Raise UserError for the first term that is not finite.
+
+    Args:
+        terms: (n, B).
+        names: The n terms'.
+        images: What the B images are called.
+    """
+    if bool(torch.isfinite(terms).all()):
+        return
+    term, image = torch.nonzero(~torch.isfinite(terms))[0].tolist()
+    raise UserError(
+        f"{describe_loss(names[term])} is {terms[term, image].item():g} for {images[image]}",
+        "keep it finite: clamp what is divided by, or is under a root or a logarithm",
+        "loss",
+    )
+
+
+def _check_kind(value: Tensor, images: Tensor, name: str) -> Tensor:
+    """Real numbers that have a gradient, if one is wanted; on the images' device."""
+    if not value.is_floating_point():
+        what = "complex numbers" if value.is_complex() else "whole numbers"
+        cure = "take their absolute values" if value.is_complex() else "compute with floats"
+        raise UserError(f"{describe_loss(name)} returns {what} ({value.dtype})", cure, "loss")
+    if torch.is_grad_enabled() and images.requires_grad and not value.requires_grad:
+        raise unconnected(name)
+    return value.to(images.device)
+
+
+def unconnected(name: str) -> UserError:
+    """The error that says that a loss has no gradient.
+
+    Args:
+        name: What the loss is called.
+    """
+    return UserError(
+        f"{describe_loss(name)} does not depend on the images in a way that can be differentiated",
+        "compute it from them with torch alone, without detach(), item(), numpy or no_grad",
+        "loss",
+    )
+
+
+def describe_loss(name: str) -> str:
+    """A loss by its name: "the loss redness", and no "the loss loss".
+
+    Args:
+        name: Its name.
+    """
+    return "the loss" if name == "loss" else f"the loss {name[:80]}"
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"{type(value).__name__}"
+
+
+def _version(images: Tensor) -> int:
+    """How often a tensor was changed in place; inference mode does not count."""
+    return 0 if images.is_inference() else images._version
+
+
 def weighted_terms(loss: Loss | None) -> list[tuple[float, Loss]]:
     """The parts of a loss that are not themselves sums or multiples, with their weights."""
     if loss is None:
@@ -190,8 +360,11 @@ def weighted_terms(loss: Loss | None) -> list[tuple[float, Loss]]:
 
 
 def sum_losses(losses: Sequence[Loss]) -> Loss:
-    """The sum of one or more losses."""
-    return losses[0] if len(losses) == 1 else Sum(tuple(losses))
+    """The sum of one or more losses. Raises UserError if there is none."""
+    if len(losses) == 0:
+        raise UserError("there are no losses to add", "give one or more", "loss")
+    every = tuple(as_loss(loss) for loss in losses)
+    return every[0] if len(every) == 1 else Sum(every)
 
 
 def find_networks(function: Any) -> tuple[nn.Module, ...]:
@@ -267,7 +440,7 @@ class PictureLossSpec(LossSpec):
 
 def absolute(path: str) -> Path:
     """The whole path of a file that somebody wrote down, "~" being the home folder."""
-    return Path(path.strip()).expanduser().absolute()
+    return make_whole(path.strip())
 
 
 def match_pictures(picture: Tensor, images: Tensor) -> Tensor:

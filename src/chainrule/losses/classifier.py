@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chainrule import bundled
+from chainrule.brief import Brief
 from chainrule.errors import UserError
 from chainrule.losses.base import LossSpec, Term, find_networks
 from chainrule.specs import NetworkName
-from chainrule.vision import Preprocess, load_pretrained
+from chainrule.vision import Portable, Preprocess, asking, load_pretrained
 
 Objective = Callable[[Tensor, int], Tensor]
 """(logits (B, K), the index of the class) -> (B,)."""
@@ -56,7 +57,7 @@ OBJECTIVES: dict[str, Objective] = {"bce": binary_cross_entropy, "ce": cross_ent
 
 
 @dataclass(frozen=True, eq=False)
-class ImageClassifier:
+class ImageClassifier(Brief):
     """`images (B, 3, H, W) in [0, 1] -> logits (B, K)`, in the dtype of the images.
 
     Args:
@@ -70,7 +71,17 @@ class ImageClassifier:
     preprocess: Preprocess
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.network(self.preprocess(images)).to(images.dtype)
+        logits = self.network(self.preprocess(images))
+        expected = (len(images), len(self.labels))
+        if not isinstance(logits, Tensor) or logits.shape != expected:
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise UserError(
+                f"the classifier gives {found} for {len(images)} images and {len(self.labels)} "
+                "labels",
+                f"make it a tensor of logits of shape {expected}",
+                "classifier",
+            )
+        return logits.to(images.dtype)
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -161,18 +172,20 @@ def load_classifier(
     network, preprocess = load_pretrained(
         "AutoModelForImageClassification", name or bundled.CLASSIFIER, "image classifier"
     )
-    labels = tuple(network.config.id2label[i] for i in range(network.config.num_labels))
+    names = network.config.id2label
+    labels = tuple(str(names.get(i, i)) for i in range(network.config.num_labels))
     return ImageClassifier(_Logits(network.to(device)), labels, preprocess)
 
 
 @dataclass(frozen=True, eq=False)
-class _Logits:
+class _Logits(Brief, Portable):
     """The logits of a transformers classifier."""
 
     network: Any
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.network(pixels).logits
+        with asking("the classifier"):
+            logits: Tensor = self.network(pixels).logits
         return logits
 
     @property

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from chainrule import bundled
+from chainrule.brief import Brief
 from chainrule.errors import UserError
-from chainrule.specs import NetworkName
-from chainrule.vision import Preprocess, load_pretrained, quiet_transformers
+from chainrule.specs import NetworkName, expand
+from chainrule.vision import Portable, Preprocess, asking, load_pretrained, quiet_transformers
 
 Clips = Annotated[dict[NetworkName, float], Field(min_length=1)]
 """CLIPs by folder or hub name ("" is the bundled one), each with its weight."""
@@ -42,7 +43,7 @@ def spherical_distance(u: Tensor, v: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
+class Clip(Brief, Portable):
     """A frozen CLIP or SigLIP: texts and images as unit vectors (N, D) of one space.
 
     Args:
@@ -69,7 +70,9 @@ class Clip:
 
     def embed_images(self, images: Tensor) -> Tensor:
         """The embeddings (B, D) of `images` (B, 3, H, W) in [0, 1], in their dtype."""
-        features = _tensor(self.network.get_image_features(pixel_values=self.preprocess(images)))
+        with asking(self.name):
+            found = self.network.get_image_features(pixel_values=self.preprocess(images))
+        features = _tensor(found)
         return normalize(features.to(images.dtype), dim=1)
 
     @torch.no_grad()
@@ -114,8 +117,10 @@ def load_clip(name: str | Path | None = None, device: str | torch.device = "cpu"
     """
     from transformers import AutoTokenizer
 
-    source = str(Path(name or bundled.CLIP).expanduser())
-    network, preprocess = load_pretrained("AutoModel", name or bundled.CLIP, "CLIP")
+    source = str(expand(name or bundled.CLIP))
+    network, preprocess = load_pretrained(
+        "AutoModel", name or bundled.CLIP, "CLIP", unasked=("pooler",)
+    )
     if not hasattr(network, "get_image_features") or not hasattr(network, "get_text_features"):
         raise UserError(
             f"{source} is a {type(network).__name__}, which is not a CLIP",
@@ -124,10 +129,17 @@ def load_clip(name: str | Path | None = None, device: str | torch.device = "cpu"
     try:
         with quiet_transformers(bars=True):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises many kinds
         raise UserError(
             f"{source} has no tokenizer beside its weights", "name a complete CLIP"
         ) from error
+    known, read = len(tokenizer), network.config.text_config.vocab_size
+    if not read / 2 <= known <= read:  # transformers makes an empty one where there is none
+        raise UserError(
+            f"the tokenizer beside the weights of {source} knows {known} tokens and the network "
+            f"{read}",
+            "name a complete CLIP",
+        )
     label = "CLIP" if name is None else Path(name).name
     return Clip(label, network.to(device), tokenizer, preprocess)
 

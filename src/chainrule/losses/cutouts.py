@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chainrule.errors import UserError
-from chainrule.losses.base import Loss, Scaled, Sum, Term
+from chainrule.losses.base import Loss, Scaled, Sum, Term, check_terms
 from chainrule.noise import Noise, Stream
 
 
@@ -68,7 +68,7 @@ class Cutouts(Loss):
             for box in self._boxes(rows, image.shape[-2], image.shape[-1])
         ]
         whose = [i for i in range(len(images)) for _ in range(self.count)]
-        of_crops = self.loss.select(whose).terms(torch.stack(crops))
+        of_crops = check_terms(self.loss.select(whose), torch.stack(crops))
         return of_crops.unflatten(1, (len(images), self.count)).mean(dim=2)
 
     def replay(self, noise: Stream, k: int) -> Loss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from chainrule import bundled
+from chainrule.brief import Brief
 from chainrule.errors import UserError
 from chainrule.losses.base import PictureLossSpec
-from chainrule.specs import NetworkName
-from chainrule.vision import Preprocess, load_pretrained, load_weights
+from chainrule.specs import NetworkName, expand
+from chainrule.vision import Portable, Preprocess, asking, load_pretrained, load_weights
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The mean and the standard deviation of its colours."""
@@ -28,7 +30,7 @@ BLOCKS: dict[int, tuple[tuple[int, int], ...]] = {
 """Simonyan & Zisserman 2015, table 1, D and E: each block's (width, number of convolutions)."""
 
 
-class Features(ABC):
+class Features(Brief, ABC):
     """A frozen network whose inner layers say what an image looks like."""
 
     @abstractmethod
@@ -53,6 +55,11 @@ class Vgg(Features):
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
+        if any(re.fullmatch(r"lin\d\.model\.1\.weight", key) for key in weights):
+            raise UserError(
+                "these weights are LPIPS's, how much each layer counts, which is not supported yet",
+                "give those of the VGG itself, torchvision's vgg16, whose layers count alike",
+            )
         features = {key: value for key, value in weights.items() if key.startswith("features.")}
         count = sum(value.ndim == 4 for value in features.values())
         depth = {13: 16, 16: 19}.get(count)
@@ -71,9 +78,14 @@ class Vgg(Features):
                 before = width
             layers.append(nn.MaxPool2d(2))
         self.layers = nn.Sequential(*layers)
-        self.layers.load_state_dict(
-            {key.removeprefix("features."): value for key, value in features.items()}
-        )
+        own = {key.removeprefix("features."): value for key, value in features.items()}
+        try:
+            self.layers.load_state_dict(own)
+        except RuntimeError as error:
+            raise UserError(
+                f"these weights are not those of VGG-{depth}",
+                "give the usual state dict, without batch normalisation",
+            ) from error
         self.layers.eval().requires_grad_(False)
 
     @property
@@ -90,7 +102,7 @@ class Vgg(Features):
 
 
 @dataclass(frozen=True, eq=False)
-class Backbone(Features):
+class Backbone(Features, Portable):
     """The hidden states of any `transformers` vision network.
 
     Args:
@@ -108,7 +120,8 @@ class Backbone(Features):
         return (self.network,)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        output = self.network(self.preprocess(images), output_hidden_states=True)
+        with asking("the network of features"):
+            output = self.network(self.preprocess(images), output_hidden_states=True)
         states = output.hidden_states
         chosen = states[1:] if self.layers is None else [states[i] for i in self.layers]
         # (B, C, h, w) of convolutional networks, (B, n, C) of transformers
@@ -136,7 +149,7 @@ def load_features(name: str | Path | None = None, device: str | torch.device = "
     Raises:
         UserError: There is none of that name.
     """
-    path = name and Path(name).expanduser()
+    path = name and expand(name)
     return load_vgg(path, device) if path and path.is_file() else load_backbone(name, device)
 
 
@@ -165,5 +178,7 @@ def load_backbone(name: str | Path | None = None, device: str | torch.device = "
     Raises:
         UserError: There is none of that name.
     """
-    network, preprocess = load_pretrained("AutoModel", name or bundled.CLASSIFIER, "vision network")
+    network, preprocess = load_pretrained(
+        "AutoModel", name or bundled.CLASSIFIER, "vision network", unasked=("pooler",)
+    )
     return Backbone(getattr(network, "vision_model", network).to(device), preprocess)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,6 +19,9 @@ from chainrule.images import load_picture
 from chainrule.losses.base import Loss, LossSpec, Term, absolute, sum_losses
 from chainrule.losses.clip import Clip, Clips, load_clip, spherical_distance
 from chainrule.specs import File
+
+MOST_COMMAS = 8
+"""In so many parts of a list, one after another, the name of one file is looked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +75,25 @@ class ImageSpec(LossSpec):
 
     @classmethod
     def parse_target(cls, text: str) -> dict[str, Any]:
-        return {"target": tuple(map(absolute, text.split(",")))}
+        return {"target": _split_files(text)}
 
     def load(self, device: str | torch.device = "cpu") -> Loss:
         pictures, clips = [load_picture(path) for path in self.target], self.clip.items()
         return sum_losses(
             [w * ClipImage(load_clip(name or None, device), pictures) for name, w in clips]
         )
+
+
+def _split_files(text: str) -> tuple[Path, ...]:
+    """The files of a list with commas; a comma may be in the name of a file that is there.
+
+    Args:
+        text: As it was typed: `a.png,b.png`, or `red, white.png` of one file.
+    """
+    parts, files = text.split(","), []
+    while parts:
+        joined = (",".join(parts[:n]) for n in range(min(len(parts), MOST_COMMAS), 1, -1))
+        name = next((each for each in joined if os.path.isfile(absolute(each))), parts[0])
+        parts = parts[name.count(",") + 1 :]
+        files.append(absolute(name))
+    return tuple(files)

@@ -53,8 +53,8 @@ class PerceptualSpec(FeaturesSpec):
     kind: Literal["perceptual"] = "perceptual"
 
     def load(self, device: str | torch.device = "cpu") -> Perceptual:
-        features = load_features(self.features, device)
-        return Perceptual(features, load_picture(self.target).to(device))
+        picture = load_picture(self.target).to(device)  # a wrong one is said at once
+        return Perceptual(load_features(self.features, device), picture)
 
 
 def _mean_square(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:

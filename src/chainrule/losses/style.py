@@ -59,5 +59,5 @@ class StyleSpec(FeaturesSpec):
     kind: Literal["style"] = "style"
 
     def load(self, device: str | torch.device = "cpu") -> Style:
-        features = load_features(self.features, device)
-        return Style(features, load_picture(self.target).to(device))
+        picture = load_picture(self.target).to(device)  # a wrong one is said at once
+        return Style(load_features(self.features, device), picture)

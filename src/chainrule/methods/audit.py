@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chainrule import bundled
+from chainrule.brief import Brief
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.gradient import Checkpoint
 from chainrule.diffusion.gradient.base import OnStep
@@ -21,10 +23,21 @@ from chainrule.errors import UserError
 from chainrule.images import chart
 from chainrule.losses.classifier import ImageClassifier, load_classifier
 from chainrule.memory import Plan, begin_phase
-from chainrule.methods.base import PLAIN, Method, Needs, Sheet, State, Steps, Task, Writer
+from chainrule.methods.base import (
+    PLAIN,
+    Method,
+    Needs,
+    Sheet,
+    State,
+    Steps,
+    Task,
+    Writer,
+    as_tuple,
+)
 from chainrule.metrics import wilson
 from chainrule.models import BUNDLED
 from chainrule.models.base import Model
+from chainrule.noise import as_seeds
 from chainrule.optimise import Adam
 from chainrule.specs import NetworkName
 
@@ -34,7 +47,7 @@ Tau = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, eq=False)
-class AuditTask:
+class AuditTask(Brief):
     """A classifier to be audited on what a model draws, and a judge of what is there.
 
     The two must call a class by the same name to mean the same. Images are numbered: prompts
@@ -58,6 +71,8 @@ class AuditTask:
     loss: None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", as_seeds(self.seeds))
+        object.__setattr__(self, "prompts", as_tuple(self.prompts, str, "prompts"))
         if not set(self.classifier.labels) & set(self.judge.labels):
             some = ", ".join(self.classifier.labels[:5])
             raise UserError(
@@ -177,6 +192,7 @@ class Audit(Method):
 
     def prepare(self, task: Task | AuditTask) -> AuditTask:
         if isinstance(task, AuditTask):
+            _check_independent(task)
             return task
         super().prepare(task)
         if not all(prompt.strip() for prompt in task.prompts):
@@ -198,7 +214,9 @@ class Audit(Method):
         device = task.model.device
         classifier = load_classifier(self.classifier, device)
         judge = load_classifier(self.judge or bundled.JUDGE, device)
-        return AuditTask(task.model, task.prompts, task.seeds, classifier, judge, task.plan)
+        made = AuditTask(task.model, task.prompts, task.seeds, classifier, judge, task.plan)
+        _check_independent(made)
+        return made
 
     # --- the search -----------------------------------------------------------------------------
 
@@ -407,6 +425,63 @@ class _WholeAudit(Audit):
     def start(self, task: AuditTask) -> AuditState:
         state = super().start(task)
         return replace(state, label=state.seen)
+
+
+NEARLY = 0.9
+"""The share of equal weights from which the judge is suspected of being the classifier."""
+
+
+def _check_independent(task: AuditTask) -> None:
+    """Refuse a judge that is the classifier, by its weights; warn of one that is nearly it."""
+    own, other = task.classifier, task.judge
+    share = shared_weights(own.networks, other.networks)
+    if own.network is other.network or share == 1.0:
+        raise UserError(
+            "the judge is the classifier itself: their weights are the same",
+            "name another, or nothing is found out",
+            "judge",
+        )
+    if share >= NEARLY:
+        warnings.warn(
+            f"{share:.1%} of the classifier's weights are the judge's as well, so that what "
+            "misleads one misleads the other: an independent judge says more",
+            stacklevel=2,
+        )
+
+
+def shared_weights(networks: Sequence[nn.Module], others: Sequence[nn.Module]) -> float:
+    """The share, from 0 to 1, of the weights of some networks that others have as well.
+
+    Tensors are compared, whatever they are called, and in the coarser of their precisions: one that
+    was saved in half is the same.
+
+    Args:
+        networks: Whose weights are counted.
+        others: Where they are looked for.
+    """
+    candidates: dict[tuple[int, ...], list[Tensor]] = {}
+    for value in _weights(others):
+        candidates.setdefault(tuple(value.shape), []).append(value)
+    mine = _weights(networks)
+    equal = [any(_equal(a, b) for b in candidates.get(tuple(a.shape), ())) for a in mine]
+    sizes = [value.numel() for value in mine]
+    found = sum(size for size, same in zip(sizes, equal, strict=True) if same)
+    return found / sum(sizes) if sum(sizes) else 0.0
+
+
+def _weights(networks: Sequence[nn.Module]) -> list[Tensor]:
+    return [weight.detach() for network in networks for weight in network.parameters()]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two weights are the same, but for having been rounded to half precision."""
+    a, b = one.float(), other.to(one.device).float()
+    if not torch.allclose(a.flatten()[:8], b.flatten()[:8], rtol=2**-6, atol=1e-6):
+        return False  # most are told apart so, without a look at the rest
+    return any(torch.equal(a.to(kind).float(), b.to(kind).float()) for kind in PRECISIONS)
+
+
+PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _captions(task: AuditTask, images: Tensor) -> list[str]:

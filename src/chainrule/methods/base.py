@@ -11,29 +11,34 @@ a run can save each one, stop after any, and go on from it as if nothing had bee
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Flag, auto
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from chainrule.brief import Brief
 from chainrule.diffusion.batch import select
 from chainrule.diffusion.constraints import Constraint
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.gradient import Backprop, Gradient
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.guidance.base import Energy
+from chainrule.diffusion.solvers import edict
 from chainrule.diffusion.solvers.registry import SOLVERS
-from chainrule.diffusion.time_grids import GRIDS
+from chainrule.diffusion.time_grids import GRIDS, last_steps
 from chainrule.errors import UserError
-from chainrule.losses.base import Loss
+from chainrule.images import on_white, put_back, resize, restore_alpha, restore_proportions
+from chainrule.images.checking import require_images, require_mask
+from chainrule.losses.base import Loss, as_loss
 from chainrule.memory.plan import Plan
 from chainrule.models.base import Model
-from chainrule.noise import Noise
-from chainrule.specs import Spec
+from chainrule.noise import Noise, as_seeds
+from chainrule.specs import Spec, suggest
 
 PLAIN = Plan()
 BACKPROP = Backprop()
@@ -61,7 +66,7 @@ class Needs(Flag):
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
+class Photo(Brief):
     """Pictures to be edited, one for each seed.
 
     Args:
@@ -72,6 +77,9 @@ class Photo:
         exact: Whether the photo's own pixels are put back outside the mask at the end.
         x_T: The noise (B, C, h, w) of pictures that the model itself drew by DDIM.
         prompts: What they show: a prompt for all, or one for each; empty: nothing was said.
+        full: The original at its own size, (3, *size) in [0, 1], or (4, *size) with its alpha
+            (`chainrule.images.read_picture`); or one for each, (B, 3 or 4, *size).
+        full_mask: The mask at that size, (1, 1, *size) or (B, 1, *size); None: `mask`, enlarged.
     """
 
     images: Tensor
@@ -81,12 +89,24 @@ class Photo:
     exact: bool = False
     x_T: Tensor | None = None
     prompts: tuple[str, ...] = ()
+    full: Tensor | None = None
+    full_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        wanted = (len(self.images), 1, *self.images.shape[2:])
-        if self.mask is not None and self.mask.shape != wanted:
-            found = tuple(self.mask.shape)
-            raise UserError(f"the mask is {found}", f"make it {wanted}, like the photos", "mask")
+        require_images(self.images)
+        count, _, *sides = self.images.shape
+        if self.mask is not None:
+            require_mask(self.mask, [(count, 1, *sides)])
+            object.__setattr__(self, "mask", self.mask.to(self.images.dtype))  # of a bool
+        size = tuple(self.size)
+        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+            raise UserError(f"the photos' size is {self.size}", "give a height and a width")
+        if self.full is not None:
+            shape = tuple(self.full.shape)
+            if shape not in [(*lead, c, *size) for lead in ((), (count,)) for c in (3, 4)]:
+                raise UserError(f"the full photo is {shape}", f"make it {(3, *size)}", "photo")
+        if self.full_mask is not None:
+            require_mask(self.full_mask, [(count, 1, *size), (1, 1, *size)])
 
     def select(self, rows: Sequence[int]) -> Photo:
         """Some of the photos."""
@@ -97,7 +117,14 @@ class Photo:
             mask=select(self.mask, rows),
             x_T=select(self.x_T, rows),
             prompts=select_words(self.prompts, rows),
+            full=self._select_own(self.full, rows),
+            full_mask=self._select_own(self.full_mask, rows),
         )
+
+    def _select_own(self, value: Tensor | None, rows: Sequence[int]) -> Tensor | None:
+        """Some of what each photo has one of; what is common to all stays."""
+        common = value is None or value.ndim == 3 or len(value) != len(self.images)
+        return value if common else select(value, rows)
 
     def composite(self, images: Tensor) -> Tensor:
         """`images` (B, 3, H, W), with the photos' own pixels outside the mask if asked for."""
@@ -105,16 +132,46 @@ class Photo:
             return images
         return self.mask * images + (1 - self.mask) * self.images
 
+    def put_back(self, images: Tensor) -> Tensor:
+        """Edits of the photos, at the photos' own size.
+
+        Outside the mask it is the photo, bit for bit if it is to be exact; otherwise the seam is
+        as soft as the model's pixels are large. A photo's transparency is given back.
+
+        Args:
+            images: What was made of the photos, (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, 3 or 4, *size) in [0, 1]; without `full`, the images in the photos' proportions.
+        """
+        if self.full is None:
+            return restore_proportions(images, self.size)
+        full = self.full if self.full.ndim == 4 else self.full[None]
+        white = torch.stack([on_white(each) for each in full])
+        made = put_back(images, self.images, white, self._mask_in_full(white))
+        return made if full.shape[1] == 3 else restore_alpha(made, full)
+
+    def _mask_in_full(self, full: Tensor) -> Tensor | None:
+        """The mask at the photos' own size, (B or 1, 1, *size)."""
+        if self.mask is None or self.images.shape[2:] == full.shape[2:]:
+            return None  # the images are as they should be
+        soft = resize(self.mask.to(full), tuple(full.shape[2:]))
+        if not self.exact:
+            return soft
+        hard = soft if self.full_mask is None else self.full_mask.to(full)
+        return (hard > 0.5).to(full)
+
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class Task(Brief):
     """One prompt for a batch of seeds, and what the images should be like.
 
     Args:
         model: The checkpoint.
         denoiser: Its network told the prompt, guided.
-        seeds: One for each image.
-        loss: What the images should be like; None for methods that need none.
+        seeds: One for each image; a single one may stand alone.
+        loss: What the images should be like, a loss or a function from images to (B,); None for
+            methods that need none.
         photo: What the images are made of, where they are not made of noise.
         plan: What is computed at once, kept and rebuilt (`chainrule.memory.arrange` does the rest).
         constraints: What holds between the steps of any way from noise to image.
@@ -122,6 +179,9 @@ class Task:
         pictures: Pictures to learn from, each (3, h, w) in [0, 1] of any size.
         energy: What guides noisy latents, (x_t, t) -> (B,), for methods that see these.
         gradient: How the chain of a method that draws once is differentiated.
+
+    Raises:
+        UserError: One of them is something else, or there are not as many photos as seeds.
     """
 
     model: Model
@@ -137,6 +197,13 @@ class Task:
     gradient: Gradient = BACKPROP
 
     def __post_init__(self) -> None:
+        _check_type(self.model, Model, "model", "give what chainrule.load() returns")
+        _check_type(self.denoiser, Denoiser, "denoiser", 'give one, as model.denoiser("a cat")')
+        object.__setattr__(self, "seeds", as_seeds(self.seeds))
+        if self.loss is not None:
+            object.__setattr__(self, "loss", as_loss(self.loss))
+        for name, single in (("prompts", str), ("pictures", Tensor), ("constraints", Constraint)):
+            object.__setattr__(self, name, as_tuple(getattr(self, name), single, name))
         if self.photo is not None and len(self.photo.images) != len(self.seeds):
             raise UserError(
                 f"there are {len(self.photo.images)} photos and {len(self.seeds)} seeds",
@@ -213,6 +280,31 @@ class Task:
         return any(prompt.strip() for prompt in self.prompts)
 
 
+def as_tuple(value: Any, kind: Any, name: str) -> tuple[Any, ...]:
+    """Several things of one kind; a single one may stand alone.
+
+    Args:
+        value: What was given.
+        kind: The class of one of them.
+        name: What they are called.
+
+    Raises:
+        UserError: It is something else.
+    """
+    several = (value,) if isinstance(value, kind) else value
+    if not isinstance(several, (tuple, list)):
+        raise UserError(f"{value!r:.60} is not a tuple of {name}", f"write ({name}, ...)", name)
+    for each in several:
+        _check_type(each, kind, name, f"write {name} as a tuple")
+    return tuple(several)
+
+
+def _check_type(value: Any, kind: Any, name: str, cure: str) -> None:
+    if not isinstance(value, kind):
+        wrong = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise UserError(f"{name} is {wrong}, not {kind.__name__}", cure, name)
+
+
 def select_words(words: tuple[str, ...], rows: Sequence[int]) -> tuple[str, ...]:
     """Some images' prompts; one that is common to all stays.
 
@@ -227,7 +319,7 @@ def select_words(words: tuple[str, ...], rows: Sequence[int]) -> tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class State(Brief):
     """All of a method's work at one moment, as tensors: what a file holds, where it goes on."""
 
     @property
@@ -265,15 +357,17 @@ class Drawn(State):
         latents: (B, C, h, w), of the finished images.
         x_T: (B, C, h, w), the noise that they started at.
         attention: (B, K, h', w'), how much each of K tokens is looked at, and where.
+        losses: (B,), of the finished images, where the method had to judge them already.
     """
 
     latents: Tensor
     x_T: Tensor
     attention: Tensor | None = None
+    losses: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class Result(Brief):
     """Images, and what is known of them.
 
     Args:
@@ -299,7 +393,7 @@ class Result:
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
+class Sheet(Brief):
     """What a method that trains or audits has to show.
 
     Args:
@@ -353,6 +447,10 @@ class Method(Spec, ABC):
     kind: str
     needs: ClassVar[Needs] = Needs.NOTHING
     state: ClassVar[type[State]] = Drawn
+    with_photo: ClassVar[tuple[str, ...]] = ()
+    """The settings that have a meaning only where a photo is edited."""
+    from_noise: ClassVar[tuple[str, ...]] = ()
+    """The settings that have a meaning only where no photo is edited."""
 
     @abstractmethod
     def run(self, task: Any, state: Any = None, on_step: OnStep | None = None) -> Iterator[State]:
@@ -393,13 +491,16 @@ class Method(Spec, ABC):
 
     def probe(self, steps: int) -> Method:
         """This method in a chain of so many steps, and as short as it can be: to measure it."""
-        return self.model_copy(update={"steps": steps})
+        whole = {"strength": 1.0} if "strength" in type(self).model_fields else {}
+        return self.model_copy(update={"steps": steps, **whole})
 
     @classmethod
     def preset(cls, situation: Situation) -> dict[str, Any]:
         """The settings of a preset that differ from the defaults."""
         tuned = {"steps": TUNED_STEPS, "mix": TUNED_MIX} if situation.name == "tuned" else {}
-        return {name: value for name, value in tuned.items() if name in cls.model_fields}
+        idle = cls.from_noise if situation.photo else cls.with_photo
+        known = [name for name in cls.model_fields if name not in idle]
+        return {name: value for name, value in tuned.items() if name in known}
 
     def __call__(self, task: Any, on_step: OnStep | None = None) -> Any:
         """What this method makes of a task, from the beginning to the end."""
@@ -423,6 +524,10 @@ def require(method: Method, task: Task) -> None:
         raise UserError(f"{kind} draws from noise", "choose a method that edits photos", "method")
     if Needs.PHOTO in needs and photo is None:
         raise UserError(f"{kind} edits a photo", "name one", "photo")
+    settings = dict(method)
+    strength, steps = (settings.get(name) for name in ("strength", "steps"))
+    if photo is not None and strength and steps:
+        last_steps(torch.arange(steps + 1), strength)  # less than one step is refused now
     if Needs.PROMPT in needs and not task.has_words:
         raise UserError(f"{kind} needs to know what the images should show", "say it", "prompt")
     if Needs.SOURCE in needs and not (photo and any(each.strip() for each in photo.prompts)):
@@ -435,6 +540,23 @@ def require(method: Method, task: Task) -> None:
         raise UserError(f"{kind} needs a loss", "name one, for example classifier=heart", "loss")
     if Needs.PICTURES in needs and not task.pictures:
         raise UserError(f"{kind} learns from pictures", "name some", "pictures")
+    if photo is None:
+        require_heeded(method, method.with_photo, "without a photo")
+    else:
+        require_heeded(method, method.from_noise, "where a photo is edited")
+
+
+def require_heeded(method: Method, names: Iterable[str], where: str) -> None:
+    """Raise UserError for the first of some settings that was changed, where none has an effect.
+
+    Args:
+        method: The method.
+        names: The settings.
+        where: Where they have no effect, in words.
+    """
+    for name in names:
+        if getattr(method, name) != type(method).model_fields[name].default:
+            raise UserError(f"{name} has no effect on {method.kind} {where}", "omit it", name)
 
 
 # --- settings that several methods have, each typed once ----------------------------------------
@@ -450,6 +572,20 @@ Mix = Annotated[
     float,
     Field(
         gt=0, le=1, description="EDICT's p: near 1, the pair of an inverted photo stays together."
+    ),
+]
+Turns = Annotated[
+    edict.Turns,
+    Field(
+        description="Who of EDICT's pair goes first: code (as the papers' public code has it), "
+        "printed (as their equations have it), alternating (both rules change at each step)."
+    ),
+]
+Coupling = Annotated[
+    edict.Coupling,
+    Field(
+        description="What EDICT's pair exchanges: output (the network's own) or eps (the noise); "
+        "the same for networks that predict noise."
     ),
 ]
 GuidanceScale = Annotated[float, Field(description="Classifier-free guidance; 1 is none.")]
@@ -468,5 +604,5 @@ GridName = Annotated[
 
 def _known(name: str, names: Mapping[str, Any], what: str) -> str:
     if name not in names:
-        raise UserError(f"there is no {what} {name!r}", f"choose among {', '.join(names)}")
+        raise UserError(f"there is no {what} {name!r}", suggest(name, names))
     return name

@@ -15,7 +15,7 @@ from chainrule.diffusion.gradient.base import OnStep
 from chainrule.losses.base import Loss
 from chainrule.methods.base import Drawn, Method, Needs, Result, Steps, Task
 from chainrule.methods.chains import OneShot, generate
-from chainrule.methods.chunking import finish
+from chainrule.methods.chunking import finish, tell_part
 
 
 class BestOf(OneShot):
@@ -36,7 +36,7 @@ class BestOf(OneShot):
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         best = draw_best(task, self.count, steps=self.steps, on_step=on_step)
-        return Drawn(best.latents, best.x_T)
+        return Drawn(best.latents, best.x_T, losses=best.losses)
 
     def probe(self, steps: int) -> Method:
         return self.model_copy(update={"steps": steps, "count": min(self.count, 2)})
@@ -67,7 +67,8 @@ def draws(task: Task, count: int, *, steps: int, on_step: OnStep | None = None) 
     shape = task.model.codec.latent_shape
     for draw in range(count):
         x_T = task.noise.normal(draw, shape).to(task.model.device)
-        yield finish(task, generate(task, x_T, steps, on_step=on_step))
+        told = tell_part(on_step, draw, count)
+        yield finish(task, generate(task, x_T, steps, on_step=told))
 
 
 def choose_best(results: Iterable[Result], loss: Loss) -> Result:
@@ -83,7 +84,8 @@ def choose_best(results: Iterable[Result], loss: Loss) -> Result:
 def _better(one: Result, other: Result) -> Result:
     """Of each image, the one whose loss is lower."""
     losses = [result.losses for result in (one, other) if result.losses is not None]
-    index = torch.stack(losses).argmin(dim=0)
+    both = torch.stack(losses)
+    index = both.where(~both.isnan(), torch.inf).argmin(dim=0)  # torch's least number is nan
     rows = torch.arange(len(index), device=index.device)
 
     def choose(*candidates: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.guidance.one_step import OneStep
 from chainrule.diffusion.solvers.ddpm import DDPM
+from chainrule.losses.base import Checked
 from chainrule.losses.cutouts import crop
-from chainrule.methods.base import Drawn, Eta, Needs, Steps, Strength, Task
+from chainrule.methods.base import Drawn, Eta, Needs, Steps, Strength, Task, require_heeded
 from chainrule.methods.chains import OneShot, add_noise, constrain_to_mask, generate
 from chainrule.methods.chunking import draw_in_parts, encode_photos
 
@@ -40,6 +41,12 @@ class BlendedDiffusion(OneShot):
     eta: Eta = 1.0
     steps: Steps = 50
 
+    def prepare(self, task: Task) -> Task:
+        prepared: Task = super().prepare(task)
+        if prepared.loss is None:
+            require_heeded(self, ["scale", "crops"], "without a loss")
+        return prepared
+
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         return draw_in_parts(task, lambda part: self._draw(part, on_step))
 
@@ -47,7 +54,7 @@ class BlendedDiffusion(OneShot):
         denoiser = task.denoiser
         if task.loss is not None:
             loss = crop(task.loss, self.crops, cut_power=0.3) if self.crops else task.loss
-            denoiser = OneStep(denoiser, _MaskedDecoder(task), loss, self.scale)
+            denoiser = OneStep(denoiser, _MaskedDecoder(task), Checked(loss), self.scale)
         return generate(
             constrain_to_mask(task),
             add_noise(task, encode_photos(task), self.steps, self.strength),

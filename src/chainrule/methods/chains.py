@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,8 +27,11 @@ from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.diffusion.time_grids import TimeGrid, last_steps
 from chainrule.errors import UserError
 from chainrule.methods.base import Drawn, Method, Result, Task
-from chainrule.methods.chunking import encode_photos, finish
+from chainrule.methods.chunking import decode, encode_photos, finish, tell_part
+from chainrule.metrics import psnr
 
+FAITHFUL = 25.0
+"""The PSNR, in decibels, below which a photo that comes back looks unlike itself."""
 KNOWN = "repaint/known"
 """The stream of the noise on what a mask keeps."""
 _DDIM = DDIM()
@@ -87,12 +91,12 @@ def generate(
     schedule = task.model.schedule
     times = last_steps(grid(schedule, steps) if grid else schedule.times(steps), strength)
     finished = []
-    for rows, part, told in _split(task, denoiser):
+    parts = _split(task, denoiser)
+    for number, (rows, part, told) in enumerate(parts):
         walker = constrain(solver.select(rows), part.constraints)
         state = walker.start(tuple(x[rows] for x in begun))
-        last = sample_state(
-            told, state, times, solver=walker, gradient=task.gradient, on_step=on_step
-        )
+        tell = tell_part(on_step, number, len(parts))
+        last = sample_state(told, state, times, solver=walker, gradient=task.gradient, on_step=tell)
         finished.append(walker.final(last))
     return Drawn(torch.cat(finished), begun[0])
 
@@ -116,9 +120,16 @@ def invert_photos(
     """
     photo = task.require_photo()
     times = last_steps(task.model.schedule.times(steps), strength)
+    parts = _split(task, photo.denoiser)
     states = [
-        invert(part, task.model.encode(photo.images[rows]), times, solver=solver, on_step=on_step)
-        for rows, _, part in _split(task, photo.denoiser)
+        invert(
+            part,
+            task.model.encode(photo.images[rows]),
+            times,
+            solver=solver,
+            on_step=tell_part(on_step, number, len(parts)),
+        )
+        for number, (rows, _, part) in enumerate(parts)
     ]
     return tuple(torch.cat(latents) for latents in zip(*states, strict=True))
 
@@ -198,6 +209,42 @@ def constrain_to_mask(task: Task) -> Task:
     known = NoisedReference(task.model.schedule, z, task.noise.stream(KNOWN))
     inside = Inpaint(mask_for_latents(photo.mask, z), known)
     return replace(task, constraints=(*task.constraints, inside))
+
+
+def warn_if_unlike(images: Tensor, photos: Tensor, cause: str, cure: str) -> None:
+    """Say it if photos come back from where they were taken looking unlike themselves.
+
+    Args:
+        images: What came back, (B, 3, H, W) in [0, 1].
+        photos: What they were.
+        cause: How the sentence begins: "the model can draw this photo".
+        cure: How it ends.
+    """
+    worst = psnr(images.detach().float(), photos.detach().float()).min().item()
+    if worst < FAITHFUL:
+        warnings.warn(f"{cause} to {worst:.1f} dB only (below {FAITHFUL:g}): {cure}", stacklevel=3)
+
+
+def warn_if_chain_is_lossy(task: Task, images: Tensor) -> None:
+    """Say it if a chain, there and back, and not the autoencoder, makes photos unlike themselves.
+
+    Args:
+        task: Whose photos.
+        images: What came back of them, (B, 3, H, W) in [0, 1].
+    """
+    photos = task.require_photo().images
+    lost = psnr(images.detach(), photos)
+    if (lost >= FAITHFUL).all():
+        return
+    alone = psnr(decode(task, encode_photos(task)).detach(), photos)
+    if ((lost < FAITHFUL) & (lost < alone - 1)).any():
+        warn_if_unlike(
+            images,
+            photos,
+            "the photo comes back from its noise",
+            f"the autoencoder alone keeps {alone.min().item():.1f} dB, so take more steps, a mix "
+            "nearer to 1 or less strength",
+        )
 
 
 def _split(task: Task, denoiser: Denoiser) -> list[tuple[list[int], Task, Denoiser]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.errors import UserError
-from chainrule.losses.base import Loss
+from chainrule.losses.base import Loss, check_finite, check_terms, unconnected
 from chainrule.memory import Plan, arrange, is_out_of_memory
 from chainrule.methods.base import Drawn, Method, Result, State, Task
 
@@ -32,21 +32,27 @@ def decode(task: Task, latents: Tensor) -> Tensor:
     return torch.cat([part.decode(latents[rows]) for rows, part in parts])
 
 
-def evaluate(
-    task: Task, images: Tensor, loss: Callable[[Task], Loss] = Task.require_loss
-) -> Tensor:
-    """The loss of each image, as many at once as the task's plan allows.
+def evaluate(task: Task, images: Tensor) -> Tensor:
+    """The loss of each whole image, as many at once as the task's plan allows.
 
     Args:
         task: Whose images they are.
         images: (B, 3, H, W) in [0, 1].
-        loss: Makes the loss of a task's images.
 
     Returns:
         (B,).
+
+    Raises:
+        UserError: The loss is not one finite number for each image.
     """
     parts = task.split(task.plan.decoded_at_once)
-    return torch.cat([loss(part)(images[rows]) for rows, part in parts])
+    losses = []
+    for rows, part in parts:
+        loss = part.require_loss()
+        terms = check_terms(loss, images[rows])
+        check_finite(terms, loss.names, [f"seed {seed}" for seed in part.seeds])
+        losses.append(terms.sum(dim=0))
+    return torch.cat(losses)
 
 
 def encode_photos(task: Task, images: Tensor | None = None) -> Tensor:
@@ -104,9 +110,14 @@ def _judge(
     for rows, part in task.split(task.plan.decoded_at_once):
         leaf = latents.detach()[rows].requires_grad_(torch.is_grad_enabled())
         made = part.decode(leaf)
-        values = weight * loss(part).terms(made)
-        wanted = leaf.requires_grad
-        gradients.append(torch.autograd.grad(values.sum(), leaf)[0] if wanted else 0 * leaf)
+        judge = loss(part)
+        values = weight * check_terms(judge, made)
+        gradient = 0 * leaf
+        if leaf.requires_grad:
+            (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+            if gradient is None:  # it wants a gradient for something else alone
+                raise unconnected(" + ".join(judge.names))
+        gradients.append(gradient)
         terms.append(values.detach())
         images.append(made.detach())
     return torch.cat(terms, dim=1), torch.cat(gradients), torch.cat(images)
@@ -117,10 +128,11 @@ def finish(task: Task, drawn: Drawn) -> Result:
 
     Args:
         task: Whose images.
-        drawn: What a method has drawn.
+        drawn: What a method has drawn; losses that it knows are not asked for again.
     """
-    images = decode(task, drawn.latents)
-    losses = None if task.loss is None else evaluate(task, images)
+    images, losses = decode(task, drawn.latents), drawn.losses
+    if losses is None and task.loss is not None:
+        losses = evaluate(task, images)
     return Result(images, drawn.latents, drawn.x_T, losses, attention=drawn.attention)
 
 
@@ -134,12 +146,23 @@ def draw_in_parts(task: Task, draw: Callable[[Task], Drawn]) -> Drawn:
     parts = [draw(part) for _, part in task.split(task.plan.batch_size)]
     if len(parts) == 1:
         return parts[0]
-    seen = [part.attention for part in parts if part.attention is not None]
-    return Drawn(
-        torch.cat([part.latents for part in parts]),
-        torch.cat([part.x_T for part in parts]),
-        torch.cat(seen) if seen else None,
-    )
+    joined = {
+        name: torch.cat([part.tensors()[name] for part in parts]) for name in parts[0].tensors()
+    }
+    return Drawn(**joined)
+
+
+def tell_part(on_step: OnStep | None, part: int, parts: int) -> OnStep | None:
+    """Told of the steps of one of several equal chains, it tells of those of all of them.
+
+    Args:
+        on_step: Told of all.
+        part: Which chain it is, from 0.
+        parts: How many there are.
+    """
+    if on_step is None or parts == 1:
+        return on_step
+    return lambda done, total: on_step(part * total + done, parts * total)
 
 
 class Fallback(UserWarning):

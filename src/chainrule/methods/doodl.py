@@ -35,12 +35,13 @@ from chainrule.diffusion.solvers.base import State as Latents
 from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.diffusion.solvers.edict import EDICT
 from chainrule.errors import UserError
-from chainrule.losses.base import Loss
+from chainrule.losses.base import Loss, describe_loss
 from chainrule.losses.cutouts import crop
 from chainrule.memory import begin_phase
 from chainrule.methods.base import (
     TUNED_MIX,
     TUNED_STEPS,
+    Coupling,
     Method,
     Needs,
     Result,
@@ -48,6 +49,8 @@ from chainrule.methods.base import (
     State,
     Steps,
     Task,
+    Turns,
+    require_heeded,
 )
 from chainrule.methods.best_of import draw_best
 from chainrule.methods.chains import generate, invert_photos
@@ -99,7 +102,7 @@ class DOODLState(State):
         if not len(self.terms):
             return {}
         now, best = self.history[-1].mean().item(), self.best_losses.mean().item()
-        return {"loss": now, "best": best}
+        return {"loss as optimised": now, "best of whole images": best}
 
     def select(self, rows: Sequence[int]) -> DOODLState:
         """The same for some of the images."""
@@ -183,6 +186,7 @@ class DOODL(Method):
 
     kind: Literal["doodl"] = "doodl"
     needs = Needs.LOSS
+    from_noise = ("start_of",)
     state: ClassVar[type[State]] = DOODLState
     start_of: int = Field(
         default=1, ge=1, description="How many draws are tried to find a start; 1: the seed's own."
@@ -193,7 +197,8 @@ class DOODL(Method):
     mix: float | None = Field(
         default=0.93, gt=0, le=1, description="EDICT's p; none: DDIM instead of EDICT."
     )
-    alternate: bool = Field(default=True, description="Whether EDICT's pair swaps roles.")
+    turns: Turns = "code"
+    coupling: Coupling = "output"
     perturbation: float = Field(
         default=1e-2, ge=0, description="Standard deviation of the noise added after an update."
     )
@@ -222,12 +227,19 @@ class DOODL(Method):
                 "omit it, or set mix to none",
                 "final_steps",
             )
+        if self.mix is None:
+            pair = ["turns", "coupling", "average"]
+            require_heeded(self, pair, "without a mix, whose pair of latents it is about")
+        if not self.crops:
+            require_heeded(self, ["cut_power"], "without crops")
         return self
 
     @property
     def solver(self) -> Solver:
         """The solver that these settings name."""
-        return DDIM() if self.mix is None else EDICT(mix=self.mix, alternate=self.alternate)
+        if self.mix is None:
+            return DDIM()
+        return EDICT(mix=self.mix, turns=self.turns, coupling=self.coupling)
 
     def count_iterations(self, task: Any) -> int:
         return self.iterations + 1  # the last update's noise is judged too
@@ -281,7 +293,7 @@ class DOODL(Method):
                 "crops": tuned.crops,
             }
         if photo:
-            found = found | {"renormalise": False}
+            found = found | {"renormalise": False, "start_of": 1}
             if situation.name == "tuned":  # by `benchmarks/beauty.py --tune`
                 found |= {"mix": TUNED_MIX, "iterations": 15, "optimiser": Adam(rate=0.02)}
         return found
@@ -312,18 +324,24 @@ class DOODL(Method):
         """
         if x_T is None and task.photo is not None:
             x_T = invert_photos(task, steps=self.steps, solver=self.solver, on_step=on_step)
+        drawn = None
         if x_T is None and self.start_of > 1:
-            x_T = draw_best(task, self.start_of, steps=self.steps, on_step=on_step).x_T
+            drawn = draw_best(task, self.start_of, steps=self.steps, on_step=on_step)
+            x_T = drawn.x_T
         x_T = task.x_T if x_T is None else x_T
         pair = torch.stack(self.solver.init(x_T) if isinstance(x_T, Tensor) else x_T).detach()
         batch, names = pair.shape[1], task.require_loss().names
-        worst = torch.full((batch,), torch.inf, device=pair.device)
-        terms = worst.new_zeros(0, len(names), batch)
+        latents, losses = pair[0], torch.full((batch,), torch.inf, device=pair.device)
+        if drawn is not None and drawn.losses is not None:  # the best so far, by DDIM
+            latents, losses = drawn.latents.detach(), drawn.losses.detach().to(losses)
+        terms = losses.new_zeros(0, len(names), batch)
         memory, undone = torch.stack([0 * pair] * 2), torch.zeros((), dtype=torch.long)
-        return DOODLState(pair, memory, _norm(pair), pair, pair[0], worst, terms, undone)
+        return DOODLState(pair, memory, _norm(pair), pair, latents, losses, terms, undone)
 
     def finished(self, state: DOODLState) -> bool:
         """Whether all iterations are done, or every image is good enough."""
+        if state.iteration == 0:
+            return False
         return state.iteration > self.iterations or bool(self._good(state.best_losses).all())
 
     def advance(self, task: Task, state: DOODLState, on_step: OnStep | None = None) -> DOODLState:
@@ -334,7 +352,8 @@ class DOODL(Method):
             state: Where it is.
             on_step: Told after each step.
         """
-        todo = (~self._good(state.best_losses)).nonzero().flatten().tolist()
+        good = self._good(state.best_losses) if state.iteration else state.best_losses.isnan()
+        todo = (~good).nonzero().flatten().tolist()
         size = task.plan.batch_size or len(todo)
         if len(todo) == len(task.seeds) <= size:
             return self._advance(task, state, on_step)
@@ -356,7 +375,7 @@ class DOODL(Method):
             begin_phase("judge")
             found = loss_and_gradient(task, partial(self.seen_loss, k), last)
         for name, values in zip(task.require_loss().names, found.terms, strict=True):
-            _check(f"the loss {name}", values, k, task.seeds)
+            _check(describe_loss(name), values, k, task.seeds)
         state = _remember(task, state, last[0].detach(), found.images, found.terms)
         if done or self._good(state.best_losses).all():
             return state
@@ -409,22 +428,22 @@ class DOODL(Method):
     def redraw(self, task: Task, state: DOODLState, on_step: OnStep | None = None) -> DOODLState:
         """The best noise in the final number of steps, kept where that image is the better one.
 
+        So is the seeds' plain image in as many steps, which nothing that is delivered may be worse
+        than.
+
         Args:
             task: What was optimised.
             state: The last one.
             on_step: Told after each step.
         """
-        drawn = generate(
-            task, state.best_x_T[0], self.final_steps or self.steps, on_step=on_step
-        ).latents
-        losses = evaluate(task, decode(task, drawn), _whole_loss)
-        better = losses < state.best_losses
-        return replace(
-            state,
-            best_latents=torch.where(better[:, None, None, None], drawn, state.best_latents),
-            best_losses=torch.minimum(losses, state.best_losses),
-            redrawn=torch.ones_like(state.redrawn),
-        )
+        for x_T in (state.best_x_T[0], task.x_T):
+            if (x_T == state.best_x_T[0]).all() and state.redrawn:
+                continue  # the best noise is that of the plain images
+            drawn = generate(task, x_T, self.final_steps or self.steps, on_step=on_step).latents
+            losses = evaluate(task, decode(task, drawn))
+            state = _keep_better(state, x_T[None], drawn, losses)
+            state = replace(state, redrawn=torch.ones_like(state.redrawn))
+        return state
 
     def result(self, task: Task, state: DOODLState) -> Result:
         """The best images so far, with the losses by which they were chosen."""
@@ -446,19 +465,21 @@ def _remember(
     task: Task, state: DOODLState, latents: Tensor, images: Tensor, terms: Tensor
 ) -> DOODLState:
     """The state with the best so far. Whole images are compared: of crops, the best are lucky."""
-    losses = evaluate(task, images, _whole_loss)
-    better = (losses < state.best_losses)[:, None, None, None]
+    losses = evaluate(task, images)
+    state = _keep_better(state, state.x_T, latents, losses)
+    return replace(state, terms=torch.cat([state.terms, terms[None]]))
+
+
+def _keep_better(state: DOODLState, x_T: Tensor, latents: Tensor, losses: Tensor) -> DOODLState:
+    """The state with the images `latents` (B, C, h, w) of `x_T` where these are the better ones."""
+    lower = losses < state.best_losses
+    better = lower[:, None, None, None]
     return replace(
         state,
-        best_x_T=torch.where(better, state.x_T, state.best_x_T),
+        best_x_T=torch.where(better, x_T, state.best_x_T),
         best_latents=torch.where(better, latents, state.best_latents),
-        best_losses=torch.minimum(losses, state.best_losses),
-        terms=torch.cat([state.terms, terms[None]]),
+        best_losses=torch.where(lower, losses, state.best_losses),
     )
-
-
-def _whole_loss(task: Task) -> Loss:
-    return task.require_loss().replay(task.noise.stream(CROPS), 0)
 
 
 def _norm(x: Tensor) -> Tensor:

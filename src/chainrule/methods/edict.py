@@ -7,12 +7,14 @@ from typing import Literal
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.solvers.edict import EDICT
 from chainrule.methods.base import (
+    Coupling,
     Drawn,
     Mix,
     Needs,
     Steps,
     Strength,
     Task,
+    Turns,
 )
 from chainrule.methods.chains import OneShot, invert_and_generate
 
@@ -35,11 +37,13 @@ class EDICTEdit(OneShot):
     strength: Strength = 0.8
     steps: Steps = 50
     mix: Mix = 0.93
+    turns: Turns = "code"
+    coupling: Coupling = "output"
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         return invert_and_generate(
             task,
-            solver=EDICT(mix=self.mix),
+            solver=EDICT(mix=self.mix, turns=self.turns, coupling=self.coupling),
             steps=self.steps,
             strength=self.strength,
             on_step=on_step,

@@ -42,7 +42,8 @@ class Effect(Method):
     what it shows, is found by inversion (DPM-Solver++'s own, which is approximate) and kept. What
     is optimised is a new word in the text encoder's own space. It starts as the padding that fills
     a prompt up, which says nothing: from any other start the first thing to learn would be to be
-    silent. The word is written as a textual inversion, for any diffusers program.
+    silent. The best word that was found is shown, and written as a textual inversion, for any
+    diffusers program.
 
     Limits: what no word can say cannot be learnt (stripes, in the bundled world); for models with
     one CLIP for their text.
@@ -60,7 +61,7 @@ class Effect(Method):
     optimiser: Adam = Adam(rate=0.03)
 
     def count_iterations(self, task: Any) -> int:
-        return self.iterations
+        return self.iterations + 1  # what the last update made of the word is judged too
 
     def probe(self, steps: int) -> Effect:
         return self.model_copy(update={"steps": steps, "iterations": 1})
@@ -103,14 +104,15 @@ class Effect(Method):
         model, after = task.model, task.pictures[1][None]
         times, gradient = model.schedule.times(self.steps), Checkpoint(task.plan.keep)
 
-        def objective(k: int) -> Tensor:
+        def objective(k: int) -> Iterator[Tensor]:
             denoiser = self.denoiser(task, vectors, f"{task.prompts[0]} {self.word}")
             x_0 = sample(
                 denoiser, x_T, times, solver=DPMSolver(), gradient=gradient, on_step=on_step
             )
-            return (model.decode(x_0) - after).square().sum()[None]
+            yield (model.decode(x_0) - after).square().sum()[None]
 
-        return train({VECTORS: vectors}, objective, self.optimiser, self.iterations, state)
+        parts: Any = ({VECTORS: vectors}, objective, self.optimiser, self.iterations, state)
+        return train(*parts, keep_best=True)
 
     def tell(self, task: Task, vectors: Tensor, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of prompts in which the word reads as `vectors` (n, D).
@@ -157,11 +159,15 @@ class Effect(Method):
 
     def result(self, task: Task, state: Training) -> Sheet:
         """The pair, and what the word makes of its noise, of other prompts and seeds."""
-        vectors, (before, after) = state.values[VECTORS], task.pictures
+        vectors, (before, after) = _best(state), task.pictures
         noise = torch.cat([self.find_noise(task), task.model.noise(task.seeds)])
         said = (task.prompts[0], *self.other)
         prompts = [text for prompt in said for text in (prompt, f"{prompt} {self.word}")]
-        made = [self.draw(task, vectors, prompt, noise) for prompt in prompts]
+        size = task.plan.decoded_at_once or len(noise)
+        made = [
+            torch.cat([self.draw(task, vectors, prompt, part) for part in noise.split(size)])
+            for prompt in prompts
+        ]
         white = torch.ones_like(before)
         columns = {"the pair": torch.stack([before, after, *[white] * (len(prompts) - 2)])}
         names = ("its noise", *(f"seed {seed}" for seed in task.seeds))
@@ -169,7 +175,7 @@ class Effect(Method):
         captions: dict[str, Sequence[str]]
         captions = {name: [shorten(prompt) for prompt in prompts] for name in columns}
         captions["the pair"] = [""] * len(prompts)
-        error = state.losses[-1].item() / after.numel()
+        error = state.losses.min().item() / after.numel()
         return Sheet(
             columns,
             ["without", "with"] * len(said),
@@ -182,6 +188,11 @@ class Effect(Method):
         """The word, as diffusers' `load_textual_inversion` reads it."""
         from safetensors.torch import save_file
 
-        vectors = {self.word: state.values[VECTORS].contiguous().cpu()}
+        vectors = {self.word: _best(state).contiguous().cpu()}
         writer: Any = lambda path: save_file(vectors, path)  # noqa: E731
         return {"embedding.safetensors": writer}
+
+
+def _best(state: Training) -> Tensor:
+    """The word (n, D) of the lowest error; before the first iteration, the one it starts as."""
+    return (state.best or state.values)[VECTORS]

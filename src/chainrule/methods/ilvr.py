@@ -11,6 +11,7 @@ from chainrule.diffusion.constraints import LowPass, NoisedReference
 from chainrule.diffusion.constraints.low_pass import low_pass
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.solvers.ddpm import DDPM
+from chainrule.diffusion.time_grids import count_steps
 from chainrule.errors import UserError
 from chainrule.methods.base import Drawn, Eta, Needs, Steps, Task
 from chainrule.methods.chains import OneShot, generate
@@ -48,6 +49,13 @@ class ILVR(OneShot):
                 "let it rise",
                 "stop",
             )
+        if count_steps(self.steps, self.stop) == 0:
+            raise UserError(
+                f"keeping stops at share {self.stop:g} of {self.steps} "
+                f"step{'s' * (self.steps > 1)}, before the first is done: nothing would be kept",
+                "choose a later stop, or more steps",
+                "stop",
+            )
         return self
 
     def prepare(self, task: Task) -> Task:
@@ -57,7 +65,9 @@ class ILVR(OneShot):
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         times = task.model.schedule.times(self.steps)
-        first, last = (times[round(share * self.steps)].item() for share in (self.start, self.stop))
+        first, last = (
+            times[count_steps(self.steps, share)].item() for share in (self.start, self.stop)
+        )
         stream = task.noise.stream("ilvr/reference")
         photos = NoisedReference(task.model.schedule, encode_photos(task), stream)
         kept = LowPass(photos, self.factor, first, last)

@@ -18,6 +18,7 @@ from chainrule.diffusion.solvers.edict import EDICT
 from chainrule.diffusion.time_grids import last_steps
 from chainrule.images import restore_proportions
 from chainrule.methods.base import (
+    Coupling,
     Method,
     Mix,
     Needs,
@@ -26,8 +27,11 @@ from chainrule.methods.base import (
     Steps,
     Strength,
     Task,
+    Turns,
     Writer,
 )
+from chainrule.methods.chains import warn_if_chain_is_lossy
+from chainrule.methods.chunking import encode_photos
 from chainrule.metrics import psnr
 
 _EDICT = EDICT()
@@ -70,6 +74,8 @@ class Inversion(Method):
     strength: Strength = 1.0
     steps: Steps = 50
     mix: Mix = 0.93
+    turns: Turns = "code"
+    coupling: Coupling = "output"
 
     def run(
         self, task: Task, state: InversionState | None = None, on_step: OnStep | None = None
@@ -82,7 +88,7 @@ class Inversion(Method):
                 task,
                 strength=self.strength,
                 steps=self.steps,
-                solver=EDICT(mix=self.mix),
+                solver=EDICT(mix=self.mix, turns=self.turns, coupling=self.coupling),
                 dtype=getattr(torch, name),
                 on_step=on_step,
             )
@@ -91,12 +97,13 @@ class Inversion(Method):
             for trip in trips.values()
         ]
         first = trips[DTYPES[0]]
+        warn_if_chain_is_lossy(task, first.images)
         x, y = first.state
         yield InversionState(x, y, first.images, torch.tensor(rows, dtype=torch.float64))
 
     def result(self, task: Task, state: InversionState) -> Sheet:
         photo = task.require_photo()
-        alone = task.model.decode(task.model.encode(photo.images))
+        alone = decode_alone(task, encode_photos(task))
         columns = {"photo": photo.images, "autoencoder": alone, "there and back": state.images}
         decibels = {name: psnr(images, photo.images).tolist() for name, images in columns.items()}
         captions = {name: [f"{value:.1f} dB" for value in row] for name, row in decibels.items()}
@@ -155,13 +162,28 @@ def measure_round_trip(
         dtype: The latents' numbers.
         on_step: Told after each step.
     """
-    photo, model = task.require_photo(), task.model
-    times = last_steps(model.schedule.times(steps), strength)
-    z = model.encode(photo.images).to(dtype)
-    state = invert(photo.denoiser, z, times, solver=solver, on_step=on_step)
-    last = sample_state(photo.denoiser, state, times, solver=solver, on_step=on_step)
-    back = solver.final(last)
+    times = last_steps(task.model.schedule.times(steps), strength)
+    z = encode_photos(task).to(dtype)
+    parts = []
+    for rows, part in task.split(task.plan.batch_size):
+        denoiser = part.require_photo().denoiser
+        begun = invert(denoiser, z[rows], times, solver=solver, on_step=on_step)
+        last = sample_state(denoiser, begun, times, solver=solver, on_step=on_step)
+        parts.append((*begun, solver.final(last)))
+    *state, back = (torch.cat(each) for each in zip(*parts, strict=True))
     error, apart = (
         ((a - b).norm() / b.norm()).item() for a, b in ((back, z), (state[-1], state[0]))
     )
-    return RoundTrip(state, model.decode(back.float()), error, apart, state[0].std().item())
+    images = decode_alone(task, back.float())
+    return RoundTrip(tuple(state), images, error, apart, state[0].std().item())
+
+
+def decode_alone(task: Task, latents: Tensor) -> Tensor:
+    """The images of `latents` (B, C, h, w) without the photos' own pixels, as the plan allows.
+
+    Args:
+        task: Whose model and plan.
+        latents: (B, C, h, w).
+    """
+    parts = task.split(task.plan.decoded_at_once)
+    return torch.cat([task.model.decode(latents[rows]) for rows, _ in parts])

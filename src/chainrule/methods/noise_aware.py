@@ -26,6 +26,7 @@ from chainrule.models import BUNDLED
 class EnergyGuidance(OneShot):
     """Pushes each step by an energy of the noisy latent: the task's, or one that is bundled."""
 
+    with_photo = ("strength",)
     scale: float = Field(default=300.0, description="How hard the energy pushes.")
     strength: Strength = 1.0
     eta: Eta = 0.0

@@ -9,7 +9,9 @@ from pydantic import Field
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.guidance.one_step import OneStep
 from chainrule.diffusion.solvers.edict import EDICT
+from chainrule.losses.base import Checked
 from chainrule.methods.base import (
+    Coupling,
     Drawn,
     Mix,
     Needs,
@@ -17,6 +19,7 @@ from chainrule.methods.base import (
     Steps,
     Strength,
     Task,
+    Turns,
 )
 from chainrule.methods.chains import OneShot, generate, invert_and_generate
 
@@ -40,18 +43,21 @@ class OneStepGuidance(OneShot):
 
     kind: Literal["one-step"] = "one-step"
     needs = Needs.LOSS
+    with_photo = ("strength", "mix", "turns", "coupling")
     scale: float = Field(default=5.0, description="How hard the loss pushes.")
     strength: Strength = 0.5
     steps: Steps = 50
     mix: Mix = 0.93
+    turns: Turns = "code"
+    coupling: Coupling = "output"
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
-        push = OneStep(task.denoiser, task.model.decode, task.require_loss(), self.scale)
+        push = OneStep(task.denoiser, task.model.decode, Checked(task.require_loss()), self.scale)
         if task.photo is None:
             return generate(task, task.x_T, self.steps, denoiser=push, on_step=on_step)
         return invert_and_generate(
             task,
-            solver=EDICT(mix=self.mix),
+            solver=EDICT(mix=self.mix, turns=self.turns, coupling=self.coupling),
             steps=self.steps,
             strength=self.strength,
             denoiser=push,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from chainrule.diffusion.control import (
@@ -18,19 +18,22 @@ from chainrule.diffusion.control import (
     Pairing,
     align,
 )
-from chainrule.diffusion.control.attention import layers
+from chainrule.diffusion.control.attention import AlignmentName, layers
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.solvers.base import Solver
 from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.diffusion.solvers.edict import EDICT
-from chainrule.diffusion.time_grids import time_at_share
+from chainrule.diffusion.time_grids import count_steps, time_at_share
 from chainrule.errors import UserError
 from chainrule.methods.base import (
+    Coupling,
     Drawn,
     Mix,
     Needs,
     Steps,
     Task,
+    Turns,
+    require_heeded,
 )
 from chainrule.methods.chains import OneShot, generate, invert_photos
 from chainrule.methods.chunking import draw_in_parts
@@ -49,6 +52,11 @@ class PromptToPrompt(OneShot):
     latents where neither looks at these. A photo is inverted exactly by EDICT instead of the
     null-text optimisation; a picture that the model drew starts at its own noise, by DDIM.
 
+    As in the released code, shares are of whole steps, rounded down, and the words of the prompts
+    are matched by global alignment (`align`). It differs from it in that changed words are replaced
+    and new ones refined in one edit, and that padding looks where the other prompt's padding does
+    (the released code: the token of the same place).
+
     Limits: needs cross-attention (U-Nets, PixArt; not SD3, Flux); shapes change only as far as
     the shares let them.
     """
@@ -64,6 +72,11 @@ class PromptToPrompt(OneShot):
     replaced: bool = Field(
         default=True, description="Whether a word in another's place looks where that did."
     )
+    align: AlignmentName = Field(
+        default="global",
+        description="How the words of both prompts are matched: global, as many as can be (the "
+        "released code's way); longest, the longest common run first.",
+    )
     weight: Mapping[str, float] = Field(
         default_factory=dict, description="How much a word counts while `cross` lasts: blue=2."
     )
@@ -71,13 +84,23 @@ class PromptToPrompt(OneShot):
         default=(), description="Words outside of which nothing is to change."
     )
     blend_from: float = Field(
-        default=0.2, ge=0, le=1, description="The share of the steps from which on that holds."
+        default=0.2, ge=0, lt=1, description="The share of the steps from which on that holds."
     )
     steps: Steps = 50
     mix: Mix | None = Field(
         default=0.93,
         description="EDICT's p for photos; none: DDIM's inversion, which is not exact.",
     )
+    turns: Turns = "code"
+    coupling: Coupling = "output"
+
+    @model_validator(mode="after")
+    def _check_heeded(self) -> PromptToPrompt:
+        if not self.blend:
+            require_heeded(self, ["blend_from"], "without words to blend")
+        if self.mix is None:
+            require_heeded(self, ["turns", "coupling"], "without a mix, whose pair they are about")
+        return self
 
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
@@ -101,7 +124,11 @@ class PromptToPrompt(OneShot):
     @property
     def solver(self) -> Solver:
         """What inverts a photo and draws it again."""
-        return DDIM() if self.mix is None else EDICT(mix=self.mix)
+        return (
+            DDIM()
+            if self.mix is None
+            else EDICT(mix=self.mix, turns=self.turns, coupling=self.coupling)
+        )
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         return draw_in_parts(self.pair(task), lambda part: self._draw(part, on_step))
@@ -123,8 +150,14 @@ class PromptToPrompt(OneShot):
         times, text = task.model.schedule.times(self.steps), task.model.text
         shown, wanted = _pad(source, task.prompts)
         shown_tokens, wanted_tokens = ([text.tokens(p) for p in each] for each in (shown, wanted))
+        if len({len(tokens) for tokens in (*shown_tokens, *wanted_tokens)}) > 1:
+            raise UserError(
+                "some prompts fill more chunks of 75 tokens than others, and cannot be aligned",
+                "shorten them",
+                "prompt",
+            )
         pairs = [
-            align(*pair, replaced=self.replaced)
+            align(*pair, replaced=self.replaced, by=self.align)
             for pair in zip(shown_tokens, wanted_tokens, strict=True)
         ]
         across, borrowed = (
@@ -138,7 +171,7 @@ class PromptToPrompt(OneShot):
         )
         if not self.blend:
             return edit, None
-        first = times[round(self.blend_from * self.steps)].item()
+        first = times[count_steps(self.steps, self.blend_from)].item()
         return edit, Blend(*self._looks(text, shown_tokens, wanted_tokens), first)
 
     def _weights(self, text: Text, wanted: Sequence[Sequence[str]]) -> Tensor:

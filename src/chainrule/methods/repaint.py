@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 from pydantic import Field
@@ -34,6 +35,16 @@ class RePaint(OneShot):
     repeats: int = Field(default=10, ge=1, description="How often it comes down in all.")
     eta: Eta = 1.0
     steps: Steps = 50
+
+    def prepare(self, task: Task) -> Task:
+        prepared: Task = super().prepare(task)
+        if self.repeats > 1 and self.jump >= self.steps:
+            warnings.warn(
+                f"a jump of {self.jump} steps does not fit into a chain of {self.steps}: it comes "
+                "down once, without any (choose a shorter jump)",
+                stacklevel=2,
+            )
+        return prepared
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         return generate(

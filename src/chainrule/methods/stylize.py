@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from chainrule import bundled
+from chainrule.brief import Brief
 from chainrule.diffusion.gradient import Checkpoint
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample
@@ -48,7 +49,7 @@ Samples = Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True, eq=False)
-class StyleTask:
+class StyleTask(Brief):
     """Each of some prompts with each of some seeds, in the style of a picture.
 
     Args:
@@ -165,6 +166,10 @@ class Stylize(Method):
         x_0 = sample(denoiser, model.noise(seeds), times, gradient=gradient, on_step=on_step)
         return model.decode(x_0)
 
+    def _at_once(self, task: StyleTask) -> int:
+        """How many images are computed together: as the plan has it, at most a batch."""
+        return min(self.batch, task.plan.decoded_at_once or self.batch)
+
     def start(self, task: StyleTask) -> Training:
         """The state before the first batch: with it, the network draws what it drew."""
         with _tuned(task.model, self.rank) as weights:
@@ -174,24 +179,25 @@ class Stylize(Method):
         self, task: StyleTask, state: Training | None = None, on_step: OnStep | None = None
     ) -> Iterator[Training]:
         state = self.start(task) if state is None else state
-        model, samples = task.model, task.samples
+        model, samples, size = task.model, task.samples, self._at_once(task)
         style, batches = Style(task.style, task.picture), -(-len(samples) // self.batch)
         with _tuned(model, self.rank) as weights:
             with torch.no_grad():
                 before = {
                     pair: image
-                    for part in _split(samples, self.batch)
+                    for part in _split(samples, size)
                     for pair, image in zip(part, self.draw(model, part), strict=True)
                 }
 
-            def objective(k: int) -> Tensor:
+            def objective(k: int) -> Iterator[Tensor]:
                 (order,) = ORDER.stream("stylize/order").generators(k // batches)
                 shuffled = torch.randperm(len(samples), generator=order).tolist()
                 batch = _split([samples[i] for i in shuffled], self.batch)[k % batches]
-                images = self.draw(model, batch, task.plan.keep, on_step)
-                content = Perceptual(task.content, torch.stack([before[pair] for pair in batch]))
-                terms = (self.style * style(images).mean(), self.content * content(images).mean())
-                return torch.stack(terms)
+                for part in _split(batch, size):
+                    images = self.draw(model, part, task.plan.keep, on_step)
+                    content = Perceptual(task.content, torch.stack([before[pair] for pair in part]))
+                    off, moved = (loss(images).sum() / len(batch) for loss in (style, content))
+                    yield torch.stack([self.style * off, self.content * moved])
 
             yield from train(weights, objective, self.optimiser, self.count_iterations(task), state)
 

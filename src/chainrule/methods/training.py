@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -23,11 +25,14 @@ class Training(State):
         values: What is trained, by name.
         memory: The optimiser's, (2, *shape) of each.
         losses: (k, n), the n terms of the loss at each iteration so far.
+        best: The values of the lowest loss so far, by name; empty where each iteration has a loss
+            of its own.
     """
 
     values: Mapping[str, Tensor]
     memory: Mapping[str, Tensor]
     losses: Tensor
+    best: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, parameters: Mapping[str, Tensor], terms: int) -> Training:
@@ -45,16 +50,17 @@ class Training(State):
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Training:
         if "losses" not in tensors:
             raise UserError("this is not the state of a training (it has no losses)", "delete it")
-        values, memory = (
+        values, memory, best = (
             {name.removeprefix(kind): t for name, t in tensors.items() if name.startswith(kind)}
-            for kind in ("value ", "memory ")
+            for kind in ("value ", "memory ", "best ")
         )
-        return cls(values, memory, tensors["losses"].cpu())
+        return cls(values, memory, tensors["losses"].cpu(), best)
 
     def tensors(self) -> dict[str, Tensor]:
         values = {f"value {name}": value for name, value in self.values.items()}
         memory = {f"memory {name}": value for name, value in self.memory.items()}
-        return values | memory | {"losses": self.losses}
+        best = {f"best {name}": value for name, value in self.best.items()}
+        return values | memory | best | {"losses": self.losses}
 
     @property
     def iteration(self) -> int:
@@ -62,24 +68,33 @@ class Training(State):
 
     @property
     def numbers(self) -> dict[str, float]:
-        return {"loss": self.losses[-1].sum().item()} if len(self.losses) else {}
+        if not len(self.losses):
+            return {}
+        whole = self.losses.sum(dim=1)
+        best = {"best": whole.min().item()} if self.best else {}
+        return {"loss": whole[-1].item()} | best
 
 
 def train(
     parameters: Mapping[str, Tensor],
-    objective: Callable[[int], Tensor],
+    objective: Callable[[int], Iterable[Tensor]],
     optimiser: Optimiser,
     iterations: int,
     state: Training,
+    *,
+    keep_best: bool = False,
 ) -> Iterator[Training]:
     """The states after each iteration from `state` on.
 
     Args:
         parameters: Leaves that want gradients; they are written to.
-        objective: The terms (n,) of the loss of iteration k, which depends on the parameters.
+        objective: Parts of the loss of iteration k, one after another, each its terms (n,), which
+            depend on the parameters. Their sum is the loss; one graph lives at a time.
         optimiser: How they move.
         iterations: How many there are in all.
         state: Where to begin.
+        keep_best: Whether all iterations have one loss, so that the values of the lowest are kept.
+            What the last update left behind is judged then too, in one iteration more.
 
     Raises:
         UserError: If the loss or a gradient stops being finite.
@@ -87,22 +102,40 @@ def train(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state.values[name])
-    for k in range(state.iteration, iterations):
+    for k in range(state.iteration, iterations + keep_best):
         begin_phase("walk")
-        with torch.enable_grad():
-            terms = objective(k)
-            begin_phase("back")
-            gradients = torch.autograd.grad(terms.sum(), list(parameters.values()))
+        done = k == iterations
+        terms, gradients = _sum_parts(objective(k), [] if done else list(parameters.values()))
         _check([*terms.tolist(), *(g.sum().item() for g in gradients)], k)
+        losses = torch.cat([state.losses, terms.cpu()[None]])
+        best = state.values if losses.sum(dim=1).argmin() == k else state.best
+        state = replace(state, losses=losses, best=best if keep_best else {})
+        if done:
+            yield state
+            return
         memory = {}
         with torch.no_grad():
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
                 change, memory[name] = optimiser.update(parameter, gradient, state.memory[name], k)
                 parameter += change
         values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        losses = torch.cat([state.losses, terms.detach().cpu()[None]])
-        state = Training(values, memory, losses)
+        state = replace(state, values=values, memory=memory)
         yield state
+
+
+def _sum_parts(
+    parts: Iterable[Tensor], parameters: Sequence[Tensor]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The terms (n,) of a loss, summed over its parts, and the gradients of their sum."""
+    terms, gradients = [], []
+    with torch.set_grad_enabled(bool(parameters)):
+        for part in parts:
+            begin_phase("back")
+            if parameters:
+                gradients.append(torch.autograd.grad(part.sum(), parameters))
+            terms.append(part.detach())
+            begin_phase("walk")
+    return reduce(add, terms), tuple(reduce(add, each) for each in zip(*gradients, strict=True))
 
 
 def _check(values: list[float], k: int) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from chainrule.errors import UserError
+from chainrule.metrics.base import check_finite
+
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
     """-10 log10 of the mean square difference.
@@ -14,6 +17,18 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
 
     Returns:
         (B,), in decibels, at most 120.
+
+    Raises:
+        UserError: They are not batches of images of one shape, or are not finite.
     """
+    for each in (images, reference):
+        check_finite(each, "images", 4)
+    if images.shape != reference.shape:
+        raise UserError(
+            f"images of shape {tuple(images.shape)} cannot be compared with "
+            f"{tuple(reference.shape)}",
+            "make them the same size, with chainrule.images.resize",
+            "reference",
+        )
     error = (images - reference).square().mean(dim=(1, 2, 3))
     return -10 * error.clamp(min=1e-12).log10()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from chainrule.errors import UserError
+from chainrule.metrics.base import check_finite
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
@@ -18,8 +19,16 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
         reference: The other (M, D), M at least 2.
 
     Raises:
-        UserError: A set is too small.
+        UserError: A set is too small or not finite, or they have features of two kinds.
     """
+    for each in (features, reference):
+        check_finite(each, "features", 2)
+    if features.shape[1] != reference.shape[1]:
+        raise UserError(
+            f"one set has {features.shape[1]} features and the other {reference.shape[1]}",
+            "compute both with one network",
+            "reference",
+        )
     if min(len(features), len(reference)) < 2:
         raise UserError("the Frechet distance needs at least two images in each set", "give more")
     (mean, cov), (other_mean, other_cov) = (

@@ -36,10 +36,14 @@ def wilson(successes: int, trials: int) -> Interval:
         trials: How many there were, at least 1.
 
     Raises:
-        UserError: There was no trial.
+        UserError: There was no trial, or more successes than trials.
     """
     if trials < 1:
-        raise UserError("a proportion needs at least one trial", "count some")
+        raise UserError("a proportion needs at least one trial", "count some", "trials")
+    if not 0 <= successes <= trials:
+        raise UserError(
+            f"{successes} of {trials} trials cannot have succeeded", "count again", "successes"
+        )
     p, n = successes / trials, trials
     centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
@@ -60,8 +64,15 @@ def bootstrap(
         statistic: From an array of values to a number.
         draws: How many samples to draw with replacement.
         seed: The seed of these draws.
+
+    Raises:
+        UserError: There are no values, or one is not finite.
     """
     array, rng = np.asarray(values, dtype=float), np.random.default_rng(seed)
+    if array.ndim != 1 or not len(array):
+        raise UserError("an interval needs at least one value", "give a list of numbers", "values")
+    if not np.isfinite(array).all():
+        raise UserError("a value is not finite", "leave it out, and say so", "values")
     samples = [statistic(array[rng.integers(len(array), size=len(array))]) for _ in range(draws)]
     low, high = np.quantile(samples, [0.025, 0.975])
     return Interval(float(statistic(array)), float(low), float(high))

@@ -1,5 +1,6 @@
 """Checkpoints: `load()` makes a Model of one."""
 
+from chainrule.models._extras import parse_embedding, parse_lora
 from chainrule.models._load import BUNDLED, installed, load
 from chainrule.models.base import (
     ClassifierFreeGuidance,
@@ -25,4 +26,6 @@ __all__ = [
     "Text",
     "installed",
     "load",
+    "parse_embedding",
+    "parse_lora",
 ]

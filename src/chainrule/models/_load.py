@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from chainrule import bundled
 from chainrule.errors import UserError
+from chainrule.models._extras import Embeddings, Loras, add_extras
 from chainrule.models.base import Model
 from chainrule.models.families.registry import FAMILIES, Adapter
+from chainrule.models.folders import Folder, open_folder, read_family
 from chainrule.models.frozen import copy_frozen_pipeline
+from chainrule.models.hub import fetch
+from chainrule.models.quiet import first_line, quiet, reading
+from chainrule.models.single_file import SingleFile
+from chainrule.specs import expand
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -30,8 +35,9 @@ def load(
     device: str | torch.device | None = None,
     variant: str | None = None,
     size: tuple[int, int] | None = None,
-    embeddings: Sequence[str | Path] = (),
-    loras: Sequence[str | Path] = (),
+    embeddings: Embeddings = (),
+    loras: Loras = (),
+    config: str | Path | None = None,
 ) -> Model:
     """A checkpoint as a Model, its weights frozen.
 
@@ -40,14 +46,18 @@ def load(
     precision would overflow.
 
     Args:
-        name: None or "scenes" for the bundled model, a diffusers folder, a name on the hub
-            (owner/name), or a pipeline.
+        name: None or "scenes" for the bundled model, a diffusers folder, a single .safetensors
+            file in the original layout, a name on the hub (owner/name), or a pipeline.
         dtype: The weights' (None: float32). Latents are float32.
         device: Where it runs (None: the CPU).
         variant: As in diffusers, for example "fp16".
         size: The images' (height, width) in pixels (None: the checkpoint's own).
-        embeddings: Files of new words (textual inversions).
-        loras: Files or folders of changes to the weights.
+        embeddings: Files of new words (textual inversions): "file", "word=file", (word, file), or
+            {word: file}. Without a word it is the file's own, or else the file's name.
+        loras: Files or folders of changes to the weights: "file", "file:0.5", (file, 0.5), or
+            {file: 0.5}. The scale is any number; 1 is what it was trained for.
+        config: Of a single file, the diffusers folder or the name on the hub that has its
+            configuration and its tokenizer (None: its family's, if the hub's cache has it).
 
     Raises:
         UserError: There is no such checkpoint, or its family is not supported.
@@ -58,13 +68,16 @@ def load(
     if name is None or name == BUNDLED:
         name = bundled.PIPELINE
     if isinstance(name, (str, Path)):
-        files = _Files(dtype or torch.float32, device or "cpu", variant, embeddings, loras)
-        source = Path(name).expanduser()
+        files = _Files(dtype or torch.float32, device or "cpu", variant, embeddings, loras, config)
+        source = expand(name)
         if source != bundled.PIPELINE:
             return files.load(source, str(name), size)
         model = files.load(source, BUNDLED, size)
-        return replace(model, guidance_scale=3.0, photo_scale=1.5)
-    if dtype is not None or device is not None or variant is not None or embeddings or loras:
+        known = (*bundled.WORDS, *bundled.LITTLE_WORDS)
+        text = replace(cast(Any, model.text), known=known)
+        return replace(model, guidance_scale=3.0, photo_scale=1.5, text=text)
+    given = (dtype, device, variant, config)
+    if any(each is not None for each in given) or embeddings or loras:
         raise UserError(
             "a pipeline has its own dtype, device, words and LoRA",
             "move it there, or load them into it, before",
@@ -100,79 +113,65 @@ class _Files:
     dtype: torch.dtype
     device: str | torch.device
     variant: str | None
-    embeddings: Sequence[str | Path]
-    loras: Sequence[str | Path]
+    embeddings: Embeddings
+    loras: Loras
+
+    config: str | Path | None
 
     def load(self, source: Path, name: str, size: tuple[int, int] | None) -> Model:
-        """The model of a folder or of a name on the hub."""
+        """The model of a folder, of a file, or of a name on the hub."""
         _check_device(self.device)
-        config = _read_index(source)
-        adapt = _adapter(_family(config), name)
-        pipeline = self._read(source, name, config, _pipeline_class(adapt, _family(config)))
-        self._add_to(pipeline)
-        return adapt(copy_frozen_pipeline(pipeline.to(self.device)), name, size)
+        with quiet():
+            pipeline, family = self._read(source, name)
+            notes = add_extras(pipeline, self.embeddings, self.loras)
+            with reading(name, "choose another device or dtype"):
+                pipeline = pipeline.to(self.device)
+            model = _adapt(pipeline, family, name, size)
+        return replace(model, notes=notes) if notes else model
 
-    def _read(self, source: Path, name: str, config: dict[str, Any], pipeline_class: Any) -> Any:
-        """The pipeline, without parts that its index leaves out and the safety checker."""
-        from diffusers.utils import is_accelerate_available
+    def _read(self, source: Path, name: str) -> tuple[Any, str]:
+        """The pipeline and its family."""
+        if source.is_file():
+            found = SingleFile(source)
+            folder = found.find_config(self.config)
+            family = found.check_family(folder.family)
+            return found.read(folder, _find_class(family, name), self.dtype), family
+        if self.config is not None:
+            cause = f"{name} has its own configuration"
+            raise UserError(cause, "omit this one, which is for single files", "config")
+        folder = self._find_folder(source, name)
+        kind = _find_class(folder.family, name)
+        return folder.read(kind, self.dtype, self.variant), folder.family
 
-        # parts that were left out (SD3's T5), and the one that would blacken images
-        absent = [part for part, kind in config.items() if kind == [None, None]]
-        absent += [part for part in config if part == "safety_checker"]
-        try:
-            return pipeline_class.from_pretrained(
-                str(source),
-                dtype=self.dtype,
-                variant=self.variant,
-                local_files_only=source.is_dir(),
-                # the default, without a request to install accelerate
-                low_cpu_mem_usage=is_accelerate_available(),
-                **dict.fromkeys(absent),
+    def _find_folder(self, source: Path, name: str) -> Folder:
+        """A folder that is here, or what the hub has by that name (owner/name)."""
+        if source.is_dir():
+            return open_folder(source, name)
+        if source.is_absolute() or str(source).startswith(".") or len(source.parts) != 2:
+            raise UserError(
+                f"there is no model {str(source)!r}",
+                "name a diffusers folder, a .safetensors file, a hub model (owner/name) or "
+                f"{BUNDLED!r}, the bundled one",
+                "model",
             )
-        except (OSError, ValueError) as error:
-            cause = f"{name} cannot be loaded"
-            raise UserError(cause, str(error).splitlines()[0], "model") from error
-
-    def _add_to(self, pipeline: Any) -> None:
-        """Load the new words and the LoRAs into a pipeline."""
-        for path in self.embeddings:
-            _add(pipeline, "load_textual_inversion", path, "a textual inversion", "embeddings")
-        adapters = [f"lora{i}" for i in range(len(self.loras))]
-        for path, adapter in zip(self.loras, adapters, strict=True):
-            _add(pipeline, "load_lora_weights", path, "a LoRA", "loras", adapter_name=adapter)
-        if adapters:
-            pipeline.set_adapters(adapters)  # all of them, not the last alone
+        return fetch(str(source), self.variant, lambda family: _find_class(family, name))
 
 
-def _add(
-    pipeline: Any, method: str, path: str | Path, what: str, field: str, **options: str
-) -> None:
-    """Load a file into a pipeline.
-
-    Args:
-        pipeline: The pipeline, changed in place.
-        method: Its method that loads.
-        path: The file or folder.
-        what: What that is, in words.
-        field: The setting that names it.
-        options: More arguments of the method.
-    """
-    from diffusers.utils import is_peft_available
-
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise UserError(f"there is no file {path}", f"name {what}", field)
-    if what == "a LoRA" and not is_peft_available():
-        raise UserError("a LoRA needs peft", "pip install 'chainrule[lora]'", field)
-    if not hasattr(pipeline, method):
-        kind = type(pipeline).__name__
-        cause = f"a {kind} does not take {what}"
-        raise UserError(cause, "omit it, or choose another checkpoint", field)
+def _adapt(pipeline: Any, family: str, name: str, size: tuple[int, int] | None) -> Model:
+    """A pipeline that was loaded from files as a Model."""
+    adapt = _adapter(family, name)
     try:
-        getattr(pipeline, method)(str(path), **options)
-    except Exception as error:  # diffusers raises many kinds
-        cause = f"{path} cannot be loaded as {what} of this model"
-        raise UserError(cause, "name one that was made for it", field) from error
+        return adapt(copy_frozen_pipeline(pipeline), name, size)
+    except (AttributeError, KeyError, TypeError, IndexError, RuntimeError) as error:
+        raise UserError(
+            f"the configuration of {name} is not possible ({first_line(error)})",
+            "fetch the checkpoint again",
+            "model",
+        ) from error
+
+
+def _find_class(family: str, name: str) -> Any:
+    return _pipeline_class(_adapter(family, name), family)
 
 
 def _adapter(family: str, name: str) -> Adapter:
@@ -202,65 +201,18 @@ def _pipeline_class(adapt: Adapter, family: str) -> Any:
 def _is_supported(index: Path) -> bool:
     """Whether the pipeline of this index can be adapted."""
     try:
-        return _family(json.loads(index.read_text())) in FAMILIES
+        return read_family(json.loads(index.read_text())) in FAMILIES
     except ValueError:
         return False
 
 
-def _family(index: Any) -> str:
-    """The pipeline's class in an index; community pipelines name their module before it."""
-    named = index.get("_class_name", "nothing") if isinstance(index, dict) else "nothing"
-    return str(named[-1] if isinstance(named, list) and named else named)
-
-
 def _check_device(device: str | torch.device) -> None:
+    cause = f"the device {str(device)!r} cannot be used here"
+    cure = "choose another, for example cpu"
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        cause = f"the device {str(device)!r} cannot be used here"
-        raise UserError(cause, "choose another, for example cpu", "device") from error
-
-
-def _read_index(source: Path) -> dict[str, Any]:
-    """The pipeline's index, from a folder or from the hub.
-
-    The hub is asked only for what looks like a name there (owner/name).
-    """
-    if source.is_dir():
-        return _read_own_index(source)
-    if source.is_absolute() or str(source).startswith(".") or len(source.parts) != 2:
-        raise UserError(
-            f"there is no model {str(source)!r}",
-            f"name a diffusers folder, a hub model (owner/name) or {BUNDLED!r}, the bundled one",
-            "model",
-        )
-    from diffusers import DiffusionPipeline
-
-    try:
-        index: dict[str, Any] = DiffusionPipeline.load_config(str(source))
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"there is no folder {str(source)!r} "
-            f"and the hub does not give a model of that name ({reason})",
-            "check the name and the connection",
-            "model",
-        ) from error
-    return index
-
-
-def _read_own_index(folder: Path) -> dict[str, Any]:
-    """The index of a pipeline's folder."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UserError(
-            f"{folder} holds no diffusers pipeline (no model_index.json)",
-            "name the pipeline's own folder",
-            "model",
-        )
-    try:
-        return dict(json.loads(index.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{index} is not the index of a pipeline", "fetch the checkpoint again", "model"
-        ) from error
+        made = torch.zeros(1, device=device)
+    except Exception as error:  # each backend that is missing says so in its own way
+        raise UserError(cause, cure, "device") from error
+    asked = torch.device(device)
+    if made.is_meta or (asked.type == "cpu" and asked.index not in (None, 0)):
+        raise UserError(cause, cure, "device")  # it holds no numbers, or there is one CPU

@@ -16,6 +16,13 @@ from chainrule.models.base import Codec, clamp_with_gradient
 Sides = int | Sequence[int] | None
 """The sides of latents in a configuration: one number, (h, w), or nothing."""
 
+MORE = {
+    5: "it sees a depth map too, as depth2img does",
+    7: "it sees a small picture too, as an upscaler does",
+    8: "it sees a photo too, as InstructPix2Pix does",
+}
+"""What networks of so many channels are."""
+
 
 @dataclass(frozen=True, eq=False)
 class Autoencoder(Codec):
@@ -26,23 +33,28 @@ class Autoencoder(Codec):
         latent_shape: The latents' (C, h, w) for images of the model's own size.
         factor: The width and height of a latent, in pixels.
         multiple: The sides of an image, in pixels, are multiples of this.
+        photo_multiple: What the sides of a photo are made multiples of; None: `multiple`.
+        float32_in_half: Whether it stays in float32 when the model is cast to float16.
     """
 
     vae: Any
     latent_shape: tuple[int, int, int]
     factor: int
     multiple: int
+    photo_multiple: int | None = None
+    float32_in_half: bool = False
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         return (self.vae,)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, *, clamp: bool = True) -> Tensor:
         scale, shift = self._affine(latents)
         scaling = GradientScaling(on=self.vae.dtype == torch.float16)
         z = scaling.leave(latents * scale + shift).to(self.vae.dtype)
         decoded = scaling.enter(self.vae.decode(z).sample.to(latents.dtype))
-        return clamp_with_gradient(decoded / 2 + 0.5)
+        images = decoded / 2 + 0.5
+        return clamp_with_gradient(images) if clamp else images
 
     def encode(self, images: Tensor) -> Tensor:
         encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
@@ -62,7 +74,12 @@ class Autoencoder(Codec):
 
 
 def read_autoencoder(
-    pipeline: Any, channels: int, patch: int, default: Sides, size: tuple[int, int] | None
+    pipeline: Any,
+    channels: int,
+    patch: int,
+    default: Sides,
+    size: tuple[int, int] | None,
+    even: int = 1,
 ) -> Autoencoder:
     """The autoencoder of a pipeline.
 
@@ -72,6 +89,8 @@ def read_autoencoder(
         patch: The multiples, in latents, that the network's sides come in.
         default: The sides of its latents if no size is given.
         size: The images' (height, width) in pixels, or None.
+        even: The multiples, in latents, that the network halves without a rest: a photo is fitted
+            to these.
 
     Raises:
         UserError: The network takes more than latents, or images of that size are not possible.
@@ -80,14 +99,14 @@ def read_autoencoder(
     if channels != vae.config.latent_channels:
         raise UserError(
             f"the network takes {channels} channels and the autoencoder makes "
-            f"{vae.config.latent_channels}",
-            "networks that see more than the latents (inpainting, depth) are not supported",
+            f"{vae.config.latent_channels}" + (f" ({MORE[channels]})" if channels in MORE else ""),
+            "choose a checkpoint that sees nothing but the latents, or one for inpainting",
             "model",
         )
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     multiple = factor * patch
     sides = latent_sides(size, default, factor, multiple)
-    return Autoencoder(vae, (channels, *sides), factor, multiple)
+    return Autoencoder(vae, (channels, *sides), factor, multiple, multiple * even)
 
 
 def latent_sides(

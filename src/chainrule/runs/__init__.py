@@ -5,6 +5,7 @@ from chainrule.runs.events import (
     Done,
     Event,
     Iteration,
+    Loaded,
     MethodBegun,
     PictureReady,
     PlanChosen,
@@ -14,7 +15,7 @@ from chainrule.runs.events import (
 from chainrule.runs.execute import execute, resume
 from chainrule.runs.folder import Folder
 from chainrule.runs.load import load_model, load_task, prepare_methods
-from chainrule.runs.origin import find_run, read_origin
+from chainrule.runs.origin import find_run, list_strange, read_origin
 from chainrule.runs.passes import count_passes
 from chainrule.runs.spec import Checkpoint, Inputs, RunSpec, parse_spec, read_spec
 
@@ -26,6 +27,7 @@ __all__ = [
     "Folder",
     "Inputs",
     "Iteration",
+    "Loaded",
     "Measured",
     "MethodBegun",
     "PictureReady",
@@ -39,6 +41,7 @@ __all__ = [
     "find_run",
     "fit_plan",
     "ladder",
+    "list_strange",
     "load_model",
     "load_task",
     "measure",

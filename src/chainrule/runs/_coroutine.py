@@ -35,7 +35,10 @@ class Coroutine(Generic[T]):
         self.done = self.stopping = self.told = False
 
     def iterate(self) -> Iterator[T]:
-        """What is reported. Closing the iterator stops the work at its next report."""
+        """What is reported. Closing the iterator stops the work at its next report.
+
+        What the work raises is raised here, also while it comes to its end.
+        """
         context = contextvars.copy_context()
         Thread(target=lambda: context.run(self._work), daemon=True).start()
         try:
@@ -45,8 +48,11 @@ class Coroutine(Generic[T]):
                 if self.done:
                     break
                 yield self.reported.pop()
-        finally:
+        except (GeneratorExit, KeyboardInterrupt):
             self._stop()
+            if self.error is not None:  # what there is could not be written
+                raise self.error from None
+            raise
         if self.error is not None:
             raise self.error
 

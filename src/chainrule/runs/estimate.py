@@ -12,7 +12,7 @@ and s the growth a step. Any method that iterates is measured so: by one iterati
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,28 +233,64 @@ def fit_plan(spec: RunSpec, task: Task) -> Task:
     limit = spec.memory
     if limit is None:
         return task
-    least: int | None = None
-    for plan in plans(task):
-        task = task.under(plan)
-        try:
-            measured = measure_all(spec, task)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            continue  # a step of this plan did not fit: the next is tighter
-        least = max(found.under().peak for found in measured)
-        if least <= limit:
+    _require_weights_fit(task, limit)
+    ways = list(plans(task))
+    _require_some_fit(spec, task, ways, limit)
+    for plan in ways:
+        measured = _try(spec, task.under(plan))
+        if measured is not None and _peak(measured) <= limit:
             if plan.half:
                 warnings.warn(
                     "the weights are in bfloat16, to fit: the gradient is off by some percent",
                     stacklevel=2,
                 )
-            return task.under(_keep_most(measured, limit)) if plan == Plan() else task
-    missing = "does not fit"
-    if least:
-        missing = f"needs {format_bytes(least)}, {format_bytes(least - limit)} more than"
-    raise UserError(
-        f"even with {task.plan} the run {missing} the {format_bytes(limit)} of memory",
+            return task.under(_keep_most(measured, limit) if plan == Plan() else plan)
+    raise _too_little(f"even with {ways[-1]} the run does not fit the", limit)
+
+
+def _require_weights_fit(task: Task, limit: int) -> None:
+    """Raise UserError if the weights alone are too much, which is known without a step."""
+    leanest = task.under(list(plans(task))[-1])
+    weights = count_resident(leanest)
+    if weights > limit:
+        more = format_bytes(weights - limit)
+        raise _too_little(
+            f"the weights alone take {format_bytes(weights)}, {more} more than", limit
+        )
+
+
+def _require_some_fit(spec: RunSpec, task: Task, ways: Sequence[Plan], limit: int) -> None:
+    """Raise UserError, with what is missing, if not even the plan of least memory fits.
+
+    It is asked first: a run that cannot be is known by a few steps, not by those of every plan.
+    """
+    measured = _try(spec, task.under(ways[-1]))
+    least = None if measured is None else _peak(measured)
+    if least is None or least > limit:
+        missing = "does not fit"
+        if least is not None:
+            more = format_bytes(least - limit)
+            missing = f"needs {format_bytes(least)}, {more} more than"
+        raise _too_little(f"even with {ways[-1]} the run {missing} the", limit)
+
+
+def _try(spec: RunSpec, task: Task) -> list[Measured] | None:
+    """The run's methods measured under the task's plan; None if a step does not fit the device."""
+    try:
+        return measure_all(spec, task)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _peak(measured: Sequence[Measured]) -> int:
+    return max(found.under().peak for found in measured)
+
+
+def _too_little(cause: str, limit: int) -> UserError:
+    return UserError(
+        f"{cause} {format_bytes(limit)} of memory",
         "choose a smaller size, a smaller loss network, or more memory",
         "memory",
     )

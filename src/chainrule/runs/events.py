@@ -75,6 +75,16 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
+class Loaded(Event):
+    """Words and LoRAs were loaded beside the checkpoint: what of them, a line each."""
+
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.notes)
+
+
+@dataclass(frozen=True)
 class PlanChosen(Event):
     """The run has a limit of memory, and this is how it keeps to it."""
 

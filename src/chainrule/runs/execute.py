@@ -9,11 +9,12 @@ iterator, Ctrl-C, kill -9), it goes on from there as if nothing had been.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from chainrule.runs.events import (
     Done,
     Event,
     Iteration,
+    Loaded,
     MethodBegun,
     PictureReady,
     PlanChosen,
@@ -39,7 +41,7 @@ from chainrule.runs.events import (
     Warned,
 )
 from chainrule.runs.folder import SPEC, Folder, Kept, require_empty
-from chainrule.runs.load import load_model, load_task, prepare_methods
+from chainrule.runs.load import load_model, load_task, prepare_methods, warn_of_photo
 from chainrule.runs.passes import Passes, count_passes
 from chainrule.runs.report import Outcome, Reporter, write_artefacts
 from chainrule.runs.spec import RunSpec
@@ -100,23 +102,30 @@ class _Run:
             folder = self._open()
             spec = self.spec if folder is None else folder.spec
             model, passes = count_passes(self.model or load_model(spec.checkpoint))
+            if model.notes:
+                self.emit(Loaded(model.notes))
             task = fit_plan(spec, load_task(spec, model))
             if spec.memory is not None:
                 self.emit(PlanChosen(str(task.plan)))
             methods = prepare_methods(spec, task)
+            warn_of_photo(spec, task)
             folder = folder or Folder.create(self.path, spec)
             reporter = Reporter.of(folder, task)
             try:
                 for label, (method, own) in methods.items():
                     _Work(folder, label, method, own, passes, self.emit, self._keep).do(reporter)
-            except (Stopped, KeyboardInterrupt, UserError):
+            except UserError:
+                with suppress(UserError):  # what came first is what is told
+                    self._finish(reporter)
+                raise
+            except (Stopped, KeyboardInterrupt):
                 self._finish(reporter)
                 raise
             self.emit(Done(folder.path, self._finish(reporter)))
 
     def _open(self) -> Folder | None:
         """The folder, if it holds this very run; None if there is to be a new one."""
-        if not (self.path / SPEC).is_file():
+        if not os.path.isfile(self.path / SPEC):
             require_empty(self.path)
             return None
         folder = Folder.open(self.path)
@@ -167,6 +176,10 @@ class _Work:
             self.emit(MethodBegun(self.label, self._total(), begun))
             if not kept.finished:
                 state, kept = self._iterate(state, kept)
+        except UserError:
+            with suppress(UserError):  # what came first is what is told
+                self._keep_last()
+            raise
         except BaseException:
             self._keep_last()
             raise

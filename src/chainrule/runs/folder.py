@@ -1,18 +1,21 @@
 """A run's folder: everything that it needs, and everything that comes of it.
 
     spec.json               what is asked for, whole; files are named as they are in the folder
-    inputs/                 the files that it reads, copied in, with their digests in digests.json
+    inputs/                 the files that it reads, copied in
+    digests.json            of spec.json and of these files
     <method>.safetensors    a method's state after its last iteration, with its own digest
     images/                 <method>-<seed>.png
     contact-sheet.png, loss.png, report.json, report.csv
 
 Every file is written under another name and then renamed, so that a stop at any moment leaves whole
 files, and everything random can be replayed: a resumed run ends with the bytes of one that was
-never stopped.
+never stopped. What a run goes on from is known by its digest, and what it makes of it is written
+again. There are no links in it, so that a folder from elsewhere leads nowhere.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,16 +27,18 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 import chainrule
-from chainrule.errors import UserError
-from chainrule.runs.spec import RunSpec, read_spec
-from chainrule.specs import list_files, map_files
+from chainrule.errors import UserError, find_reason
+from chainrule.runs.spec import RunSpec, parse_text
+from chainrule.specs import expand, list_files, map_files
 
-SPEC, DIGESTS, INPUTS, SHEET = "spec.json", "digests.json", "inputs", "contact-sheet.png"
+SPEC, DIGESTS, SHEET = "spec.json", "digests.json", "contact-sheet.png"
+INPUTS, IMAGES = "inputs", "images"
 LONGEST = 80
-"""How many letters of a method's settings a file's name may have."""
+"""How many letters of a method's settings, or of an input's name, a file's name may have."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +81,36 @@ class Folder:
         require_empty(path)
         with _explain(path):
             path.mkdir(parents=True, exist_ok=True)
+            require_own(path)
             written, digests = _copy_inputs(path, spec)
+            text = written.dump()
+            digests[SPEC] = hashlib.sha256(text.encode()).hexdigest()
             write_text(path / DIGESTS, json.dumps(digests, indent=2))
-            write_text(path / SPEC, written.dump())
+            write_text(path / SPEC, text)
         return cls.open(path)
 
     @classmethod
     def open(cls, path: Path) -> Folder:
         """A folder that is there. Raises UserError if it holds no run, or a damaged one."""
-        if not path.is_dir():
-            raise UserError(f"{path} is not a run's folder", "name one that chainrule wrote")
-        if not (path / SPEC).is_file():
+        with _explain(path, "read", "name a folder that chainrule wrote"):
+            if not path.is_dir():
+                raise UserError(f"{path} is not a run's folder", "name one that chainrule wrote")
+            require_own(path)
+            if not (path / SPEC).is_file():
+                raise UserError(
+                    f"{path} holds no run (no {SPEC})", "name a folder that chainrule wrote"
+                )
+            digests = _read_all_digests(path)
+            text = (path / SPEC).read_bytes()
+        if SPEC not in digests:
             raise UserError(
-                f"{path} holds no run (no {SPEC})", "name a folder that chainrule wrote"
+                f"{path / DIGESTS} is of another run", "put it back, or begin the run anew"
             )
-        written = read_spec(path / SPEC)
+        if hashlib.sha256(text).hexdigest() != digests[SPEC]:
+            raise UserError(
+                f"{path / SPEC} is not what it was", "put it back, or begin the run anew"
+            )
+        written = parse_text(text.decode(), path / SPEC, as_written=True)
         _check_inputs(path, written)
         return cls(path, map_files(written, lambda file: path / file), written)
 
@@ -103,7 +123,7 @@ class Folder:
         return same and all(
             digest_file(file) == digest_file(self.path / name)
             for file, name in names.items()
-            if file.is_file()
+            if os.path.isfile(file)
         )
 
     # --- states ---------------------------------------------------------------------------------
@@ -118,22 +138,23 @@ class Folder:
         Raises:
             UserError: If the file is damaged, or of another run.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
 
         path = self._state(label)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         cure = "delete it, and the method begins again"
         try:
-            with safe_open(path, framework="pt", device=device) as file:
-                facts = file.metadata() or {}
+            with safe_open(path, framework="pt", device="cpu") as file:
+                facts = dict(file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            kept = _kept(tensors, facts)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({error})", cure) from error
+            digest = facts.pop("digest", None)
+            kept = _kept({name: each.to(device) for name, each in tensors.items()}, facts)
+        except Exception as error:  # of what is damaged, its readers raise many kinds
+            raise UserError(f"{path} is damaged ({find_reason(error)})", cure) from error
         if facts.get("run") != self._identity(label):
             raise UserError(f"{path} is the state of another run", cure)
-        if facts.get("digest") != digest_tensors(tensors):
+        if digest != _digest_state(tensors, facts):
             raise UserError(f"{path} is damaged (its digest is another)", cure)
         return kept
 
@@ -150,11 +171,11 @@ class Folder:
         facts = {
             "chainrule": chainrule.__version__,
             "run": self._identity(label),
-            "digest": digest_tensors(tensors),
             "finished": str(kept.finished).lower(),
             "seconds": f"{kept.seconds:.3f}",
             "passes": str(kept.passes),
         }
+        facts["digest"] = _digest_state(tensors, facts)
         with write_atomically(self._state(label)) as path:
             save_file(tensors, path, metadata=facts)
 
@@ -173,6 +194,12 @@ def _kept(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Kept:
     """A state's file. Raises ValueError for facts that are not numbers."""
     finished = facts.get("finished") == "true"
     return Kept(tensors, finished, float(facts.get("seconds", 0)), int(facts.get("passes", 0)))
+
+
+def _digest_state(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    """SHA-256 of all that a state's file says."""
+    said = json.dumps([digest_tensors(tensors), facts], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def name_file(label: str) -> str:
@@ -209,19 +236,42 @@ def require_empty(path: Path) -> None:
     What a run that was killed while its folder was made has left behind is nothing.
     """
     begun = {INPUTS, DIGESTS, *(f".part-{name}" for name in (DIGESTS, SPEC))}
-    if path.is_dir() and not {found.name for found in path.iterdir()} <= begun:
-        raise UserError(
-            f"{path} is not empty", f"choose another, or `chainrule resume {path}`", "output"
-        )
+    with _explain(path):
+        if path.is_dir() and not {found.name for found in path.iterdir()} <= begun:
+            raise UserError(
+                f"{path} is not empty", f"choose another, or `chainrule resume {path}`", "output"
+            )
+
+
+def require_own(path: Path) -> None:
+    """Raise UserError for a link, or what is no file, in a run's folder.
+
+    Nothing outside of it can be read or written through what is left.
+    """
+    folders = [path, *(path / name for name in (INPUTS, IMAGES))]
+    for folder in folders:  # in this order: a link is found before it is looked into
+        if not folder.is_dir():
+            continue
+        for found in sorted(folder.iterdir()):
+            if found.is_symlink() or not (found.is_file() or found.is_dir()):
+                raise UserError(
+                    f"{found} is a link, or no file",
+                    "a run's folder has nothing but files: put the file there, or delete the link",
+                )
 
 
 def read_digests(path: Path) -> dict[str, str]:
     """The digests of a folder's inputs, by their names in it."""
+    return {name: digest for name, digest in _read_all_digests(path).items() if name != SPEC}
+
+
+def _read_all_digests(path: Path) -> dict[str, str]:
     try:
-        found: Any = json.loads((path / DIGESTS).read_text())
+        found: Any = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
         return {str(name): str(digest) for name, digest in found.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path / DIGESTS} is damaged ({error})", "begin the run anew") from error
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        reason = find_reason(error)
+        raise UserError(f"{path / DIGESTS} is damaged ({reason})", "begin the run anew") from error
 
 
 def _copy_inputs(path: Path, spec: RunSpec) -> tuple[RunSpec, dict[str, str]]:
@@ -230,7 +280,8 @@ def _copy_inputs(path: Path, spec: RunSpec) -> tuple[RunSpec, dict[str, str]]:
     names = _name_inputs(spec)
     for file, name in names.items():
         (path / INPUTS).mkdir(exist_ok=True)
-        shutil.copyfile(file.expanduser(), path / name)
+        with write_atomically(path / name) as partial:
+            shutil.copyfile(expand(file), partial)
         digests[name.as_posix()] = digest_file(path / name)
     return map_files(spec, lambda file: names[file]), digests
 
@@ -240,14 +291,22 @@ def _name_inputs(spec: RunSpec) -> dict[Path, Path]:
     names: dict[Path, Path] = {}
     for file in list_files(spec):
         if file not in names:
-            more = (f"{k}-{file.name}" for k in count(1))
-            free = (Path(INPUTS) / name for name in chain([file.name], more))
+            plain = "".join(_cut(part) for part in (file.stem, file.suffix))
+            more = (f"{k}-{plain}" for k in count(1))
+            free = (Path(INPUTS) / name for name in chain([plain], more))
             names[file] = next(name for name in free if name not in names.values())
     return names
 
 
+def _cut(text: str) -> str:
+    """A part of a file's name that is not too long for any disk."""
+    return text.encode()[:LONGEST].decode(errors="ignore")
+
+
 def _check_inputs(path: Path, written: RunSpec) -> None:
-    """Raise UserError if a file that a run reads is not what it was."""
+    """Raise UserError if a file that a run reads is not what it was, or not in its folder."""
+    for file in list_files(written):
+        require_input(file, path / SPEC)
     digests = read_digests(path)
     if set(digests) != {file.as_posix() for file in list_files(written)}:
         raise UserError(f"{path / DIGESTS} is of another run", "put it back, or begin the run anew")
@@ -256,12 +315,25 @@ def _check_inputs(path: Path, written: RunSpec) -> None:
             same = digest_file(path / name) == digest
         except OSError as error:
             raise UserError(
-                f"{path / name} cannot be read ({error.strerror})", "put it back"
+                f"{path / name} cannot be read ({error.strerror or error})", "put it back"
             ) from error
         if not same:
             raise UserError(
                 f"{path / name} is not what it was", "put it back, or begin the run anew"
             )
+
+
+def require_input(file: Path, where: Path) -> None:
+    """Raise UserError if a run's file is not one of those in its own folder.
+
+    Args:
+        file: Its name in the run.
+        where: What names it, for the message.
+    """
+    if file.parent != Path(INPUTS) or file.name == "..":
+        raise UserError(
+            f"{where} names {file}, which is not in its folder", "begin the run anew with it"
+        )
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -292,13 +364,43 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder of a run, if it is not there."""
+    with _explain(path):
+        path.mkdir(exist_ok=True)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, if it is there."""
+    with _explain(path):
+        path.unlink(missing_ok=True)
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
+
+
 @contextmanager
-def _explain(path: Path) -> Iterator[None]:
-    """What the system refuses, in one sentence."""
+def _explain(
+    path: Path, done: str = "written", cure: str = "choose another place"
+) -> Iterator[None]:
+    """What the system refuses, in one sentence.
+
+    Args:
+        path: What it is about.
+        done: What cannot be done with it.
+        cure: What to do about it, where it is not known better.
+    """
+    field = "output" if done == "written" else None
+    if "\0" in str(path):
+        raise UserError(f"{path} is not the name of a file", "choose another", field)
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"{path} cannot be written ({reason})", "choose another place", "output"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        reason = getattr(error, "strerror", None) or find_reason(error)
+        if number in NO_ROOM or os.strerror(errno.ENOSPC) in reason:
+            cure = "make room there, and go on"
+        elif number in IN_THE_WAY and done == "written":
+            cure = "move away what is there, or choose another place"
+        raise UserError(f"{path} cannot be {done} ({reason})", cure, field) from error

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 from pydantic import ValidationError
 
 import chainrule
 from chainrule.errors import UserError
-from chainrule.runs.folder import SPEC, digest_file, write_atomically
-from chainrule.runs.spec import RunSpec, explain_error, parse_spec
-from chainrule.specs import Spec, list_files, map_files
+from chainrule.images import open_picture
+from chainrule.models import BUNDLED
+from chainrule.runs.folder import SPEC, digest_file, require_input, require_own, write_atomically
+from chainrule.runs.spec import RunSpec, parse_spec
+from chainrule.specs import Spec, explain_error, list_files, list_networks, locate, map_files
 
 CARRIED = "chainrule"
 """The name of the text in the picture."""
@@ -40,7 +44,7 @@ class Origin(Spec):
     @property
     def spec(self) -> RunSpec:
         """What was asked for. Raises UserError if it is of another version."""
-        return parse_spec(self.run, "this picture's run")
+        return parse_spec(self.run, "this picture's run", as_written=True)
 
 
 def save_picture(image: Image.Image, path: Path, origin: Origin) -> None:
@@ -83,13 +87,7 @@ def describe_origin(
 def read_origin(picture: Path) -> Origin:
     """What a picture carries. Raises UserError if it is missing or carries nothing."""
     cure = "name a picture that chainrule wrote"
-    try:
-        with Image.open(picture) as image:
-            text = getattr(image, "text", {}).get(CARRIED)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {picture}", cure) from None
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise UserError(f"{picture} is not an image", cure) from error
+    text = _read_text(picture, cure)
     if text is None:
         raise UserError(f"{picture} carries no settings", cure)
     if len(text) > LONGEST:
@@ -97,40 +95,97 @@ def read_origin(picture: Path) -> Origin:
     try:
         return Origin.model_validate_json(text)
     except ValidationError as error:
+        if re.match(r'\s*\{\s*"version":\s*"0\.1\.', text):
+            raise UserError(
+                f"{picture} was made by chainrule 0.1, whose settings this version cannot read",
+                "make it again with that version, or make it anew",
+            ) from error
         raise UserError(
             f"{picture} is not of this version of chainrule ({explain_error(error)})", cure
         ) from error
 
 
-def find_run(picture: Path) -> RunSpec:
+def _read_text(picture: Path, cure: str) -> str | None:
+    """The text in a picture; None if there is none."""
+    try:
+        with open_picture(picture) as image:
+            if CARRIED in image.info:  # before the pixels, which need not be read
+                return str(image.info[CARRIED])
+            return getattr(image, "text", {}).get(CARRIED)
+    except UserError as error:
+        raise UserError(error.cause, cure) from error
+
+
+def find_run(picture: Path, *, trust: bool = False, model: str | None = None) -> RunSpec:
     """The run that makes a picture again, its method alone if it is one image.
 
     The files that it was made of are looked for in the picture's own run folder, and nowhere else.
+    A picture may be a stranger's: of the networks that it names, those that chainrule does not
+    bring are neither loaded nor looked for unless they are trusted.
+
+    Args:
+        picture: The picture.
+        trust: Whether the networks that it names may be loaded.
+        model: The model, named by whoever asks, in the place of the picture's.
 
     Raises:
-        UserError: If they are not there, or are not what they were.
+        UserError: If files are not there or are not what they were, or if networks are named that
+            are not trusted.
     """
     origin = read_origin(picture)
     spec = origin.spec
     if origin.label is not None:
         spec = _pick_method(spec, origin.label)
-    if not {file.as_posix() for file in list_files(spec)} <= set(origin.digests):
-        raise UserError(f"{picture} names files without their digests", "name another picture")
-    if not origin.digests:
+    strange = list_strange(spec, named=model is not None)
+    if strange and not trust:
+        raise UserError(
+            f"{picture} names networks that chainrule does not bring: {', '.join(strange)}",
+            "say that you trust them if you do, or name the model yourself",
+            "trust",
+        )
+    if model is not None:
+        named = spec.checkpoint.model_copy(update={"model": locate(model)})
+        spec = spec.model_copy(update={"checkpoint": named})
+    return _find_inputs(picture, spec, origin.digests)
+
+
+def list_strange(spec: RunSpec, *, named: bool = False) -> list[str]:
+    """The networks and weights that a run names, but for those that chainrule brings.
+
+    Args:
+        spec: The run.
+        named: Whether its model is left out.
+    """
+    if named:
+        own = spec.checkpoint.model_copy(update={"model": BUNDLED})
+        spec = spec.model_copy(update={"checkpoint": own})
+    return [name for name in list_networks(spec) if name not in ("", BUNDLED)]
+
+
+def _find_inputs(picture: Path, spec: RunSpec, digests: Mapping[str, str]) -> RunSpec:
+    """`spec` with its files in the folder of the picture's run."""
+    names = list(dict.fromkeys(list_files(spec)))
+    if not names:
         return spec
+    for name in names:
+        require_input(name, picture)
+        if name.as_posix() not in digests:
+            raise UserError(f"{picture} names files without their digests", "name another picture")
     for folder in (picture.resolve().parent, picture.resolve().parent.parent):
         if (folder / SPEC).is_file():
             break
     else:
+        made_of = ", ".join(name.as_posix() for name in names)
         raise UserError(
-            f"{picture} was made of {', '.join(origin.digests)}, which a picture does not carry",
+            f"{picture} was made of {made_of}, which a picture does not carry",
             "name the picture in its run's own folder",
         )
-    for name, digest in origin.digests.items():
-        if not (folder / name).is_file() or digest_file(folder / name) != digest:
-            raise UserError(f"{folder / name} is missing, or not what it was", "put it back")
-    files = {Path(name): folder / name for name in origin.digests}
-    return map_files(spec, lambda file: files[file])
+    require_own(folder)
+    for name in names:
+        here = folder / name
+        if not here.is_file() or digest_file(here) != digests[name.as_posix()]:
+            raise UserError(f"{here} is missing, or not what it was", "put it back")
+    return map_files(spec, lambda file: folder / file)
 
 
 def _pick_method(spec: RunSpec, label: str) -> RunSpec:

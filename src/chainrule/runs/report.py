@@ -20,8 +20,11 @@ from chainrule.images import contact_sheet, loss_curves, restore_proportions, to
 from chainrule.methods.base import Method, Result, Sheet, Task
 from chainrule.methods.chunking import evaluate
 from chainrule.runs.folder import (
+    IMAGES,
     SHEET,
     Folder,
+    delete,
+    make_folder,
     name_file,
     read_digests,
     write_atomically,
@@ -93,9 +96,9 @@ class Reporter:
         if isinstance(outcome.result, Sheet):
             return []
         spec = _stop_where(self.folder.written, outcome)
-        images = self._restore(outcome.result.images)
         paths = []
-        for seed, image in zip(self._seeds, images, strict=True):
+        for row, seed in enumerate(self._seeds):
+            image = self._put_back(outcome.result.images, row)
             path = self._image_path(outcome.label, seed)
             origin = describe_origin(spec, self.digests, outcome.label, seed)
             save_picture(to_pil(image), path, origin)
@@ -124,13 +127,20 @@ class Reporter:
 
     def _image_path(self, label: str, seed: int) -> Path:
         digits = max(DIGITS, len(str(max(self._seeds))))
-        folder = self.folder.path / "images"
-        folder.mkdir(exist_ok=True)
+        folder = self.folder.path / IMAGES
+        make_folder(folder)
         return folder / f"{name_file(label)}-{seed:0{digits}d}.png"
 
     def _restore(self, images: Tensor) -> Tensor:
         photo = self.task.photo
         return images if photo is None else restore_proportions(images, photo.size)
+
+    def _put_back(self, images: Tensor, row: int) -> Tensor:
+        """One of a method's images, (3 or 4, h, w): of a photo, at the photo's own size."""
+        photo, one = self.task.photo, images[row : row + 1]
+        if photo is None or self.folder.spec.inputs.native:
+            return self._restore(one)[0]
+        return photo.select([row]).put_back(one)[0]
 
     def _draw_sheet(
         self, outcomes: Sequence[Outcome], scores: Mapping[str, list[float]]
@@ -154,7 +164,8 @@ class Reporter:
         for each in outcomes:
             if isinstance(each.result, Sheet):
                 sheet = each.result
-                title = f"{self._title()}   {sheet.title}".strip()
+                own = sheet.title.startswith(self.folder.spec.inputs.prompt[0] or "\n")
+                title = sheet.title if own else f"{self._title()}   {sheet.title}".strip()
                 parts.append(contact_sheet(sheet.columns, sheet.rows, sheet.captions, title=title))
         return _stack(parts)
 
@@ -162,14 +173,16 @@ class Reporter:
         spec = self.folder.spec
         wanted = ", ".join(loss.label for loss in spec.losses)
         shown = spec.inputs.photo.name if spec.inputs.photo else spec.inputs.source
-        what = f"{shown}  {spec.inputs.prompt[0]}".strip()
+        more = len(spec.inputs.prompt) - 1
+        said = spec.inputs.prompt[0] + (f" (and {more} more)" if more else "")
+        what = f"{shown}  {said}".strip()
         return what + (f"   ->   {wanted}" if wanted else "")
 
     def _write_curves(self, outcomes: Sequence[Outcome], origin: Origin) -> None:
         """The losses over the iterations, of each method that has some."""
         curved = [each for each in outcomes if _terms(each.result) is not None]
         if len(curved) > 1:  # of a run that was stopped when there was one
-            (self.folder.path / "loss.png").unlink(missing_ok=True)
+            delete(self.folder.path / "loss.png")
         for each in curved:
             terms = _terms(each.result)
             if terms is None:

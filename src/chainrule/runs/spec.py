@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,16 +16,27 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
 )
 
-from chainrule.errors import UserError
+from chainrule.errors import UserError, find_reason
 from chainrule.losses.registry import AnyLoss
 from chainrule.memory import parse_bytes
 from chainrule.methods.base import Method
 from chainrule.methods.registry import METHODS
-from chainrule.models import BUNDLED
-from chainrule.specs import File, NetworkName, Spec
+from chainrule.models import BUNDLED, parse_embedding, parse_lora
+from chainrule.specs import (
+    AS_WRITTEN,
+    NETWORK,
+    File,
+    NetworkName,
+    Spec,
+    check_path,
+    expand,
+    explain_error,
+    make_whole,
+)
 
 MOST_SEEDS = 10_000
 VERSION = 2
@@ -97,6 +109,32 @@ def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, (str, Path)) else value
 
 
+def _pairs_or_one(value: Any) -> Any:
+    return tuple(value.items()) if isinstance(value, Mapping) else _one_or_more(value)
+
+
+def _write_embedding(value: Any, info: ValidationInfo) -> Any:
+    """An embedding as it is typed, its file by its whole path if it is here."""
+    if info.context == AS_WRITTEN:
+        return value
+    word, file = parse_embedding(check_path(value))
+    return f"{word}={_whole(file)}" if word else _whole(file)
+
+
+def _write_lora(value: Any, info: ValidationInfo) -> Any:
+    """A LoRA as it is typed, its file by its whole path if it is here."""
+    if info.context == AS_WRITTEN:
+        return value
+    file, scale = parse_lora(check_path(value))
+    return _whole(file) if scale == 1.0 else f"{_whole(file)}:{scale!r}"
+
+
+def _whole(file: Path) -> str:
+    return str(make_whole(file)) if os.path.exists(file) else str(file)
+
+
+EmbeddingName = Annotated[str, NETWORK, BeforeValidator(_write_embedding)]
+LoraName = Annotated[str, NETWORK, BeforeValidator(_write_lora)]
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**31)], ...],
     BeforeValidator(parse_seeds),
@@ -110,7 +148,8 @@ class Checkpoint(Spec):
     """Which model, and how it is loaded."""
 
     model: NetworkName = Field(
-        default=BUNDLED, description="'scenes' (bundled), a diffusers folder, or owner/name."
+        default=BUNDLED,
+        description="'scenes' (bundled), a diffusers folder, a file, or owner/name.",
     )
     size: Annotated[tuple[int, int] | None, BeforeValidator(parse_size)] = Field(
         default=None, description="The images' height and width in pixels, 512x512; the model's."
@@ -118,15 +157,19 @@ class Checkpoint(Spec):
     variant: str | None = Field(
         default=None, description="Which of a checkpoint's files, as in diffusers: fp16."
     )
+    config: NetworkName | None = Field(
+        default=None,
+        description="Of a single file, the diffusers folder of its configuration and tokenizer.",
+    )
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = Field(
         default="float32", description="The network's numbers: float32, bfloat16 ..."
     )
-    device: str = Field(default="cpu", description="cpu, cuda, cuda:1, mps ...")
-    embedding: tuple[Path, ...] = Field(
-        default=(), description="Words to be taught: textual inversions (files)."
+    device: str = Field(default="cpu", min_length=1, description="cpu, cuda, cuda:1, mps ...")
+    embedding: Annotated[tuple[EmbeddingName, ...], BeforeValidator(_pairs_or_one)] = Field(
+        default=(), description="Words to be taught: textual inversions (FILE or WORD=FILE)."
     )
-    lora: tuple[Path, ...] = Field(
-        default=(), description="Changes of the weights: LoRA (files or folders)."
+    lora: Annotated[tuple[LoraName, ...], BeforeValidator(_pairs_or_one)] = Field(
+        default=(), description="Changes of the weights: LoRA (FILE or FILE:SCALE, as a.pt:0.5)."
     )
 
 
@@ -156,6 +199,9 @@ class Inputs(Spec):
     mask_colour: str | None = Field(default=None, description="It may change where it is so.")
     exact: bool = Field(
         default=False, description="Keep the picture's own pixels outside the mask."
+    )
+    native: bool = Field(
+        default=False, description="Write the model's own size, not the picture's."
     )
     pictures: Files = Field(default=(), description="Pictures to learn from.")
 
@@ -231,12 +277,16 @@ def _write(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
-def parse_spec(values: Mapping[str, Any], what: str = "this run") -> RunSpec:
+def parse_spec(
+    values: Mapping[str, Any], what: str = "this run", *, as_written: bool = False
+) -> RunSpec:
     """A run's spec, checked.
 
     Args:
         values: As its JSON.
         what: What it is, for messages.
+        as_written: Whether the networks that it names stay as they are named, and nothing is
+            looked for; if not, what is here has its whole path.
 
     Raises:
         UserError: For what is out of range, unknown, or of another version.
@@ -248,7 +298,7 @@ def parse_spec(values: Mapping[str, Any], what: str = "this run") -> RunSpec:
             "make it anew",
         )
     try:
-        spec = RunSpec.model_validate(values)
+        spec = RunSpec.model_validate(values, context=AS_WRITTEN if as_written else None)
     except ValidationError as error:
         raise explain_error(error) from error
     labels = [label for label, _ in spec.labelled()]
@@ -259,28 +309,57 @@ def parse_spec(values: Mapping[str, Any], what: str = "this run") -> RunSpec:
     for label in spec.stop_after:
         if label not in labels:
             raise UserError(f"there is no method {label!r} to stop", f"choose {', '.join(labels)}")
+    try:
+        spec.dump()
+    except ValueError as error:  # half of a surrogate pair, from bytes of another encoding
+        raise UserError(f"{what} has words that are not UTF-8", "write them anew") from error
     return spec
 
 
-def read_spec(path: Path) -> RunSpec:
+def read_spec(path: Path, *, as_written: bool = False) -> RunSpec:
     """The spec in a JSON file, or in YAML where PyYAML is installed.
+
+    Args:
+        path: The file.
+        as_written: As in `parse_spec`.
 
     Raises:
         UserError: If there is no such file, or it is not a spec.
     """
+    cure = "name the spec of a run"
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
+        found = expand(path)
+        if found.exists() and not found.is_file():  # a pipe would never end
+            raise UserError(f"{path} is not a file", cure)
+        text = found.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"there is no file {path}", "name the spec of a run") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error})", "name the spec of a run") from error
+        raise UserError(f"there is no file {path}", cure) from None
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({find_reason(error)})", cure) from error
+    return parse_text(text, path, as_written=as_written)
+
+
+def parse_text(text: str, path: Path, *, as_written: bool = False) -> RunSpec:
+    """The spec that a file holds.
+
+    Args:
+        text: What is in the file.
+        path: The file; whether it is YAML is in its name.
+        as_written: As in `parse_spec`.
+
+    Raises:
+        UserError: If it is not a spec.
+    """
     try:
         values = _parse_yaml(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error})", "mend it, or make it anew") from error
+        cause = f"{path} is not JSON ({find_reason(error)})"
+        raise UserError(cause, "mend it, or make it anew") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not the spec of a run", "it is a mapping with methods")
-    return parse_spec(values, str(path))
+    return parse_spec(values, str(path), as_written=as_written)
 
 
 def _parse_yaml(text: str) -> Any:
@@ -291,20 +370,4 @@ def _parse_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-
-
-def explain_error(error: ValidationError) -> UserError:
-    """The first problem of a failed validation: where, and what."""
-    problem = error.errors()[0]
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, UserError):
-        return cause
-    where = [part for part in problem["loc"] if isinstance(part, str)]
-    holders = ("methods", "losses", "inputs", "checkpoint")  # nobody types these
-    name = ".".join(p for p in where if p not in holders and not p.startswith("function-"))
-    name = name or ".".join(map(str, problem["loc"]))
-    found = repr(problem["input"])
-    shown = found if len(found) <= 100 else f"{found[:97]}..."
-    message = problem["msg"]
-    return UserError(f"{name} cannot be {shown}", f"{message[:1].lower()}{message[1:]}")
+        raise ValueError(find_reason(error)) from error

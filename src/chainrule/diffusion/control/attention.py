@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,9 @@ from chainrule.diffusion.guidance.classifier_free import ClassifierFree
 from chainrule.diffusion.schedule import Schedule
 from chainrule.diffusion.solvers.base import Solver, State, WrappedSolver
 from chainrule.errors import UserError
+
+AlignmentName = Literal["global", "longest"]
+"""How the tokens of two prompts may be matched."""
 
 LARGEST_BORROWED = 32**2
 """The largest map, in places, whose self-attention is borrowed, as in the released method."""
@@ -66,7 +69,13 @@ class Alignment(PerImage):
     borrowed: Tensor
 
 
-def align(source: Sequence[str], target: Sequence[str], *, replaced: bool = True) -> Alignment:
+def align(
+    source: Sequence[str],
+    target: Sequence[str],
+    *,
+    replaced: bool = True,
+    by: AlignmentName = "global",
+) -> Alignment:
     """Find what the tokens of two prompts have in common.
 
     New tokens look for themselves (refinement).
@@ -76,18 +85,65 @@ def align(source: Sequence[str], target: Sequence[str], *, replaced: bool = True
         target: The K' tokens of the other.
         replaced: Whether tokens that stand in the place of others look where these did
             (replacement), or for themselves.
+        by: What is common: "global", the most tokens (`match_globally`, as in the released code),
+            or "longest", the longest run of tokens first, and then on both sides of it.
     """
     across, borrowed = torch.zeros(len(source), len(target)), torch.zeros(len(target))
-    for kind, i, j, k, last in SequenceMatcher(None, source, target, autojunk=False).get_opcodes():
-        if kind == "equal":
-            across[range(i, j), range(k, last)] = 1.0
-        elif kind == "replace" and replaced:
+    match = match_globally if by == "global" else match_longest
+    i, k = 0, 0  # the first that are not yet matched
+    for j, last in [*match(source, target), (len(source), len(target))]:
+        if replaced and i < j and k < last:
             one_by_one = j - i == last - k
             across[i:j, k:last] = torch.eye(j - i) if one_by_one else 1.0 / (last - k)
-        else:
-            continue
-        borrowed[k:last] = 1.0
+            borrowed[k:last] = 1.0
+        if j < len(source):
+            across[j, last] = borrowed[last] = 1.0
+        i, k = j + 1, last + 1
     return Alignment(across[None], borrowed[None])
+
+
+def match_globally(source: Sequence[str], target: Sequence[str]) -> list[tuple[int, int]]:
+    """The places of equal tokens in an alignment of the best score, in order.
+
+        S(i, k) = max(S(i - 1, k), S(i, k - 1), S(i - 1, k - 1) + (1 if equal, else -1))
+
+    Needleman & Wunsch, "A general method applicable to the search for similarities in the amino
+    acid sequence of two proteins", 1970. As in Prompt-to-Prompt's released code, a gap costs
+    nothing, so that different tokens are never paired; of equally good alignments it is the one
+    that comes first in the target, and then in the source.
+
+    Args:
+        source: The one sequence.
+        target: The other.
+    """
+    scores = [[0] * (len(target) + 1) for _ in range(len(source) + 1)]
+    for i, one in enumerate(source, 1):
+        for k, other in enumerate(target, 1):
+            paired = scores[i - 1][k - 1] + (1 if one == other else -1)
+            scores[i][k] = max(scores[i - 1][k], scores[i][k - 1], paired)
+    pairs, i, k = [], len(source), len(target)
+    while i and k:
+        if scores[i][k] == scores[i][k - 1]:
+            k -= 1
+        elif scores[i][k] == scores[i - 1][k]:
+            i -= 1
+        else:
+            i, k = i - 1, k - 1
+            pairs.append((i, k))
+    return pairs[::-1]
+
+
+def match_longest(source: Sequence[str], target: Sequence[str]) -> list[tuple[int, int]]:
+    """The places of equal tokens: the longest common run, then so on both sides of it, in order.
+
+    Ratcliff & Metzener, "Pattern Matching: The Gestalt Approach", 1988.
+
+    Args:
+        source: The one sequence.
+        target: The other.
+    """
+    blocks = SequenceMatcher(None, source, target, autojunk=False).get_matching_blocks()
+    return [(block.a + n, block.b + n) for block in blocks for n in range(block.size)]
 
 
 class Maps:
@@ -266,11 +322,20 @@ def _edit_scores(
 
 
 def _find_sides(places: int, x: Tensor) -> tuple[int, int]:
-    """The (h, w) of a map of so many places, for latents `x` (B, C, h, w)."""
+    """The (h, w) of a map of so many places, for latents `x` (B, C, h, w).
+
+    Each halving rounds up.
+    """
     height, width = x.shape[-2:]
-    divisors = [d for d in range(1, places + 1) if places % d == 0]
-    rows = min(divisors, key=lambda d: abs(d * d - places * height / width))
-    return rows, places // rows
+    while height * width > places:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    if height * width != places:
+        raise UserError(
+            f"attention maps of {places} places are not understood",
+            "choose a size whose sides are multiples of 64",
+            "size",
+        )
+    return height, width
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,14 +15,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from chainrule.diffusion.denoiser import Denoiser
+from chainrule.diffusion.denoiser import Denoiser, find_networks
+from chainrule.diffusion.held import find_tensors
 from chainrule.diffusion.solvers.base import Solver, State
 from chainrule.errors import UserError
 
@@ -81,8 +82,18 @@ class Chain:
         return state
 
     def replace_denoiser(self, denoiser: Denoiser) -> Chain:
-        """The same walk with another denoiser, of which nobody is told."""
-        return Chain(denoiser, self.times, self.solver, self.backwards)
+        """The same walk with another denoiser."""
+        return replace(self, denoiser=denoiser)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The networks that its steps ask, each once."""
+        return find_networks(self.denoiser, self.solver)
+
+    @property
+    def reads(self) -> dict[str, Tensor]:
+        """The tensors besides the state that its steps depend on, by name (`Denoiser.reads`)."""
+        return {**find_tensors(self.solver), **self.denoiser.reads}
 
     def _move(self, i: int, state: State, inverse: bool) -> State:
         k = len(self) - 1 - i if self.backwards else i
@@ -107,116 +118,6 @@ class Gradient(ABC):
         """
 
 
-class Rebuilt(NamedTuple):
-    """One step of a chain with its graph.
-
-    Args:
-        before: The state before it, whose tensors are fresh leaves.
-        after: The state after it, a function of `before`.
-    """
-
-    before: State
-    after: State
-
-
-class Tape(ABC):
-    """What is kept of a walk without a graph, from which steps are rebuilt, the last one first."""
-
-    @abstractmethod
-    def record(self, chain: Chain, state: State, stop: int) -> State:
-        """Walk without a graph, and remember.
-
-        Args:
-            chain: The walk.
-            state: The state that it starts from.
-            stop: How many steps are made.
-
-        Returns:
-            The state after them.
-        """
-
-    @abstractmethod
-    def rebuild(self, chain: Chain, i: int) -> Rebuilt:
-        """Step `i` with its graph. Called with grad enabled, from the last step to the first."""
-
-
-def integrate_on_tape(chain: Chain, state: State, tape: Tape, stop: int) -> State:
-    """Walk so that the backward pass holds the graph of one step at a time.
-
-    Args:
-        chain: The walk.
-        state: The state that it starts from.
-        tape: What remembers.
-        stop: How many steps are made.
-
-    Returns:
-        The state after them.
-    """
-    inputs = drop_repeats(chain.denoiser.inputs)
-    if not wants_gradient((*state, *inputs)):
-        return chain.last(state, stop=stop)
-    require_unrelated(inputs)
-    last: State = _OnTape.apply(chain, tape, stop, len(state), *state, *inputs)
-    return last
-
-
-class _OnTape(torch.autograd.Function):
-    """The chain as one node of the autograd graph; backwards, it is the sum over steps above."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, chain: Chain, tape: Tape, stop: int, width: int, *tensors: Tensor
-    ) -> State:
-        ctx.chain, ctx.tape, ctx.stop, ctx.width = chain, tape, stop, width
-        ctx.precision = remember_autocast(tensors[0].device.type)
-        with ctx.precision():
-            last = tape.record(chain, tuple(tensor.detach() for tensor in tensors[:width]), stop)
-        # autograd then refuses a backward pass after a tensor was changed in place
-        ctx.save_for_backward(*tensors)
-        return tuple(tensor.clone() for tensor in last)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors[ctx.width :]
-        wanted = ctx.needs_input_grad[4:]
-        totals: list[Tensor | None] = [None] * len(inputs)
-        # read at the end: asking a GPU at each step would slow it down
-        healthy: list[Tensor] = [_are_finite(gradients)]
-        for i in reversed(range(ctx.stop)):
-            # nobody asks for the gradient of a starting state that needs none
-            ask_state = i > 0 or any(wanted[: ctx.width])
-            with torch.enable_grad(), ctx.precision():
-                before, after = ctx.tape.rebuild(ctx.chain, i)
-            if not ask_state:
-                before = ()
-            gradients, of_inputs = _back_through(before, after, inputs, gradients)
-            totals = [_add(total, new) for total, new in zip(totals, of_inputs, strict=True)]
-            found = [gradient for gradient in (*gradients, *of_inputs) if gradient is not None]
-            healthy.append(_are_finite(found) if found else healthy[-1])
-        _check_health(torch.stack(healthy).tolist(), ctx.stop, len(ctx.chain))
-        state_gradients = gradients if ask_state else (None,) * ctx.width
-        return (None, None, None, None, *state_gradients, *totals)
-
-
-def _back_through(
-    before: State, after: State, inputs: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    """The gradients of the state before a step and of the inputs, given those of the state after.
-
-    A tensor of the state that the step ignores has gradient zero.
-    """
-    # what a solver remembers of the clock depends on nothing
-    live = [(out, g) for out, g in zip(after, gradients, strict=True) if out.requires_grad]
-    outputs, weights = zip(*live, strict=True)
-    found = torch.autograd.grad(outputs, (*before, *inputs), weights, allow_unused=True)
-    of_state = tuple(
-        torch.zeros_like(tensor) if gradient is None else gradient
-        for tensor, gradient in zip(before, found[: len(before)], strict=True)
-    )
-    return of_state, found[len(before) :]
-
-
 def remember_autocast(device_type: str) -> Callable[[], AbstractContextManager[None]]:
     """The autocast that is on now, to be entered again: a step is rebuilt in the numbers it ran in.
 
@@ -226,6 +127,46 @@ def remember_autocast(device_type: str) -> Callable[[], AbstractContextManager[N
     enabled = torch.is_autocast_enabled(device_type)
     dtype = torch.get_autocast_dtype(device_type)
     return partial(torch.autocast, device_type, dtype=dtype, enabled=enabled, cache_enabled=False)
+
+
+def is_transformed() -> bool:
+    """Whether one of torch.func's transforms or forward mode is at work."""
+    # what torch.autograd.Function and torch.func themselves ask
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def refuse_transforms(name: str) -> None:
+    """Refuse torch.func's transforms and forward mode.
+
+    They would not see the tensors that a chain reads besides those that it is given.
+
+    Args:
+        name: Of the gradient that cannot do it.
+    """
+    if is_transformed():
+        raise _only_first_derivatives(name)
+
+
+def refuse_second_order(name: str, gradients: Sequence[Tensor]) -> None:
+    """In a backward pass: refuse to be differentiated again, which would find nothing.
+
+    Args:
+        name: Of the gradient that cannot do it.
+        gradients: Those that come in; many at once (is_grads_batched=True) are refused too.
+    """
+    batched = any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))
+    if batched or torch.is_grad_enabled():  # as it is for create_graph=True, and for nothing else
+        raise _only_first_derivatives(name)
+    refuse_transforms(name)
+
+
+def _only_first_derivatives(name: str) -> UserError:
+    return UserError(
+        f"{name} gives first derivatives only, one at a time",
+        "use gradient=Backprop() for create_graph=True, batched gradients, torch.func and forward "
+        "mode",
+        "gradient",
+    )
 
 
 def wants_gradient(tensors: Sequence[Tensor]) -> bool:
@@ -249,35 +190,6 @@ def require_unrelated(inputs: Sequence[Tensor]) -> None:
                 "condition on a copy of that one (`tensor.clone()`), so that neither comes from "
                 "the other",
             )
-
-
-def _are_finite(gradients: Sequence[Tensor]) -> Tensor:
-    """Whether all of them are, a boolean scalar where the first one is.
-
-    Those of what a solver remembers of the clock may be on the CPU.
-    """
-    device = gradients[0].device
-    return torch.stack([torch.isfinite(each).all().to(device) for each in gradients]).all()
-
-
-def _check_health(healthy: list[bool], stop: int, steps: int) -> None:
-    """Refuse gradients that stop being finite on their way back.
-
-    Args:
-        healthy: Whether they were, at the end and before each step, the last step first.
-        stop: How many of the chain's steps these are, the first ones.
-        steps: How many the chain has.
-    """
-    if healthy[0] and not all(healthy):
-        step = stop + 1 - healthy.index(False)
-        raise UserError(
-            f"the gradient stops being finite on its way back through step {step} of {steps}",
-            "use float32 or bfloat16 for the network, a lower guidance scale or more steps",
-        )
-
-
-def _add(total: Tensor | None, new: Tensor | None) -> Tensor | None:
-    return new if total is None else total if new is None else total + new
 
 
 def drop_repeats(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -7,16 +7,11 @@ that made it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from chainrule.diffusion.gradient.base import (
-    Chain,
-    Gradient,
-    Rebuilt,
-    Tape,
-    integrate_on_tape,
-    make_leaves,
-)
+from chainrule.diffusion.gradient.base import Chain, Gradient, make_leaves
+from chainrule.diffusion.gradient.replay import RandomNumbers
+from chainrule.diffusion.gradient.tape import Rebuilt, Tape, guard, integrate_on_tape
 from chainrule.diffusion.solvers.base import State
 from chainrule.errors import UserError
 
@@ -43,21 +38,35 @@ class Checkpoint(Gradient):
 
     def integrate(self, chain: Chain, state: State) -> State:
         split = max(len(chain) - self.keep, 0)
-        if split:
-            state = integrate_on_tape(chain, state, _Stored(), split)
-        return chain.last(state, start=split)
+        if not split:
+            return chain.last(state)
+        tape = _Stored()
+        middle = integrate_on_tape(chain, state, tape, split)
+        last = chain.last(middle, start=split)
+        return guard(tape.reads, last) if split < len(chain) and tape.recorded else last
 
 
-@dataclass
 class _Stored(Tape):
-    """The states before each step."""
+    """The states before each step, and the random numbers."""
 
-    states: list[State] = field(default_factory=list)
+    gradient = "Checkpoint"
+
+    def __init__(self) -> None:
+        self.states: list[State] = []
+
+    @property
+    def recorded(self) -> bool:
+        """Whether anything wants a gradient, so that there are steps to be rebuilt."""
+        return bool(self.states)
 
     def record(self, chain: Chain, state: State, stop: int) -> State:
-        *self.states, last = chain.walk(state, stop=stop)
-        return last
+        self.random = RandomNumbers(chain, state)
+        for reached in chain.walk(state, stop=stop):
+            self.states.append(reached)
+            self.random.remember()
+        return self.states.pop()
 
     def rebuild(self, chain: Chain, i: int) -> Rebuilt:
         before = make_leaves(self.states[i])
-        return Rebuilt(before, chain.advance(i, before))
+        with self.random.replay(i):
+            return Rebuilt(before, chain.advance(i, before))

@@ -19,15 +19,9 @@ import torch
 from torch import Tensor
 
 from chainrule.diffusion.denoiser import Denoiser, Prediction, WrappedDenoiser
-from chainrule.diffusion.gradient.base import (
-    Chain,
-    Gradient,
-    Rebuilt,
-    Tape,
-    drop_repeats,
-    integrate_on_tape,
-    make_leaves,
-)
+from chainrule.diffusion.gradient.base import Chain, Gradient, drop_repeats, make_leaves
+from chainrule.diffusion.gradient.replay import RandomNumbers
+from chainrule.diffusion.gradient.tape import Rebuilt, Tape, integrate_on_tape
 from chainrule.diffusion.solvers.base import State
 from chainrule.errors import UserError
 
@@ -64,42 +58,71 @@ class Reversible(Gradient):
         return integrate_on_tape(chain, state, _Inverted(self.every), len(chain))
 
 
-@dataclass
 class _Inverted(Tape):
-    """The last state and those after each `every` steps.
+    """The last state and those after each `every` steps, and the random numbers of each call.
 
-    The others are rebuilt in turn, each on a copy.
+    The other states are rebuilt in turn, each on a copy.
     """
 
-    every: int
-    kept: dict[int, State] = field(default_factory=dict)
-    current: State = ()
+    gradient = "Reversible"
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.current: State = ()
 
     def record(self, chain: Chain, state: State, stop: int) -> State:
-        for i, last in enumerate(chain.walk(state, stop=stop)):
+        self.kept: dict[int, State] = {}
+        self.random, self.stop = RandomNumbers(chain, state), stop
+        watched = chain.replace_denoiser(_Watched(chain.denoiser, self.random))
+        for i, last in enumerate(watched.walk(state, stop=stop)):
             if i == stop or (i and i % self.every == 0):
                 self.kept[i] = last
         return last
 
     def rebuild(self, chain: Chain, i: int) -> Rebuilt:
+        if i + 1 == self.stop:  # the way back begins, perhaps once more
+            self.left = len(self.random)
         after = self.kept.get(i + 1, self.current)
-        recorder = _Recorder(chain.denoiser)
+        recorder = _Recorder(chain.denoiser, self.random, self.left)
         undone = chain.replace_denoiser(recorder).retreat(i, after)
+        self.left -= len(recorder.calls)
         self.current = tuple(tensor.detach() for tensor in undone)
         before = make_leaves(self.current)
-        return Rebuilt(before, chain.replace_denoiser(_Replayer(recorder)).advance(i, before))
+        leaves = tuple(leaf for leaf, _ in recorder.calls)
+        apart = tuple(part for _, prediction in recorder.calls for part in prediction)
+        replayed = chain.replace_denoiser(_Replayer(recorder)).advance(i, before)
+        return Rebuilt(before, replayed, apart, leaves)
+
+
+@dataclass
+class _Watched(WrappedDenoiser):
+    """Remembers where the random numbers of each call begin."""
+
+    denoiser: Denoiser
+    random: RandomNumbers
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        self.random.remember()
+        return self.denoiser(x, t)
 
 
 @dataclass
 class _Recorder(WrappedDenoiser):
-    """Answers without a graph, and keeps the graph of each answer."""
+    """Answers without a graph, and keeps the graph of each answer.
+
+    Its calls are those of a step in the opposite order: the first one has the random numbers of the
+    last of the `left` moments.
+    """
 
     denoiser: Denoiser
+    random: RandomNumbers
+    left: int
     calls: list[tuple[Tensor, Prediction]] = field(default_factory=list)
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         (leaf,) = make_leaves((x,))
-        prediction = self.denoiser(leaf, t)
+        with self.random.replay(self.left - 1 - len(self.calls)):
+            prediction = self.denoiser(leaf, t)
         self.calls.append((leaf, prediction))
         return Prediction(prediction.x0.detach(), prediction.eps.detach())
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from chainrule.diffusion.denoiser import Prediction
+from chainrule.errors import UserError
 
 Energy = Callable[[Tensor, float], Tensor]
 """(x_t (B, C, h, w), t) -> (B,), lower where the image should go.
@@ -41,4 +42,36 @@ def energy_gradient(energy: Energy, x: Tensor, t: float) -> Tensor:
     differentiable = torch.is_grad_enabled() and x.requires_grad
     with torch.enable_grad():
         leaf = x if differentiable else x.detach().requires_grad_()
-        return torch.autograd.grad(energy(leaf, t).sum(), leaf, create_graph=differentiable)[0]
+        return differentiate(energy(leaf, t), leaf, create_graph=differentiable)
+
+
+def differentiate(losses: Tensor, x: Tensor, *, create_graph: bool) -> Tensor:
+    """d sum(losses) / d x, (B, C, h, w).
+
+    Args:
+        losses: (B,), a number for each image.
+        x: What they were computed from (B, C, h, w).
+        create_graph: Whether the gradient itself is to be differentiated.
+
+    Raises:
+        UserError: They do not depend on it, or are no numbers of each image.
+    """
+    if not isinstance(losses, Tensor) or losses.shape != x.shape[:1]:
+        found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise UserError(
+            f"what guides must give one number for each image, and gives {found}",
+            f"give a tensor of shape {tuple(x.shape[:1])}",
+            "loss",
+        )
+    gradient = None
+    if losses.requires_grad:
+        (gradient,) = torch.autograd.grad(
+            losses.sum(), x, create_graph=create_graph, allow_unused=True
+        )
+    if gradient is None:
+        raise UserError(
+            "what guides does not depend on the images in a way that can be differentiated",
+            "compute it from them with torch alone, without detach(), item() or numpy",
+            "loss",
+        )
+    return gradient

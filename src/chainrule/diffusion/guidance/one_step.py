@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from chainrule.diffusion.denoiser import Denoiser, Prediction, WrappedDenoiser, find_networks
-from chainrule.diffusion.guidance.base import push
+from chainrule.diffusion.guidance.base import differentiate, push
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,8 @@ class OneStep(WrappedDenoiser):
         with torch.enable_grad():
             x = x if differentiable and x.requires_grad else x.detach().requires_grad_()
             prediction = self.denoiser(x, t)
-            loss = self.loss(self.decode(prediction.x0)).sum()
-            (gradient,) = torch.autograd.grad(loss, x, create_graph=differentiable)
+            loss = self.loss(self.decode(prediction.x0))
+            gradient = differentiate(loss, x, create_graph=differentiable)
         if not differentiable:
             prediction = Prediction(prediction.x0.detach(), prediction.eps.detach())
         return push(prediction, self.scale * sigma * gradient, alpha, sigma)

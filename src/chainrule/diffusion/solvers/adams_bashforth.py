@@ -49,8 +49,9 @@ class AdamsBashforth(ODESolver):
     ) -> tuple[Tensor, State]:
         u, h = ode.clock(t), ode.clock(s) - ode.clock(t)
         clocks, slopes = (memory[0].tolist(), memory[1:]) if memory else ([], ())
-        if u in clocks:  # after a step of no length
-            clocks, slopes = clocks[1:], slopes[1:]
+        # after a step of no length, or where a chain turns back, this place was seen before
+        new = [i for i, clock in enumerate(clocks) if clock != u]
+        clocks, slopes = [clocks[i] for i in new], tuple(slopes[i] for i in new)
         once = _Once(ode, t)
         clocks, slopes = [u, *clocks], (once.slope(y, t), *slopes)
         known = self.order - 1

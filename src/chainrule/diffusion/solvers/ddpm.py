@@ -7,7 +7,7 @@ In DDIM's notation:
 
 `eta` 1 is DDPM (the smaller of its two variances), 0 is DDIM. The noise z of the k-th step is
 replayable: it depends on the image's seed and on k, so that gradients pass as through any other
-step. To a noisier time it goes as the data do in training:
+step; where c = 0, none is drawn. To a noisier time it goes as the data do in training:
 
     x_s = a x_t + sqrt(sigma_s^2 - a^2 sigma_t^2) z,    a = alpha_s / alpha_t
 """
@@ -60,14 +60,20 @@ class DDPM(Solver):
 
     def step(self, denoiser: Denoiser, state: State, k: int, t: float, s: float) -> State:
         (x,) = state
-        z = self.noise.normal(self.first + k, x.shape[1:]).to(x)
         schedule = denoiser.schedule
         if s > t:
-            return (add_noise_between(schedule, x, z, t, s),)
+            return (add_noise_between(schedule, x, self._draw(k, x), t, s),)
         x0, eps = denoiser(x, t)
         variance = self.variance(schedule, t, s)
+        if variance == 0.0:  # DDIM's step, for which nothing is drawn
+            return (schedule.mix(x0, eps, s),)
+        z = self._draw(k, x)
         towards = (schedule.sigma(s) ** 2 - variance).clamp(min=0).sqrt()
         return (schedule.alpha(s) * x0 + towards * eps + variance.sqrt() * z,)
+
+    def _draw(self, k: int, like: Tensor) -> Tensor:
+        """The noise z of step `k`."""
+        return self.noise.normal(self.first + k, like.shape[1:]).to(like)
 
     def inverse(self, denoiser: Denoiser, state: State, k: int, t: float, s: float) -> State:
         raise UserError("DDPM adds noise, which cannot be undone", "invert with EDICT() or DDIM()")

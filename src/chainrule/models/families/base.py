@@ -2,28 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from chainrule.errors import UserError
-from chainrule.models.base import CLASSIFIER_FREE, DistilledGuidance, Guidance
+from chainrule.models.autoencoder import Autoencoder, read_autoencoder
+from chainrule.models.base import (
+    CLASSIFIER_FREE,
+    DistilledGuidance,
+    Guidance,
+    PictureConditioning,
+)
+from chainrule.models.inpainting import Picture, fills_in
 
 
-def read_downsampling(unet: Any) -> int:
-    """By how much a U-Net narrows its latents.
+def check_unet(unet: Any, name: str, addition: str | None = None) -> None:
+    """Raise UserError if a U-Net is told more than a time and a text.
 
-    Raises:
-        UserError: It takes a picture besides the text.
+    Args:
+        unet: The U-Net.
+        name: The checkpoint, for messages.
+        addition: What its family tells it too, as its configuration calls that.
     """
-    kind = unet.config.encoder_hid_dim_type
+    config = unet.config
+    kind = config.encoder_hid_dim_type
     if kind is not None and "image" in kind:
         raise UserError(
             f"the network takes a picture too ({kind})",
             "unload its IP-adapter (pipeline.unload_ip_adapter())",
             "model",
         )
-    return int(2 ** (len(unet.config.block_out_channels) - 1))
+    told = {
+        "encoder_hid_dim_type": kind,
+        "encoder_hid_dim": config.encoder_hid_dim,
+        "class_embed_type": config.class_embed_type,
+        "num_class_embeds": config.num_class_embeds,
+    }
+    if config.addition_embed_type != addition:
+        told["addition_embed_type"] = config.addition_embed_type
+    for setting, value in told.items():
+        if value is not None or setting == "addition_embed_type":
+            raise UserError(
+                f"the network of {name} is told other things than a text ({setting}={value!r})",
+                "choose a checkpoint that draws from text alone",
+                "model",
+            )
+
+
+def read_codec(
+    pipeline: Any, size: tuple[int, int] | None
+) -> tuple[Autoencoder, PictureConditioning | None]:
+    """The autoencoder of a U-Net's pipeline, and what an inpainting network is told by it.
+
+    Args:
+        pipeline: The diffusers pipeline.
+        size: The images' (height, width) in pixels, or None.
+    """
+    config, filling = pipeline.unet.config, fills_in(pipeline)
+    channels = pipeline.vae.config.latent_channels if filling else config.in_channels
+    even = 2 ** (len(config.block_out_channels) - 1)
+    codec = read_autoencoder(pipeline, channels, 1, config.sample_size, size, even)
+    return codec, Picture(codec, pipeline.unet.device) if filling else None
 
 
 def read_guidance(pipeline: Any) -> Guidance:
@@ -31,5 +73,17 @@ def read_guidance(pipeline: Any) -> Guidance:
     width = pipeline.unet.config.time_cond_proj_dim
     if width is None:
         return CLASSIFIER_FREE
-    embed = pipeline.get_guidance_scale_embedding
-    return DistilledGuidance(lambda scale: embed(torch.tensor([scale - 1.0]), width))
+    return DistilledGuidance(_ScaleEmbedding(type(pipeline).get_guidance_scale_embedding, width))
+
+
+@dataclass(frozen=True)
+class _ScaleEmbedding:
+    """From a guidance scale to the sines that a consistency model takes."""
+
+    function: Any
+    width: int
+
+    def __call__(self, scale: float) -> Tensor:
+        # it is the pipeline's method, and asks nothing of the pipeline
+        embedding: Tensor = self.function(None, torch.tensor([scale - 1.0]), self.width)
+        return embedding

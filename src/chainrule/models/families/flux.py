@@ -40,7 +40,7 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     guided = transformer.config.guidance_embeds
     guidance: Guidance = NoGuidance("it was distilled to need none")
     if guided:
-        guidance = DistilledGuidance(lambda scale: torch.tensor([scale]))
+        guidance = DistilledGuidance(_embed_scale)
     return Model(
         name=name,
         network=_Transformer(transformer, schedule, Flow()),
@@ -50,6 +50,11 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
         device=transformer.device,
         guidance=guidance,
     )
+
+
+def _embed_scale(scale: float) -> Tensor:
+    """The network embeds it by itself."""
+    return torch.tensor([scale])
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,8 +65,9 @@ class _Pixels(Codec):
     multiple: int
     factor: int = 1
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return clamp_with_gradient(latents / 2 + 0.5)
+    def decode(self, latents: Tensor, *, clamp: bool = True) -> Tensor:
+        images = latents / 2 + 0.5
+        return clamp_with_gradient(images) if clamp else images
 
     def encode(self, images: Tensor) -> Tensor:
         return images * 2 - 1

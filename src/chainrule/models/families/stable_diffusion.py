@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from chainrule.diffusion.denoiser import Conditioning
-from chainrule.models.autoencoder import read_autoencoder
 from chainrule.models.backbone import Backbone
 from chainrule.models.base import Model, Text
-from chainrule.models.families.base import read_downsampling, read_guidance
+from chainrule.models.families.base import check_unet, read_codec, read_guidance
+from chainrule.models.inpainting import Inpainting
 from chainrule.models.schedulers import read_parameterization, read_schedule
-from chainrule.models.tokens import add_token, check_length, text_encoders, token_strings
+from chainrule.models.tokens import (
+    add_token,
+    chunk_ids,
+    encode_chunks,
+    join_chunks,
+    lengthen,
+    taught_words,
+    text_encoders,
+    token_strings,
+    warn_unknown_words,
+)
 
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
-    """A `StableDiffusionPipeline` or `LatentConsistencyModelPipeline` as a Model."""
+    """A `StableDiffusionPipeline`, one of those with the same parts, as a Model."""
     unet, scheduler = pipeline.unet, pipeline.scheduler
-    config, patch = unet.config, read_downsampling(unet)
+    config = unet.config
+    check_unet(unet, name)
+    codec, picture = read_codec(pipeline, size)
+    network: Backbone = _UNet(unet, read_schedule(scheduler), read_parameterization(scheduler))
+    if picture is not None:
+        network = Inpainting(unet, network.schedule, network.parameterization, network)
     return Model(
         name=name,
-        network=_UNet(unet, read_schedule(scheduler), read_parameterization(scheduler)),
-        codec=read_autoencoder(pipeline, config.in_channels, patch, config.sample_size, size),
+        network=network,
+        codec=codec,
         text=_Clip(pipeline),
         guidance_scale=7.5 if config.time_cond_proj_dim is None else 8.5,
         device=unet.device,
         guidance=read_guidance(pipeline),
+        picture=picture,
     )
 
 
@@ -47,27 +63,41 @@ class _UNet(Backbone):
 
 @dataclass(frozen=True, eq=False)
 class _Clip(Text):
+    """Args:
+    pipeline: The diffusers pipeline.
+    known: All words that the model has seen, if they are few.
+    """
+
     pipeline: Any
+    known: tuple[str, ...] = ()
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         return text_encoders(self.pipeline)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        check_length(self.pipeline, self.pipeline.tokenizer, prompts)
-        text, _ = self.pipeline.encode_prompt(
-            prompt=list(prompts),
-            device=self.pipeline.text_encoder.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
-        return (text,)
+        tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        (ids,) = chunk_ids(self.pipeline, (tokenizer,), prompts)
+        if self.known:
+            warn_unknown_words(prompts, self.known, self.words)
+        return (join_chunks(encode_chunks(encoder, tokenizer, ids)[0], ids),)
+
+    def match(self, *conditionings: Conditioning) -> tuple[Conditioning, ...]:
+        most = max(text.shape[1] for text, *_ in conditionings)
+        if all(text.shape[1] == most for text, *_ in conditionings):
+            return conditionings
+        (nothing,) = self([""])
+        return tuple((lengthen(text, most, nothing), *rest) for text, *rest in conditionings)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return taught_words(self.pipeline)
 
     def tokens(self, prompt: str) -> list[str]:
         return token_strings(self.pipeline, self.pipeline.tokenizer, prompt)
 
     def with_token(self, word: str, vectors: Tensor) -> Text:
-        return _Clip(add_token(self.pipeline, word, vectors))
+        return replace(self, pipeline=add_token(self.pipeline, word, vectors))
 
     @property
     def pad_embedding(self) -> Tensor:

@@ -3,37 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from chainrule.diffusion.denoiser import Conditioning
-from chainrule.models.autoencoder import read_autoencoder
+from chainrule.errors import UserError
 from chainrule.models.backbone import Backbone
 from chainrule.models.base import Model, Text
-from chainrule.models.families.base import read_downsampling, read_guidance
+from chainrule.models.families.base import check_unet, read_codec, read_guidance
+from chainrule.models.inpainting import Inpainting
 from chainrule.models.schedulers import read_parameterization, read_schedule
-from chainrule.models.tokens import check_length, text_encoders, token_strings
+from chainrule.models.tokens import (
+    chunk_ids,
+    encode_chunks,
+    find_end_by_name,
+    join_chunks,
+    lengthen,
+    taught_words,
+    text_encoders,
+    token_strings,
+)
 
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
-    """A `StableDiffusionXLPipeline` as a Model."""
+    """A `StableDiffusionXLPipeline`, one of those with the same parts, as a Model."""
     unet, scheduler = pipeline.unet, pipeline.scheduler
-    config, patch = unet.config, read_downsampling(unet)
-    codec = read_autoencoder(pipeline, config.in_channels, patch, config.sample_size, size)
-    if codec.vae.dtype == torch.float16 and codec.vae.config.get("force_upcast", False):
-        codec.vae.float()  # its activations leave the range of half precision
+    alone = pipeline.text_encoder is None and pipeline.text_encoder_2 is not None
+    if pipeline.config.get("requires_aesthetics_score") or alone:
+        raise UserError(
+            f"{name} is a refiner of Stable Diffusion XL, which goes on from the base model's "
+            "latents",
+            "choose the base model",
+            "model",
+        )
+    check_unet(unet, name, addition="text_time")
+    codec, picture = read_codec(pipeline, size)
+    # its activations leave the range of half precision
+    codec = replace(codec, float32_in_half=bool(codec.vae.config.get("force_upcast", False)))
+    if codec.vae.dtype == torch.float16 and codec.float32_in_half:
+        codec.vae.float()
+    for encoder, tokenizer in (
+        (pipeline.text_encoder, pipeline.tokenizer),
+        (pipeline.text_encoder_2, pipeline.tokenizer_2),
+    ):
+        if encoder is not None and tokenizer is not None:
+            find_end_by_name(encoder, tokenizer)  # of these copies; what it pools lies there
     schedule, parameterization = read_schedule(scheduler), read_parameterization(scheduler)
+    network: Backbone = _UNet(unet, schedule, parameterization, codec.factor)
+    if picture is not None:
+        network = Inpainting(unet, schedule, parameterization, network)
     return Model(
         name=name,
-        network=_UNet(unet, schedule, parameterization, codec.factor),
+        network=network,
         codec=codec,
         text=_TwoClips(pipeline),
         guidance_scale=5.0,
         device=unet.device,
         guidance=read_guidance(pipeline),
+        picture=picture,
     )
 
 
@@ -70,18 +100,34 @@ class _TwoClips(Text):
         return text_encoders(self.pipeline)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        for tokenizer in (self.pipeline.tokenizer, self.pipeline.tokenizer_2):
-            check_length(self.pipeline, tokenizer, prompts)
-        text, _, pooled, _ = self.pipeline.encode_prompt(
-            prompt=list(prompts),
-            device=self.pipeline.text_encoder.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
+        pipeline = self.pipeline
+        tokenizers = (pipeline.tokenizer, pipeline.tokenizer_2)
+        encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+        ids = chunk_ids(pipeline, tokenizers, prompts)
+        first, second = map(encode_chunks, encoders, tokenizers, ids)
+        parts = (first.hidden_states[-2], second.hidden_states[-2])
+        text = torch.cat([join_chunks(part, ids[0]) for part in parts], dim=-1)
+        # the first chunk speaks for all
+        pooled = second[0].unflatten(0, ids[1].shape[:2])[:, 0]
         if self.pipeline.config.force_zeros_for_empty_prompt:  # it was trained so
             given = torch.tensor([bool(prompt) for prompt in prompts], device=text.device)
             text, pooled = text * given[:, None, None], pooled * given[:, None]
         return text, pooled
+
+    def match(self, *conditionings: Conditioning) -> tuple[Conditioning, ...]:
+        most = max(text.shape[1] for text, *_ in conditionings)
+        if all(text.shape[1] == most for text, *_ in conditionings):
+            return conditionings
+        (nothing, _), matched = self([" "]), list[Conditioning]()
+        for text, *rest in conditionings:
+            longer = lengthen(text, most, nothing)
+            # what is read as zeros stays so
+            matched.append((longer * text.flatten(1).any(dim=1)[:, None, None], *rest))
+        return tuple(matched)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return taught_words(self.pipeline)
 
     def tokens(self, prompt: str) -> list[str]:
         # the other tokenizer's are the same words

@@ -1,0 +1,43 @@
+"""What `import chainrule` offers, by name. It takes seconds to import, so that is put off."""
+
+from chainrule.diffusion.gradient import Adjoint, Backprop, Checkpoint, Reversible
+from chainrule.diffusion.sampling import invert, sample, sample_state
+from chainrule.diffusion.solvers import (
+    DDIM,
+    DDPM,
+    EDICT,
+    RK3,
+    RK4,
+    AdamsBashforth,
+    Adaptive,
+    DPMSolver,
+    Euler,
+    Heun,
+)
+from chainrule.errors import UserError
+from chainrule.models import Model, load
+from chainrule.noise import Noise
+
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "EDICT",
+    "RK3",
+    "RK4",
+    "AdamsBashforth",
+    "Adaptive",
+    "Adjoint",
+    "Backprop",
+    "Checkpoint",
+    "DPMSolver",
+    "Euler",
+    "Heun",
+    "Model",
+    "Noise",
+    "Reversible",
+    "UserError",
+    "invert",
+    "load",
+    "sample",
+    "sample_state",
+]
