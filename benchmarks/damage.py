@@ -66,7 +66,7 @@ class Damage:
             ways += [self.junk] * 5
         if target.suffix == ".safetensors":
             ways += [self.junk_header] * 2
-        if (self.run / "inputs").is_dir() and self.rng.random() < 0.15:
+        if (self.run / "inputs").is_dir() and self.rng.random() < 0.3:
             ways, target = [self.point_out], self.run / "spec.json"
         way = self.rng.choice(ways)
         way(target)
@@ -129,11 +129,13 @@ class Damage:
         whole = str(self.elsewhere / "secret.png")
         name = self.rng.choice([whole, above, f"inputs/../{above}"])
         digests = json.loads((self.run / "digests.json").read_text())
-        old = self.rng.choice([*digests])
-        digests[name] = hashlib.sha256((self.elsewhere / "secret.png").read_bytes()).hexdigest()
-        del digests[old]
-        (self.run / "digests.json").write_text(json.dumps(digests))
+        old = self.rng.choice([name for name in digests if name.startswith("inputs/")])
         path.write_text(path.read_text().replace(json.dumps(old), json.dumps(name)))
+        del digests[old]
+        digests[name] = hashlib.sha256((self.elsewhere / "secret.png").read_bytes()).hexdigest()
+        if path.name in digests:
+            digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (self.run / "digests.json").write_text(json.dumps(digests))
 
 
 def lay_out(elsewhere: Path, photo: str) -> None:

@@ -263,6 +263,16 @@ class Captions(PerImage):
         return spherical_distance(self.clip.embed_images(images), self.targets)
 
 
+def blend_latents(task: Task, steps: int) -> Result:
+    """Blended Diffusion without a loss, and so without crops to judge."""
+    return BlendedDiffusion(steps=steps)(task)
+
+
+def edit_given_mask(task: Task, strength: float, guidance_scale: float, steps: int) -> Result:
+    """DiffEdit in a mask that is given, and so without noises to find one by."""
+    return edit_guided(task, DiffEdit(strength=strength, steps=steps), guidance_scale)
+
+
 def blend_by_caption(task: Task, method: BlendedDiffusion) -> Result:
     """Blended Diffusion towards each picture's own caption."""
     clip = load_guide()
@@ -328,7 +338,7 @@ def repaint_at(repeats: int) -> Contender:
 def blended_at(name: str, scale: float) -> Contender:
     """Blended Diffusion; at scale 0 there is no loss."""
     if not scale:
-        return Contender(name, BlendedDiffusion())
+        return Contender(name, blend_latents, {"steps": 50})
     method = BlendedDiffusion(scale=scale, crops=4)
     return Contender(name, blend_by_caption, {"method": method})
 
@@ -451,8 +461,8 @@ BLENDED_LATENT = blended_at("Blended Latent Diffusion", 0.0)
 DIFFEDIT = blindly("DiffEdit, r = 0.8, threshold 0.2", DiffEdit(strength=0.8, threshold=0.2), 1.5)
 DIFFEDIT_MASKED = Contender(
     "DiffEdit in the mask, r = 0.8",
-    edit_guided,
-    {"method": DiffEdit(strength=0.8), "guidance_scale": 1.5},
+    edit_given_mask,
+    {"strength": 0.8, "guidance_scale": 1.5, "steps": 50},
 )
 EDICT_EDIT = edict_at("EDICT, strength 1", 1.5, 1.0)
 DDIM_EDIT = ddim_at("DDIM inversion, strength 0.8", 1.5, 0.8)

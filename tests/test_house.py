@@ -32,7 +32,7 @@ FLOORS = {
         "tensor_files", "embedding_files", "lora_files", "_extras", "_load",
     ),
     "runs": (
-        "events", "_coroutine", "spec", "folder", "origin", "passes", "scores", "load", "estimate", "report",
+        "events", "_coroutine", "spec", "networks", "folder", "origin", "passes", "scores", "load", "estimate", "report",
         "execute",
     ),
     "cli": ("_stopping", "_settings", "_options", "_ask", "_terminal", "ask", "again", "show", "_app", "_main"),

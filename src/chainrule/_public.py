@@ -1,5 +1,6 @@
 """What `import chainrule` offers, by name. It takes seconds to import, so that is put off."""
 
+from chainrule.diffusion.denoiser import Denoiser, Prediction, WrappedDenoiser
 from chainrule.diffusion.gradient import Adjoint, Backprop, Checkpoint, Reversible
 from chainrule.diffusion.sampling import invert, sample, sample_state
 from chainrule.diffusion.solvers import (
@@ -13,6 +14,7 @@ from chainrule.diffusion.solvers import (
     DPMSolver,
     Euler,
     Heun,
+    Solver,
 )
 from chainrule.errors import UserError
 from chainrule.models import Model, load
@@ -30,12 +32,16 @@ __all__ = [
     "Backprop",
     "Checkpoint",
     "DPMSolver",
+    "Denoiser",
     "Euler",
     "Heun",
     "Model",
     "Noise",
+    "Prediction",
     "Reversible",
+    "Solver",
     "UserError",
+    "WrappedDenoiser",
     "invert",
     "load",
     "sample",

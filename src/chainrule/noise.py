@@ -7,6 +7,7 @@ generators, so that it does not depend on what else is in its batch.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -33,6 +34,8 @@ PUBLISHED = {
 number first + k, so that images that were published can be made again."""
 
 
+MOST_SEEDS = 10_000
+"""The most seeds that a text may name."""
 MOST = 100_000
 """The most seeds at once: more is a mistake, which would take all memory before it is noticed."""
 
@@ -131,19 +134,20 @@ class Stream:
         return torch.stack([kind(each, shape) for each in self.generators(k)])
 
 
-def as_seeds(value: int | Iterable[int]) -> tuple[int, ...]:
+def as_seeds(value: int | str | Iterable[int]) -> tuple[int, ...]:
     """Seeds, one for each image.
 
     >>> as_seeds(7), as_seeds(range(3))
     ((7,), (0, 1, 2))
 
     Args:
-        value: A whole number from 0 to 2147483647, or several, as a list, a range or a tensor.
+        value: A whole number from 0 to 2147483647, or several, as a list, a range or a tensor; or
+            a text of them, as in "0-3".
 
     Raises:
         UserError: It is something else, or there is none.
     """
-    given: Any = value
+    given: Any = parse_seeds(value)
     several = isinstance(given, Iterable) and getattr(given, "ndim", 1) == 1
     if not several or isinstance(given, (str, bytes, Mapping)):
         given = [given]
@@ -153,6 +157,38 @@ def as_seeds(value: int | Iterable[int]) -> tuple[int, ...]:
     if not seeds:
         raise UserError("there are no seeds", "name at least one", "seeds")
     return seeds
+
+
+def parse_seeds(value: Any) -> Any:
+    """The seeds that a text names: one, a list, or a range. Anything else stays.
+
+    >>> parse_seeds("3"), parse_seeds("1,5"), parse_seeds("0-3")
+    ((3,), (1, 5), (0, 1, 2, 3))
+    """
+    if not isinstance(value, str):
+        return value
+    seeds: list[int] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not match:
+            raise UserError(
+                f"{value!r} is not a list of seeds",
+                "write one (7), a list (1,5,9), a range (0-3)",
+                "seeds",
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= 2**31:
+            raise UserError(
+                f"{part.strip()!r} is not a range of seeds",
+                "let it rise, and end below 2147483648",
+                "seeds",
+            )
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise UserError(
+                f"{value!r} names too many seeds", f"name at most {MOST_SEEDS}", "seeds"
+            )
+        seeds += range(first, last + 1)
+    return tuple(seeds)
 
 
 def _as_seed(value: Any) -> int:

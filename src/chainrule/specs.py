@@ -47,10 +47,29 @@ class Spec(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise explain_error(error) from error
+                raise _explain_setting(error, type(self)) from error
 
         # to pydantic it is the usual one: what it validates itself does not come through here
         __init__.__pydantic_base_init__ = True
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            try:
+                super().__setattr__(name, value)
+            except ValidationError as error:
+                kind = type(self).__name__
+                cure = f"make another, as {kind}({name}={value!r:.60})"
+                raise UserError("settings never change", cure, name) from error
+
+
+def _explain_setting(error: ValidationError, kind: type[Spec]) -> UserError:
+    """The first problem of settings; of one that there is not, what was meant."""
+    problem = error.errors()[0]
+    (name, *deeper) = problem["loc"] or ("",)
+    if problem["type"] != "extra_forbidden" or deeper:
+        return explain_error(error)
+    fields = [each for each in kind.model_fields if each not in ("kind", "version")]
+    cure = suggest(str(name), fields) if fields else "it has none"
+    return UserError(f"{kind.__name__} has no setting {str(name)!r}", cure, str(name))
 
 
 def explain_error(error: ValidationError) -> UserError:

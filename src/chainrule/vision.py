@@ -6,6 +6,7 @@ All of it is differentiable.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chainrule.errors import UserError
+from chainrule.errors import UserError, find_reason
 from chainrule.specs import expand
 
 CAPTURING = "transformers.utils.output_capturing"
 LONGEST = 200
 """How much is quoted of another library's message."""
+PATIENCE = 10.0
+"""Seconds to wait for the hub's answer."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,8 @@ def load_pretrained(
     from transformers import PreTrainedConfig
     from transformers.image_processing_base import ImageProcessingMixin
 
-    source = str(expand(name))
+    source = find_source(name, what)
     folder = Path(source).is_dir()
-    if str(name).startswith((".", "/", "~")) and not folder:
-        raise UserError(f"there is no {what} at {name}", "name a folder or a model on the hub")
     loader = getattr(transformers, auto_class)
     try:
         with quiet_transformers(bars=not folder):  # a download shows how far it is
@@ -105,9 +106,86 @@ def load_pretrained(
     except Exception as error:  # transformers raises many kinds
         reason, cure = explain(error)
         raise UserError(
-            f"{source!r} cannot be loaded as {_article(what)} ({reason})", cure
+            f"{str(expand(name))!r} cannot be loaded as {_article(what)} ({reason})", cure
         ) from error
     return network.eval().requires_grad_(False), preprocess
+
+
+def find_source(name: str | Path, what: str) -> str:
+    """Where a network is: its folder, here or in the hub's cache, or its name if the hub has it.
+
+    The hub is asked once, and only for what its cache has not.
+
+    Args:
+        name: A folder, or owner/name.
+        what: Its kind in words, for messages.
+
+    Raises:
+        UserError: There is none of that name, or the hub cannot be asked.
+    """
+    source = str(expand(name))
+    if Path(source).is_dir():
+        return source
+    if str(name).startswith((".", "/", "~")):
+        raise UserError(f"there is no {what} at {name}", "name a folder or a model on the hub")
+    if Path(source).exists():
+        raise UserError(f"{name} is a file, and no folder of {_article(what)}", "name its folder")
+    if not all(part.strip() for part in source.split("/")) or source.count("/") != 1:
+        raise UserError(
+            f"there is no folder {source!r} here",
+            "name a folder or owner/name; omit it for the bundled one",
+        )
+    cached = _find_cached(source)
+    if cached is None:
+        _ask_hub(source)
+    return source if cached is None else str(cached)
+
+
+def _find_cached(name: str) -> Path | None:
+    """The folder of a network in the hub's cache, if all of it is there."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError as error:
+        raise UserError(f"{name!r} is not a name on the hub", "write owner/name") from error
+    folder = Path(found).parent if isinstance(found, str) else None
+    if folder is None or not (folder / "preprocessor_config.json").exists():
+        return None
+    names = ("model.safetensors", "pytorch_model.bin")
+    if any((folder / each).exists() for each in names):
+        return folder
+    for each in names:
+        index = folder / f"{each}.index.json"
+        if index.exists():
+            parts = set(json.loads(index.read_text()).get("weight_map", {}).values())
+            return folder if all((folder / part).exists() for part in parts) else None
+    return None
+
+
+def _ask_hub(name: str) -> None:
+    """Raise UserError if the hub does not give a network. One question, no second."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=PATIENCE)
+    except GatedRepoError as error:
+        raise UserError(
+            f"{name} asks to be agreed to on the hub",
+            "agree on its page, and log in (hf auth login)",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"there is no folder {name!r} here, and the hub does not give a model of that name",
+            "check the name; of a private one, log in (hf auth login)",
+        ) from error
+    except Exception as error:  # the connection's, of many kinds
+        raise UserError(
+            f"there is no folder {name!r} here, and the hub cannot be asked ({find_reason(error)})",
+            "check the name and the connection",
+        ) from error
 
 
 def explain(error: Exception) -> tuple[str, str]:
@@ -295,6 +373,7 @@ def _preprocess(settings: Any) -> Preprocess:
     """What a preprocessor's settings ask for. Without a mean there, nothing is normalised."""
     if not isinstance(settings, dict):
         raise UserError("its preprocessor_config.json holds no settings", "fetch it again")
+    _refuse_own_processor(settings)
     mean, std = settings.get("image_mean"), settings.get("image_std")
     flipped = bool(settings.get("do_flip_channel_order", False))
     if not settings.get("do_normalize", mean is not None):
@@ -304,6 +383,21 @@ def _preprocess(settings: Any) -> Preprocess:
     if min(spread) <= 0:
         raise UserError(f"its image_std is {list(spread)}", "numbers above 0 are wanted there")
     return Preprocess(_size(settings), centre, spread, flipped)
+
+
+def _refuse_own_processor(settings: Mapping[str, Any]) -> None:
+    """Raise UserError for settings that only code beside the weights knows how to read."""
+    import transformers
+
+    own = settings.get("auto_map")
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    if kind is None and isinstance(own, dict):
+        kind = own.get("AutoImageProcessor") or own.get("AutoFeatureExtractor")
+    if own and kind is not None and not hasattr(transformers, str(kind)):
+        raise UserError(
+            f"its image processor ({str(kind)!r:.60}) is code of its own, which is not run",
+            "name a network whose image processor transformers knows",
+        )
 
 
 def _colour(value: Any) -> tuple[float, ...]:

@@ -281,7 +281,10 @@ def test_reversible_stays_exact_in_a_long_chain_in_float32() -> None:
     torch.testing.assert_close(
         found(Reversible()), exact, rtol=1e-4, atol=1e-4 * exact.abs().max().item()
     )
-    assert (found(Reversible(every=150)) - exact).norm() > 0.01 * exact.norm()
+    with pytest.raises(
+        UserError, match=r"step 1 of 150, computed again, is off by .* keep more states"
+    ):
+        found(Reversible(every=150))
 
 
 def test_reversible_with_no_step_between_states_is_refused() -> None:

@@ -674,3 +674,75 @@ def test_where_nothing_wants_a_gradient_the_bare_walk_can_be_transformed(
     slopes = (torch.autograd.grad(objective(found), starts)[0] for found in (both, each))
     if not isinstance(gradient, Adjoint):
         torch.testing.assert_close(*slopes)
+
+
+# --- steps that are other ones when they are computed again --------------------------------------
+
+
+@dataclass(eq=False)
+class Remembering(WrappedDenoiser):
+    """It counts its calls, so that a step computed again is another one."""
+
+    denoiser: Denoiser
+    calls: int = 0
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        self.calls += 1
+        found = self.denoiser(x, t)
+        return Prediction(found.x0, found.eps * (1 + 0.1 * self.calls))
+
+
+@dataclass(frozen=True)
+class Lying(EDICT):
+    """It says that it can be inverted, and cannot."""
+
+    def inverse(self, denoiser: Denoiser, state: Any, k: int, t: float, s: float) -> Any:
+        return tuple(1.5 * tensor for tensor in super().inverse(denoiser, state, k, t, s))
+
+
+def change_by_hook(network: TinyNetwork, x_0: Tensor) -> None:
+    network.layers[0].register_forward_hook(lambda module, given, made: -3 * made)
+
+
+def change_behind(network: TinyNetwork, x_0: Tensor) -> None:
+    network.layers[0].weight.data.add_(0.1)
+
+
+@pytest.mark.parametrize("gradient", REBUILDING, ids=str)
+@pytest.mark.parametrize("change", [change_by_hook, change_behind])
+def test_what_no_counter_sees_is_seen_in_the_step_computed_again(
+    change: Callable[[TinyNetwork, Tensor], None], gradient: Gradient
+) -> None:
+    network = TinyNetwork()
+    x_T = latents().requires_grad_()
+    x_0 = walk(conditioned(network), solver_for(gradient), gradient, x_T)
+    change(network, x_0)
+    with pytest.raises(UserError, match="computed again, is off by"):
+        objective(x_0).backward()
+
+
+@pytest.mark.parametrize("gradient", [Checkpoint(), Reversible()], ids=str)
+def test_memory_in_self_is_seen_too(gradient: Gradient) -> None:
+    x_T = latents().requires_grad_()
+    x_0 = walk(Remembering(conditioned(TinyNetwork())), solver_for(gradient), gradient, x_T)
+    with pytest.raises(UserError, match="nothing remembered in `self`"):
+        objective(x_0).backward()
+
+
+def test_an_inverse_that_is_none_is_seen() -> None:
+    x_T = latents().requires_grad_()
+    x_0 = walk(conditioned(TinyNetwork()), Lying(), Reversible(), x_T)
+    with pytest.raises(UserError, match="computed again, is off by"):
+        objective(x_0).backward()
+
+
+def test_a_step_without_a_graph_is_said() -> None:
+    @dataclass(frozen=True)
+    class Cut(Euler):
+        def step(self, *rest: Any) -> Any:
+            return tuple(tensor.detach() for tensor in super().step(*rest))
+
+    x_T = latents().requires_grad_()
+    x_0 = walk(conditioned(TinyNetwork()), Cut(), Checkpoint(), x_T)
+    with pytest.raises(UserError, match="has no graph"):
+        objective(x_0).backward()

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.filterwarnings(
 SHOWN, WANTED = "a red circle on a white background", "a circle in a blue square"
 BASE: dict[str, dict[str, Any]] = {
     "best-of": {"count": 1},
-    "doodl": {"iterations": 2, "crops": 1, "optimiser": Adam(rate=0.2)},
-    "adjoint-dpm": {"iterations": 2},
+    "doodl": {"iterations": 1, "steps": 2, "crops": 1, "optimiser": Adam(rate=0.2)},
+    "adjoint-dpm": {"iterations": 1, "steps": 2},
     "ilvr": {"factor": 2},
     "repaint": {"jump": 1, "repeats": 2},
     "blended": {"crops": 2},
@@ -87,8 +87,9 @@ UNSEEN = {
     ("prompt-to-prompt", "align"): "matters where the two ways match otherwise: test_references",
 }
 """The settings whose change shows in nothing here, and why."""
+SLOW = ("audit", "stylize")
 CASES = [
-    (kind, name)
+    pytest.param(kind, name, marks=pytest.mark.slow if kind in SLOW else ())
     for kind, method in METHODS.own.items()
     for name in method.model_fields
     if name != "kind" and (kind, name) not in UNSEEN

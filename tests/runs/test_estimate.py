@@ -311,9 +311,22 @@ def test_a_run_within_a_limit_makes_the_same(
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-5)
 
 
-def test_too_little_memory_leaves_no_folder(
-    checkpoint: Path, model: chainrule.Model, tmp_path: Path
+def test_too_little_memory_is_known_soon_and_leaves_no_folder(
+    checkpoint: Path, model: chainrule.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"more than the 100\.0 kB of memory"):
+    """Too little for the weights: without a step. For the leanest plan: by the steps of that one."""
+    module, tried = importlib.import_module("chainrule.runs.estimate"), []
+    ask = module.measure_all
+
+    def watched(asked: RunSpec, told: Task) -> Any:
+        tried.append(told.plan)
+        return ask(asked, told)
+
+    monkeypatch.setattr(module, "measure_all", watched)
+    with pytest.raises(UserError, match=r"the weights alone take .* more than 100\.0 kB of memory"):
         list(execute(spec(checkpoint, memory="100kB"), tmp_path / "run", model))
+    assert not tried
+    with pytest.raises(UserError, match=r"needs .* more than the 180\.0 kB of memory"):
+        list(execute(spec(checkpoint, memory="180kB"), tmp_path / "run", model))
+    assert len(tried) == 1
     assert not (tmp_path / "run").exists()

@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from chainrule import bundled
 from chainrule.errors import UserError
 from chainrule.images import to_pil
 from chainrule.runs import RunSpec, execute, find_run, parse_spec, resume
 from chainrule.runs.folder import Folder, Kept, digest_tensors, name_file, write_atomically
+from chainrule.runs.networks import find_place
 from command import images
 from conftest import tiny_model
 
@@ -347,3 +349,36 @@ def test_a_tensor_of_one_element_has_a_digest_whatever_its_stride() -> None:
     assert odd.is_contiguous()
     assert digest_tensors({"a": odd}) == digest_tensors({"a": torch.tensor([0])})
     assert digest_tensors({"a": torch.zeros(0), "b": torch.zeros(())}) != digest_tensors({})
+
+
+def test_a_run_goes_on_with_the_networks_that_it_began_with_only(tmp_path: Path) -> None:
+    classifier = shutil.copytree(bundled.CLASSIFIER, tmp_path / "mine")
+    loss = {"kind": "classifier", "target": "heart", "classifier": str(classifier)}
+    spec = parse_spec(
+        {
+            "inputs": {"prompt": "a cat", "seed": (0,)},
+            "losses": [loss],
+            "methods": [{"kind": "plain", "steps": 2}],
+        }
+    )
+    list(execute(spec, tmp_path / "run", MODEL))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert list(report["networks"]) == [str(classifier)]
+    list(resume(tmp_path / "run", MODEL))
+    weights = classifier / "model.safetensors"
+    whole = bytearray(weights.read_bytes())
+    whole[-1] ^= 1
+    weights.write_bytes(whole)
+    with pytest.raises(UserError, match=r"mine is not what it was: put it back"):
+        list(resume(tmp_path / "run", MODEL))
+    shutil.rmtree(classifier)
+    with pytest.raises(UserError, match=r"mine is not what it was"):
+        list(resume(tmp_path / "run", MODEL))
+
+
+@pytest.mark.parametrize("name", ["{}", "{}:0.5", "word={}"])
+def test_a_network_is_found_whatever_is_written_beside_it(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(b"x")
+    assert find_place(name.format(file)) == file
+    assert find_place(name.format("owner/name")) is None

@@ -63,7 +63,7 @@ def _resolve(
     if isinstance(given, kind):
         return given
     if isinstance(given, str):
-        return known[given]()
+        return known[_understand(given, known)]()
     if isinstance(given, type) and issubclass(given, kind):
         try:
             return given()
@@ -75,6 +75,28 @@ def _resolve(
     raise UserError(
         f"a {type(given).__name__} is not a {what}", f"give {example}, or a name: {names}", what
     )
+
+
+def _understand(name: str, known: Registry[Callable[[], T]]) -> str:
+    """A name in any case, or a class's; one that is not known stays, for the registry to refuse."""
+    if name in known:
+        return name
+    low = name.lower()
+    if known is SOLVERS and low == "ddpm":
+        raise UserError(
+            "DDPM needs the noise that it adds",
+            'give an object: DDPM(Noise(seeds).stream("ddpm"))',
+            "solver",
+        )
+    if known is SOLVERS and low == "adamsbashforth":
+        raise UserError(
+            "AdamsBashforth has an order",
+            "name it: ab2, ab3 or ab4, or AdamsBashforth(2)",
+            "solver",
+        )
+    makes = known.known.items()
+    classes = {getattr(make, "__name__", "").lower(): each for each, make in makes}
+    return classes.get(low, low if low in known else name)
 
 
 def check_denoiser(given: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -132,7 +133,15 @@ class Flow(Parameterization):
 
 
 class Denoiser(Brief, ABC):
-    """`(x_t, t) -> Prediction`. Guidance is a Denoiser that wraps a Denoiser."""
+    """`(x_t, t) -> Prediction`. Guidance is a Denoiser that wraps a Denoiser.
+
+    What one returns is checked at every call: another shape would be broadcast without a word.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = _checked(cls.__call__)  # type: ignore[method-assign]
 
     @property
     @abstractmethod
@@ -199,6 +208,35 @@ class Denoiser(Brief, ABC):
         """
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return self.parameterization.output(self(x, t), alpha, sigma)
+
+
+def _checked(call: Callable[[Any, Tensor, float], Prediction]) -> Any:
+    """A denoiser's `__call__` that refuses what is no prediction of the latents."""
+
+    @wraps(call)
+    def checked(self: Denoiser, x: Tensor, t: float) -> Prediction:
+        told = call(self, x, t)
+        if isinstance(told, Prediction):
+            shapes = [getattr(part, "shape", None) for part in told]
+            if shapes == [x.shape, x.shape]:
+                return told
+            found = f"a Prediction of shapes {' and '.join(map(_describe, told))}"
+        else:
+            found = _describe(told)
+        raise UserError(
+            f"{type(self).__name__} returned {found} for latents {tuple(x.shape)}",
+            "return Prediction(x0, eps), both of the latents' shape",
+            "denoiser",
+        )
+
+    return checked
+
+
+def _describe(value: object) -> str:
+    """What something is, in a word; of a tensor, its shape."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 class WrappedDenoiser(PerImage, Denoiser):

@@ -6,6 +6,7 @@ The one loop over time is `Chain.walk`. Whether graphs are built is up to who ca
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import torch
@@ -27,8 +28,10 @@ from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.gradient.backprop import Backprop
 from chainrule.diffusion.gradient.base import Chain, OnStep, is_transformed
 from chainrule.diffusion.gradient.replay import RandomNumbers
+from chainrule.diffusion.schedule import END
 from chainrule.diffusion.solvers.base import State, is_finite, not_finite
 from chainrule.diffusion.solvers.ddim import DDIM
+from chainrule.errors import UserError
 
 _DDIM, _BACKPROP = DDIM(), Backprop()
 
@@ -63,8 +66,15 @@ def sample(
     solver = resolve_solver(solver)
     check_denoiser(denoiser)
     check_latents(x_T, denoiser)
+    visited = check_times(times, denoiser.schedule, solver)
+    if visited[-1] != END:
+        warnings.warn(
+            f"the times end at {visited[-1]:g}, before the image ({END:g}), so some noise is left: "
+            f"give the number of steps, or append {END:g} (sample_state walks a part of the way)",
+            stacklevel=2,
+        )
     state = sample_state(
-        denoiser, solver.init(x_T), times, solver=solver, gradient=gradient, on_step=on_step
+        denoiser, solver.init(x_T), visited, solver=solver, gradient=gradient, on_step=on_step
     )
     return solver.final(state)
 
@@ -191,5 +201,12 @@ def _integrate(gradient: AnyGradient, chain: Chain, state: State) -> State:
     with torch.no_grad(), random.replay(0):
         for i, reached in enumerate(replace(chain, on_step=None).walk(state)):
             if not is_finite(reached):
-                raise not_finite(f"after step {i} of {steps}" if i else "at the start")
+                raise not_finite(f"after step {i} of {steps}") if i else _bad_start()
     raise not_finite("at the end of the chain")
+
+
+def _bad_start() -> UserError:
+    return UserError(
+        "the latents that the chain starts from (its noise) are not finite",
+        "give finite ones, as model.noise([0]) makes",
+    )

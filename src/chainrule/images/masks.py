@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from chainrule.errors import UserError
-from chainrule.images.reading import Source, load_picture
+from chainrule.images.reading import Source, read_picture
 
 NEAR = 0.25
 """How far a pixel may be from a grey to be of it, in RGB of [0, 1]."""
@@ -54,7 +55,13 @@ def read_mask(source: Source, original: tuple[int, int]) -> Tensor:
         UserError: There is no such picture, or it is not as large as the other.
     """
     try:
-        mask = load_picture(source).mean(dim=0)
+        picture = read_picture(source)
+        if len(picture) == 4:
+            warnings.warn(
+                "the mask is transparent in parts: these stay as they are, like black", stacklevel=2
+            )
+            picture = picture[3:] * picture[:3]
+        mask = picture.mean(dim=0)
     except UserError as error:
         raise UserError(error.cause, error.cure, "mask") from error
     if tuple(mask.shape) != original:

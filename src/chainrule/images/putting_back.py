@@ -23,7 +23,8 @@ def put_back(edit: Tensor, seen: Tensor, full: Tensor, mask: Tensor | None = Non
 
     Args:
         edit: The edited images (B, 3, h, w) in [0, 1].
-        seen: What they were made of: the picture at their size, (B or 1, 3, h, w).
+        seen: What they would be if nothing were changed: the picture at their size, (B or 1, 3, h,
+            w), best as the model that made them gives it back.
         full: The picture (B or 1, 3, H, W) in [0, 1].
         mask: Where it may change, (B or 1, 1, H, W) in [0, 1]; None: everywhere.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +17,8 @@ from torch.nn import functional
 
 from chainrule import bundled
 from chainrule.brief import Brief
-from chainrule.errors import UserError
+from chainrule.diffusion.gradient.base import is_transformed
+from chainrule.errors import UserError, tidy
 from chainrule.losses.base import LossSpec, Term, find_networks
 from chainrule.specs import NetworkName
 from chainrule.vision import Portable, Preprocess, asking, load_pretrained
@@ -64,11 +67,13 @@ class ImageClassifier(Brief):
         network: Takes what `preprocess` makes of the images.
         labels: The names of its K classes.
         preprocess: How images are shown to it.
+        name: What it is called in messages.
     """
 
     network: Callable[[Tensor], Tensor]
     labels: tuple[str, ...]
     preprocess: Preprocess
+    name: str = "classifier"
 
     def __call__(self, images: Tensor) -> Tensor:
         logits = self.network(self.preprocess(images))
@@ -76,12 +81,30 @@ class ImageClassifier(Brief):
         if not isinstance(logits, Tensor) or logits.shape != expected:
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UserError(
-                f"the classifier gives {found} for {len(images)} images and {len(self.labels)} "
+                f"the {self.name} gives {found} for {len(images)} images and {len(self.labels)} "
                 "labels",
                 f"make it a tensor of logits of shape {expected}",
-                "classifier",
+                self._role,
             )
+        self._check_finite(logits, images)
         return logits.to(images.dtype)
+
+    @property
+    def _role(self) -> str:
+        return "judge" if self.name.split()[:1] == ["judge"] else "classifier"
+
+    def _check_finite(self, logits: Tensor, images: Tensor) -> None:
+        """Raise UserError for logits that are not finite, of images that are."""
+        if is_transformed() or bool(torch.isfinite(logits).all()):
+            return
+        whole = torch.isfinite(images).flatten(1).all(dim=1)
+        wrong = logits.detach()[whole][~torch.isfinite(logits.detach()[whole])]
+        if len(wrong):  # else it is the images' fault, which is said elsewhere
+            raise UserError(
+                f"the {self.name} gives logits that are not finite ({wrong[0].item():g})",
+                "name a network whose weights are whole",
+                self._role,
+            )
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -153,28 +176,97 @@ class ClassifierSpec(LossSpec):
     )
 
     def load(self, device: str | torch.device = "cpu") -> Classifier:
-        classifier = load_classifier(self.classifier, device)
+        exclusive = self.objective == "ce"
+        classifier = load_classifier(self.classifier, device, exclusive=exclusive)
         return Classifier(classifier, self.target, OBJECTIVES[self.objective])
 
 
 def load_classifier(
-    name: str | Path | None = None, device: str | torch.device = "cpu"
+    name: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    role: str = "classifier",
+    exclusive: bool = True,
 ) -> ImageClassifier:
     """Any `transformers` image classifier, frozen.
+
+    Its labels are made one line of printable letters each.
 
     Args:
         name: A folder, or a name on the hub; None: the bundled classifier.
         device: Where it works.
+        role: What it is called in messages.
+        exclusive: Whether one class is to be told from the others: a warning is given if the
+            network was trained to answer each by itself.
 
     Raises:
-        UserError: There is none of that name.
+        UserError: There is none of that name, or a class of it has no name.
     """
     network, preprocess = load_pretrained(
         "AutoModelForImageClassification", name or bundled.CLASSIFIER, "image classifier"
     )
-    names = network.config.id2label
-    labels = tuple(str(names.get(i, i)) for i in range(network.config.num_labels))
-    return ImageClassifier(_Logits(network.to(device)), labels, preprocess)
+    called = f"{role} {tidy(Path(name).name)}" if name else f"{role} that is bundled"
+    config = network.config
+    labels = _read_labels(config.id2label, called)
+    _compare_maps(config.label2id or {}, config.id2label, called)
+    if exclusive and config.problem_type == "multi_label_classification":
+        warnings.warn(
+            f"the {called} was trained to say yes or no to each class by itself "
+            "(multi_label_classification): here, its largest logit is taken for what it sees",
+            stacklevel=2,
+        )
+    return ImageClassifier(_Logits(network.to(device)), labels, preprocess, called)
+
+
+def _read_labels(names: Mapping[int, Any], called: str) -> tuple[str, ...]:
+    """The classes' names, from 0 to K - 1. Raises UserError if one has none."""
+    numbers = sorted(names)
+    if numbers != list(range(len(names))):
+        raise UserError(
+            f"the id2label of the {called} numbers its {len(names)} classes {_name_some(numbers)}",
+            "number them from 0 to K - 1 in its config.json",
+            called.split()[0],
+        )
+    labels = tuple(tidy(str(names[i])).strip() for i in numbers)
+    if "" in labels:
+        raise UserError(
+            f"class {labels.index('')} of the {called} has no name",
+            "write one in the id2label of its config.json",
+            called.split()[0],
+        )
+    twice = [label for label, count in Counter(labels).items() if count > 1]
+    if twice:
+        warnings.warn(
+            f"several classes of the {called} have one name ({_name_some(twice)}): by that name, "
+            "the first is meant",
+            stacklevel=3,
+        )
+    return labels
+
+
+def _compare_maps(back: Mapping[Any, Any], names: Mapping[int, Any], called: str) -> None:
+    """Warn of a label2id that numbers classes otherwise than id2label, which is followed."""
+    for label, number in back.items():
+        placeholder = str(label).startswith("LABEL_")  # which transformers makes up
+        if not placeholder and str(names.get(_as_number(number))) != str(label):
+            warnings.warn(
+                f"the label2id of the {called} contradicts its id2label (of "
+                f"{tidy(str(label), 60)!r}): id2label is followed",
+                stacklevel=3,
+            )
+            return
+
+
+def _as_number(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return -1
+
+
+def _name_some(values: Sequence[Any], most: int = 5) -> str:
+    """The first few of some values."""
+    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,7 +22,7 @@ from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.gradient import Checkpoint
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample
-from chainrule.errors import UserError
+from chainrule.errors import UserError, tidy
 from chainrule.images import chart
 from chainrule.losses.classifier import ImageClassifier, load_classifier
 from chainrule.memory import Plan, begin_phase
@@ -50,8 +53,9 @@ Tau = Annotated[float, Field(gt=0)]
 class AuditTask(Brief):
     """A classifier to be audited on what a model draws, and a judge of what is there.
 
-    The two must call a class by the same name to mean the same. Images are numbered: prompts
-    first, seeds within.
+    The two must call a class by the same name to mean the same: by one of several that a label
+    gives with commas between them, in capitals or not. Images are numbered: prompts first, seeds
+    within.
 
     Args:
         model: What draws.
@@ -73,11 +77,21 @@ class AuditTask(Brief):
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", as_seeds(self.seeds))
         object.__setattr__(self, "prompts", as_tuple(self.prompts, str, "prompts"))
-        if not set(self.classifier.labels) & set(self.judge.labels):
-            some = ", ".join(self.classifier.labels[:5])
+        if self.judge.name == "classifier":  # which it is called by default
+            object.__setattr__(self, "judge", replace(self.judge, name="judge"))
+        for role, network in (("classifier", self.classifier), ("judge", self.judge)):
+            if len(network.labels) < 2 or not all(label.strip() for label in network.labels):
+                raise UserError(
+                    f"the {network.name} has fewer than two classes, or one without a name",
+                    "name one that tells several classes apart",
+                    role,
+                )
+        if max(self.matches) < 0:
+            mine, others = (_name_some(each.labels) for each in (self.classifier, self.judge))
             raise UserError(
-                "the classifier and the judge share no class",
-                f"choose a judge that knows the classifier's labels, as {some}",
+                f"the classifier and the judge share no class (the classifier has {mine}; the "
+                f"judge has {others})",
+                "choose a judge that knows the classifier's labels",
                 "judge",
             )
 
@@ -85,6 +99,25 @@ class AuditTask(Brief):
     def judges(self) -> tuple[nn.Module, ...]:
         """The networks that judge the images."""
         return (*self.classifier.networks, *self.judge.networks)
+
+    @cached_property
+    def matches(self) -> tuple[int, ...]:
+        """For each of the judge's classes, the classifier's of that name; -1: none, or several."""
+        return match_labels(self.judge.labels, self.classifier.labels)
+
+    @cached_property
+    def shared(self) -> float:
+        """The share of the classifier's weights, from 0 to 1, that the judge has as well."""
+        return shared_weights(self.classifier.networks, self.judge.networks)
+
+    @cached_property
+    def named(self) -> tuple[tuple[int, ...], ...]:
+        """For each prompt, the classifier's classes whose names are among its words."""
+        patterns = [_find_words(label) for label in self.classifier.labels]
+        return tuple(
+            tuple(i for i, pattern in enumerate(patterns) if pattern.search(prompt))
+            for prompt in self.prompts
+        )
 
     def under(self, plan: Plan) -> AuditTask:
         """This task with another plan."""
@@ -102,9 +135,11 @@ class AuditTask(Brief):
 
     def ask_judge(self, images: Tensor) -> Tensor:
         """What the judge sees (B,), as the classifier's number of it; -1: none of that name."""
-        numbers = {label: i for i, label in enumerate(self.classifier.labels)}
-        known = [numbers.get(label, -1) for label in self.judge.labels]
-        return torch.tensor(known, device=images.device)[self.judge(images).argmax(dim=1)]
+        return self.translate(self.judge(images).argmax(dim=1))
+
+    def translate(self, classes: Tensor) -> Tensor:
+        """The judge's classes (B,) as the classifier's numbers of them; -1: none of that name."""
+        return torch.tensor(self.matches, device=classes.device)[classes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +153,9 @@ class AuditState(State):
         label: (N,), what classifier and judge saw there; -1: not the same, and so not audited.
         second: (N,), the class that came second.
         seen: (N,), what the classifier saw last.
+        before: (N, 4), what was read before the audit: the classifier's class and its probability,
+            the judge's class (by its own number) and its probability.
+        after: As `before`, what was read last.
         level: (N,), the number of the first radius that misled it, or of radii.
         done: (), how many iterations are done.
     """
@@ -128,6 +166,8 @@ class AuditState(State):
     label: Tensor
     second: Tensor
     seen: Tensor
+    before: Tensor
+    after: Tensor
     level: Tensor
     done: Tensor
 
@@ -150,7 +190,8 @@ class Audit(Method):
     Pan et al., "AdjointDPM", 2024, section 4.1.2 and appendix C. From images that the classifier
     reads as an independent judge does, the noise is searched within a ball around where it started.
     A success is an image that the classifier gives another class, while the judge still sees the
-    first one; the judge takes no part in the search. Balls are searched from the smallest to the
+    first one; the judge takes no part in the search. Whether that first one is what the prompt
+    names is reported: if not, the classifier may have corrected itself. Balls are searched from the smallest to the
     largest, each from where the last search ended. A report has the share misled for each class and
     radius, with 95 % intervals.
 
@@ -213,7 +254,7 @@ class Audit(Method):
         task.model.text(task.prompts)  # one that is too long is refused now
         device = task.model.device
         classifier = load_classifier(self.classifier, device)
-        judge = load_classifier(self.judge or bundled.JUDGE, device)
+        judge = load_classifier(self.judge or bundled.JUDGE, device, role="judge")
         made = AuditTask(task.model, task.prompts, task.seeds, classifier, judge, task.plan)
         _check_independent(made)
         return made
@@ -226,7 +267,9 @@ class Audit(Method):
         state = self.start(task) if state is None else state
         if not (state.label >= 0).any():
             raise UserError(
-                "classifier and judge agree on none of the images", "name prompts of what both know"
+                "classifier and judge agree on none of the images "
+                f"({_tell_readings(task, state.before)})",
+                "name prompts of what both know",
             )
         while state.iteration < self.count_iterations(task):
             state = self._advance(task, state, on_step)
@@ -239,11 +282,14 @@ class Audit(Method):
         x_T = task.model.noise(task.seeds).repeat(len(task.prompts), 1, 1, 1)
         parts = [self.draw(task, x_T[part], part) for part in every.split(self.batch)]
         images = torch.cat(parts)
-        first, second = task.classifier(images).topk(2, dim=1).indices.T
-        label = torch.where(task.ask_judge(images) == first, first, -1)
+        _check_images(images)
+        logits, by_judge = task.classifier(images), task.judge(images)
+        first, second = logits.topk(2, dim=1).indices.T
+        label = torch.where(task.translate(by_judge.argmax(dim=1)) == first, first, -1)
+        read = torch.cat([_read(logits), _read(by_judge)], dim=1)
         level = torch.full_like(label, len(self.radii))
         memory, done = torch.stack([0 * x_T] * 2), torch.zeros((), dtype=torch.long)
-        return AuditState(x_T, memory, x_T, label, second, first, level, done)
+        return AuditState(x_T, memory, x_T, label, second, first, read, read, level, done)
 
     def draw(
         self, task: AuditTask, x_T: Tensor, rows: Tensor, on_step: OnStep | None = None
@@ -275,7 +321,8 @@ class Audit(Method):
         finished = search == len(radii)
         size = task.plan.batch_size or self.batch
         parts = [self._judge(task, state, part, finished, on_step) for part in running.split(size)]
-        seen, by_judge, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
+        read, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
+        seen, by_judge = read[:, 0].long(), task.translate(read[:, 2].long())
         if not torch.isfinite(gradient).all():
             raise UserError(
                 f"the gradient is not finite in iteration {state.iteration}", "use float32"
@@ -283,10 +330,10 @@ class Audit(Method):
         label = state.label[running]
         misled = (seen != label) & (by_judge == label)
         # what the last search left behind is judged in the next one
-        level, now = state.level.clone(), state.seen.clone()
+        level, now, after = state.level.clone(), state.seen.clone(), state.after.clone()
         level[running[misled]] = max(search - 1 if k == 0 else search, 0)
-        now[running] = seen
-        state = replace(state, seen=now, level=level, done=state.done + 1)
+        now[running], after[running] = seen, read
+        state = replace(state, seen=now, after=after, level=level, done=state.done + 1)
         if finished:
             return state
         return self._move(state, running[~misled], gradient[~misled], radii[search], k)
@@ -311,12 +358,13 @@ class Audit(Method):
         rows: Tensor,
         finished: bool,
         on_step: OnStep | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What classifier and judge see in some images, and the gradient of their noise."""
+    ) -> tuple[Tensor, Tensor]:
+        """What classifier and judge read in some images (n, 4), and the gradient of their noise."""
         begin_phase("walk")
         with torch.set_grad_enabled(not finished):
             x_T = state.x_T[rows].requires_grad_(not finished)
             images = self.draw(task, x_T, rows, on_step)
+            _check_images(images)
             logits = task.classifier(images)
             loss = functional.cross_entropy(logits, state.second[rows], reduction="sum")
             begin_phase("back")
@@ -324,7 +372,8 @@ class Audit(Method):
             if not finished:
                 (gradient,) = torch.autograd.grad(loss, x_T)
         with torch.no_grad():
-            return logits.detach().argmax(dim=1), task.ask_judge(images.detach()), gradient
+            by_judge = task.judge(images.detach())
+            return torch.cat([_read(logits.detach()), _read(by_judge)], dim=1), gradient
 
     # --- what was found -------------------------------------------------------------------------
 
@@ -352,7 +401,7 @@ class Audit(Method):
         """
         # what the last iteration of a search left behind is judged by the one after it
         radii = self.radii[: max(0, (state.iteration - 1) // self.iterations)]
-        audited, labels = state.label >= 0, task.classifier.labels
+        audited, labels = state.label >= 0, _tell_apart(task.classifier.labels)
         seen = state.label[audited].unique().tolist()
         groups = {labels[c]: state.label == c for c in seen} | {"all": audited}
         misled = {
@@ -367,6 +416,29 @@ class Audit(Method):
             "radii": radii,
             "audited": {name: int(group.sum()) for name, group in groups.items()},
             "misled": misled,
+            "shared_weights": task.shared,
+            "prompts": [self._count(task, state, i) for i in range(len(task.prompts))],
+        }
+
+    def _count(self, task: AuditTask, state: AuditState, i: int) -> dict[str, Any]:
+        """What became of the images of prompt `i`."""
+        n, named = len(task.seeds), task.named[i]
+        label, level, seen = (
+            v[i * n : (i + 1) * n] for v in (state.label, state.level, state.seen)
+        )
+        known = torch.tensor(named, dtype=label.dtype, device=label.device)
+        audited, misled = label >= 0, (label >= 0) & (level < len(self.radii))
+        against = audited & ~torch.isin(label, known) & bool(named)
+        return {
+            "prompt": task.prompts[i],
+            "names": [task.classifier.labels[c] for c in named],
+            "images": n,
+            "audited": int(audited.sum()),
+            "disagreed": int((~audited).sum()),
+            "misled": int(misled.sum()),
+            "contradicted": int(against.sum()),
+            "contradicted_misled": int((against & misled).sum()),
+            "corrected": int((against & misled & torch.isin(seen, known)).sum()),
         }
 
     @torch.no_grad()
@@ -397,13 +469,19 @@ class Audit(Method):
     def _record(self, task: AuditTask, state: AuditState, i: int) -> dict[str, Any]:
         """What is known of image `i`."""
         labels, level = task.classifier.labels, int(state.level[i])
-        label = int(state.label[i])
+        label, prompt = int(state.label[i]), i // len(task.seeds)
+        named = task.named[prompt]
+        against = label >= 0 and bool(named) and label not in named
         return {
-            "prompt": task.prompts[i // len(task.seeds)],
+            "prompt": task.prompts[prompt],
             "seed": task.seeds[i % len(task.seeds)],
             "class": labels[label] if label >= 0 else "",
             "seen": labels[int(state.seen[i])],
             "tau": self.radii[level] if label >= 0 and level < len(self.radii) else "",
+            "named": ", ".join(labels[c] for c in named),
+            "contradicts": "yes" if against else "",
+            **_tell_reading(task, state.before[i], "before"),
+            **_tell_reading(task, state.after[i], "after"),
         }
 
     def artefacts(self, task: AuditTask, state: AuditState) -> Mapping[str, Writer]:
@@ -434,7 +512,7 @@ NEARLY = 0.9
 def _check_independent(task: AuditTask) -> None:
     """Refuse a judge that is the classifier, by its weights; warn of one that is nearly it."""
     own, other = task.classifier, task.judge
-    share = shared_weights(own.networks, other.networks)
+    share = task.shared
     if own.network is other.network or share == 1.0:
         raise UserError(
             "the judge is the classifier itself: their weights are the same",
@@ -443,10 +521,99 @@ def _check_independent(task: AuditTask) -> None:
         )
     if share >= NEARLY:
         warnings.warn(
-            f"{share:.1%} of the classifier's weights are the judge's as well, so that what "
-            "misleads one misleads the other: an independent judge says more",
+            _warn_of_shared(share),
             stacklevel=2,
         )
+
+
+def _warn_of_shared(share: float) -> str:
+    return (
+        f"{share:.1%} of the classifier's weights are the judge's as well, so that what "
+        "misleads one misleads the other: an independent judge says more"
+    )
+
+
+def match_labels(labels: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
+    """For each label, the number of the known one of the same name; -1: of none, or of several.
+
+    A label is one name, or several with commas between them, as ImageNet's are; capitals do not
+    count. A label that is the same as a whole is preferred to one that shares a name.
+
+    >>> match_labels(["Circle", "moon"], ["star", "circle, round thing"])
+    (1, -1)
+
+    Args:
+        labels: Those that are looked for.
+        known: Those among which they are looked for.
+    """
+    if tuple(labels) == tuple(known):
+        return tuple(range(len(known)))
+    whole: dict[str, set[int]] = {}
+    parts: dict[str, set[int]] = {}
+    for i, label in enumerate(known):
+        whole.setdefault(label.strip().casefold(), set()).add(i)
+        for name in _split(label):
+            parts.setdefault(name, set()).add(i)
+    found = []
+    for label in labels:
+        shared = (parts.get(name, set()) for name in _split(label))
+        same = whole.get(label.strip().casefold()) or set().union(*shared)
+        found.append(min(same) if len(same) == 1 else -1)
+    return tuple(found)
+
+
+def _split(label: str) -> list[str]:
+    """The names in a label."""
+    return [name for part in label.split(",") if (name := part.strip().casefold())]
+
+
+def _find_words(label: str) -> re.Pattern[str]:
+    """What finds one of a label's names in a prompt, as a word of its own, or several of it."""
+    names = "|".join(map(re.escape, _split(label)))
+    return re.compile(rf"(?<!\w)(?:{names})(?:e?s)?(?!\w)", re.IGNORECASE)
+
+
+def _tell_apart(labels: Sequence[str]) -> list[str]:
+    """The labels, with their numbers where there are several of one name, or it is "all"."""
+    count = Counter(labels) + Counter(["all"])
+    return [f"{label} ({i})" if count[label] > 1 else label for i, label in enumerate(labels)]
+
+
+def _name_some(labels: Sequence[str], most: int = 5) -> str:
+    return ", ".join(map(tidy, labels[:most])) + (", ..." if len(labels) > most else "")
+
+
+def _check_images(images: Tensor) -> None:
+    if not torch.isfinite(images).all():
+        raise UserError("an image is not finite", "use float32")
+
+
+def _read(logits: Tensor) -> Tensor:
+    """The class that logits (n, K) see, and how probable they find it: (n, 2)."""
+    index = logits.argmax(dim=1, keepdim=True)
+    sure = logits.float().softmax(dim=1).gather(1, index)
+    return torch.cat([index.float(), sure], dim=1)
+
+
+def _tell_reading(task: AuditTask, read: Tensor, when: str) -> dict[str, Any]:
+    """What classifier and judge read in one image, in columns of a table."""
+    own, sure, other, surely = read.tolist()
+    return {
+        f"classifier_{when}": task.classifier.labels[int(own)],
+        f"classifier_{when}_probability": round(sure, 4),
+        f"judge_{when}": task.judge.labels[int(other)],
+        f"judge_{when}_probability": round(surely, 4),
+    }
+
+
+def _tell_readings(task: AuditTask, read: Tensor) -> str:
+    """What classifier and judge saw most often."""
+    said = []
+    for role, network, column in (("classifier", task.classifier, 0), ("judge", task.judge, 2)):
+        often = Counter(int(i) for i in read[:, column].tolist()).most_common(3)
+        some = ", ".join(f"{tidy(network.labels[i])} {n} of {len(read)}" for i, n in often)
+        said.append(f"{role}: {some}")
+    return "; ".join(said)
 
 
 def shared_weights(networks: Sequence[nn.Module], others: Sequence[nn.Module]) -> float:
@@ -495,21 +662,57 @@ def _captions(task: AuditTask, images: Tensor) -> list[str]:
 
 
 def _describe(found: Mapping[str, Any], *, stopped: bool) -> str:
-    """A report as Markdown."""
+    """A report as Markdown.
+
+    Args:
+        found: What `Audit.report` gives.
+        stopped: Whether there were radii left.
+    """
     header = ["class", "images", *(f"tau {tau:g}" for tau in found["radii"])]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for name, row in found["misled"].items():
         cells = [f"{i['value']:.3f} [{i['low']:.3f}, {i['high']:.3f}]" for i in row]
         lines.append([name, str(found["audited"][name]), *cells])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = _write_rows(header, lines)
+    counted = ("images", "disagreed", "misled", "contradicted")
+    prompts = _write_rows(
+        ["prompt", "classes it names", *counted],
+        [
+            [each["prompt"], ", ".join(each["names"]), *(str(each[key]) for key in counted)]
+            for each in found["prompts"]
+        ],
+    )
+    total = {
+        key: sum(each[key] for each in found["prompts"])
+        for key in ("disagreed", "contradicted", "contradicted_misled", "corrected")
+    }
+    share = found["shared_weights"]
+    nearly = f"**{_warn_of_shared(share)}.**\n\n" if share >= NEARLY else ""
     early = "It was stopped before the larger ones were done. " if stopped else ""
     return (
         f"# How often the classifier was misled\n\nOf {found['images']} images, classifier and "
         f"judge saw the same in {found['audited']['all']}; those were searched, in balls of the "
         f"radius tau around their noise.\n{early}A success: the classifier sees another class, the "
-        f"judge still the first. Shares with 95 % intervals.\n\n{table}\n\n"
+        f"judge still the first. Shares with 95 % intervals.\n\n{nearly}{table}\n\n"
+        f"In {total['contradicted']} of the images that were searched, the class that both saw "
+        f"contradicts the prompt: it is none that the prompt names. {total['contradicted_misled']} "
+        f"of these count as misled, and in {total['corrected']} of those the classifier went over "
+        "to what the prompt names: it may have corrected itself. report.csv marks them.\n\n"
+        f"In {total['disagreed']} images the two disagreed from the start; these were not "
+        f"searched.\n\n{prompts}\n\n"
         "![the share over the radius](curve.png)\n\n![examples](contact-sheet.png)\n"
     )
+
+
+def _write_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown, whatever stands in its cells."""
+    lines = [header, ["---"] * len(header), *([_escape(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _escape(cell: str) -> str:
+    """A text of one line that Markdown shows as it is; intervals keep their brackets."""
+    return re.sub(r"([\\|<>`]|!\[|\]\()", r"\\\1", tidy(cell))
 
 
 def _draw_curve(found: Mapping[str, Any]) -> Any:

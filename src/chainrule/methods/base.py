@@ -132,7 +132,7 @@ class Photo(Brief):
             return images
         return self.mask * images + (1 - self.mask) * self.images
 
-    def put_back(self, images: Tensor) -> Tensor:
+    def put_back(self, images: Tensor, unchanged: Tensor | None = None) -> Tensor:
         """Edits of the photos, at the photos' own size.
 
         Outside the mask it is the photo, bit for bit if it is to be exact; otherwise the seam is
@@ -140,6 +140,8 @@ class Photo(Brief):
 
         Args:
             images: What was made of the photos, (B, 3, H, W) in [0, 1].
+            unchanged: What the model makes of them when nothing is changed, (B or 1, 3, H, W): its
+                autoencoder moves colours a little, which is no edit. None: the photos.
 
         Returns:
             (B, 3 or 4, *size) in [0, 1]; without `full`, the images in the photos' proportions.
@@ -148,7 +150,8 @@ class Photo(Brief):
             return restore_proportions(images, self.size)
         full = self.full if self.full.ndim == 4 else self.full[None]
         white = torch.stack([on_white(each) for each in full])
-        made = put_back(images, self.images, white, self._mask_in_full(white))
+        before = self.images if unchanged is None else unchanged
+        made = put_back(images, before, white, self._mask_in_full(white))
         return made if full.shape[1] == 3 else restore_alpha(made, full)
 
     def _mask_in_full(self, full: Tensor) -> Tensor | None:
@@ -204,6 +207,9 @@ class Task(Brief):
             object.__setattr__(self, "loss", as_loss(self.loss))
         for name, single in (("prompts", str), ("pictures", Tensor), ("constraints", Constraint)):
             object.__setattr__(self, name, as_tuple(getattr(self, name), single, name))
+        if self.photo is not None:
+            cure = 'wrap it: Photo(images, model.denoiser(""), size=(H, W))'
+            _check_type(self.photo, Photo, "photo", cure)
         if self.photo is not None and len(self.photo.images) != len(self.seeds):
             raise UserError(
                 f"there are {len(self.photo.images)} photos and {len(self.seeds)} seeds",

@@ -47,7 +47,8 @@ def wilson(successes: int, trials: int) -> Interval:
     p, n = successes / trials, trials
     centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+    # rounding must not leave the value outside its own interval: 0 of 3
+    return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
 
 
 def bootstrap(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from chainrule.diffusion.denoiser import Conditioning, Network, Parameterization
 from chainrule.diffusion.schedule import Schedule
+from chainrule.errors import UserError
 
 
 class GradientScaling:
@@ -101,8 +102,36 @@ class Backbone(Network):
             scaling.leave(value).to(dtype) if value.is_floating_point() else value
             for value in conditioning
         )
-        output = self.call(scaling.leave(x).to(dtype), times, inputs)
+        try:
+            output = self.call(scaling.leave(x).to(dtype), times, inputs)
+        except RuntimeError:
+            self._check_shapes(x, conditioning)  # torch's own words name no cause
+            raise
         return scaling.enter(output.to(x.dtype))
+
+    @property
+    def channels(self) -> int | None:
+        """Of the latents that it takes; None: not known."""
+        return getattr(self.module.config, "in_channels", None)
+
+    def _check_shapes(self, x: Tensor, conditioning: Conditioning) -> None:
+        """Refuse latents and texts that are not those of this network."""
+        if self.channels is not None and x.shape[1] != self.channels:
+            raise UserError(
+                f"this model's latents have {self.channels} channels, and these {x.shape[1]}",
+                "make them with model.noise(seeds) or model.encode(images)",
+            )
+        names = ("caption_channels", "joint_attention_dim", "cross_attention_dim")
+        widths = [getattr(self.module.config, name, None) for name in names]
+        width = next((each for each in widths if isinstance(each, int)), None)
+        text = next((each for each in conditioning if each.ndim == 3), None)
+        if text is not None and width is not None and text.shape[-1] != width:
+            raise UserError(
+                f"this model's texts are {width} numbers wide, and this conditioning "
+                f"{text.shape[-1]}",
+                "make it with this model's text: model.text(prompts)",
+                "prompt",
+            )
 
     @cached_property
     def _typical_weight(self) -> Tensor:

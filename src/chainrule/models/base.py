@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from math import isfinite
 from numbers import Real
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from chainrule.brief import Brief
 from chainrule.diffusion.denoiser import Conditioned, Conditioning, Denoiser, Network
+from chainrule.diffusion.gradient.base import is_transformed
 from chainrule.diffusion.guidance.classifier_free import ClassifierFree
 from chainrule.diffusion.schedule import Schedule
 from chainrule.errors import UserError
@@ -73,7 +75,12 @@ class Codec(Brief, ABC):
 
 
 class Text(Brief, Portable, ABC):
-    """From prompts to the network's conditioning."""
+    """From prompts to the network's conditioning; a prompt may stand alone."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = _listed(cls.__call__)  # type: ignore[method-assign]
 
     @property
     def example(self) -> str | None:
@@ -85,7 +92,7 @@ class Text(Brief, Portable, ABC):
         """The conditioning of some prompts.
 
         Args:
-            prompts: B prompts; an empty one stands for no prompt.
+            prompts: B prompts, or a text: one; an empty one stands for no prompt.
 
         Returns:
             Tensors with a leading dimension of B.
@@ -144,6 +151,21 @@ class Text(Brief, Portable, ABC):
             UserError: The family cannot learn a new word, which is what this is for.
         """
         raise _cannot_learn()
+
+
+def _listed(call: Callable[[Any, Sequence[str]], Conditioning]) -> Any:
+    """A text encoder's `__call__` that takes one prompt too: a text is not a list of letters."""
+
+    @wraps(call)
+    def listed(self: Text, prompts: str | Sequence[str]) -> Conditioning:
+        given: Any = [prompts] if isinstance(prompts, str) else prompts
+        if not isinstance(given, (list, tuple)) or not all(isinstance(p, str) for p in given):
+            raise UserError(
+                f"prompts are not {prompts!r:.60}", "give a text, or a list of texts", "prompt"
+            )
+        return call(self, given)
+
+    return listed
 
 
 def _cannot_learn() -> UserError:
@@ -399,7 +421,8 @@ class Model(Brief):
                 f"this model's sides are multiples of {multiple}: fit them, with model.codec.fit",
                 "size",
             )
-        return self.codec.encode(images)
+        _check_range(images)
+        return self.codec.encode(images).contiguous()  # a picture's layout is not passed on
 
     def to(self, *where: str | torch.device | torch.dtype) -> Model:
         """This model on another device, or in another dtype. This one stays as it is.
@@ -466,6 +489,19 @@ def _check_batch(value: Tensor, channels: int, what: str) -> None:
         raise UserError(f"{what} are floats, not {value.dtype}", cure, what)
 
 
+def _check_range(images: Tensor) -> None:
+    """Refuse images that are far from [0, 1]; those of an optimisation may leave it a little."""
+    if images.is_meta or is_transformed():  # they have no numbers to look at
+        return
+    low, high = (value.item() for value in images.detach().aminmax())
+    if low < -0.05 or high > 1.05:
+        raise UserError(
+            f"images are from 0 to 1, and these from {low:.3g} to {high:.3g}",
+            "undo a scaling (images / 2 + 0.5, images / 255), or clamp them, as .clamp(0, 1)",
+            "images",
+        )
+
+
 def _read_place(
     where: Sequence[str | torch.device | torch.dtype], device: torch.device
 ) -> tuple[torch.device, torch.dtype | None]:
@@ -477,11 +513,18 @@ def _read_place(
             continue
         try:
             device = torch.device(place)  # type: ignore[arg-type]
-            torch.zeros(1, device=device)
         except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
             raise UserError(
                 f"the model cannot be moved to {place!r:.60}",
-                "name a device that is here, as 'cpu' or 'cuda', or a dtype, as torch.float16",
+                "name a device, as 'cpu' or 'cuda', or a dtype, as torch.float16",
+                "device",
+            ) from error
+        try:
+            torch.zeros(1, device=device)
+        except Exception as error:  # each backend that is missing says so in its own way
+            raise UserError(
+                f"the device {str(device)!r} cannot be used here",
+                "choose another, for example cpu",
                 "device",
             ) from error
     return device, dtype

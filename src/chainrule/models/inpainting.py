@@ -32,6 +32,11 @@ class Inpainting(Backbone):
 
     inner: Backbone
 
+    @property
+    def channels(self) -> int | None:
+        total = self.inner.channels  # latents, a mask, latents
+        return None if total is None else (total - 1) // 2
+
     def call(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         *rest, seen = conditioning or (x,)
         if seen.ndim != 4 or seen.shape[1] != x.shape[1] + 1:

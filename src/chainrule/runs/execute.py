@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from chainrule.errors import UserError
 from chainrule.memory import arrange
@@ -47,7 +48,7 @@ from chainrule.runs.report import Outcome, Reporter, write_artefacts
 from chainrule.runs.spec import RunSpec
 
 
-def execute(spec: RunSpec, folder: Path, model: Model | None = None) -> Iterator[Event]:
+def execute(spec: RunSpec, folder: str | Path, model: Model | None = None) -> Iterator[Event]:
     """Do a run, or what is not yet done of it, and tell of it on the way.
 
     Nothing happens before the first event is asked for, or between two. Closing the iterator stops
@@ -68,7 +69,7 @@ def execute(spec: RunSpec, folder: Path, model: Model | None = None) -> Iterator
     return Coroutine(work).iterate()
 
 
-def resume(folder: Path, model: Model | None = None) -> Iterator[Event]:
+def resume(folder: str | Path, model: Model | None = None) -> Iterator[Event]:
     """Go on with the run of a folder. It ends as if it had never been stopped.
 
     Args:
@@ -100,6 +101,8 @@ class _Run:
         """All of it."""
         with torch.no_grad(), _told_warnings(self.emit):
             folder = self._open()
+            if folder is not None:
+                folder.require_same_networks()
             spec = self.spec if folder is None else folder.spec
             model, passes = count_passes(self.model or load_model(spec.checkpoint))
             if model.notes:
@@ -212,7 +215,7 @@ class _Work:
             for state, self.task in states:
                 seconds = before.seconds + time.monotonic() - clock
                 passes = before.passes + self.passes.total - counted
-                kept = Kept(state.tensors(), False, seconds, passes)
+                kept = Kept(_as_read(state.tensors()), False, seconds, passes)
                 self.folder.write_state(self.label, kept)
                 done = Iteration(self.label, state.iteration, self._total(), state.numbers)
                 self.emit(done)
@@ -221,7 +224,7 @@ class _Work:
         if state is not None:
             kept = Kept(kept.tensors, True, kept.seconds, kept.passes)
             self.folder.write_state(self.label, kept)
-        return state, kept
+        return self._state(kept) if kept.tensors else state, kept
 
     def _keep_last(self) -> None:
         """Give what the file holds: the best so far of what was stopped."""
@@ -245,6 +248,15 @@ class _Work:
             kept.seconds,
             kept.passes,
         )
+
+
+def _as_read(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in the layout in which a file gives them back.
+
+    A convolution rounds otherwise in another one: a resumed run would end a level off.
+    """
+    plain = torch.contiguous_format
+    return {name: tensor.detach().clone(memory_format=plain) for name, tensor in tensors.items()}
 
 
 def _tell_step(emit: Emit[Event], label: str, done: int, total: int) -> None:

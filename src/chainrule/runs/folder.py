@@ -3,6 +3,7 @@
     spec.json               what is asked for, whole; files are named as they are in the folder
     inputs/                 the files that it reads, copied in
     digests.json            of spec.json and of these files
+    networks.json           fingerprints of the networks that are files here, if there are any
     <method>.safetensors    a method's state after its last iteration, with its own digest
     images/                 <method>-<seed>.png
     contact-sheet.png, loss.png, report.json, report.csv
@@ -32,10 +33,12 @@ from torch import Tensor
 
 import chainrule
 from chainrule.errors import UserError, find_reason
+from chainrule.runs.networks import find_fingerprints, require_same
 from chainrule.runs.spec import RunSpec, parse_text
 from chainrule.specs import expand, list_files, map_files
 
 SPEC, DIGESTS, SHEET = "spec.json", "digests.json", "contact-sheet.png"
+NETWORKS = "networks.json"
 INPUTS, IMAGES = "inputs", "images"
 LONGEST = 80
 """How many letters of a method's settings, or of an input's name, a file's name may have."""
@@ -71,13 +74,14 @@ class Folder:
         self.path, self.spec, self.written = path, spec, written
 
     @classmethod
-    def create(cls, path: Path, spec: RunSpec) -> Folder:
+    def create(cls, path: str | Path, spec: RunSpec) -> Folder:
         """A new folder, with its inputs. Raises UserError if it cannot be, or holds something.
 
         Args:
             path: Where: a folder that is not there, or is empty.
             spec: What is asked for.
         """
+        path = Path(path)
         require_empty(path)
         with _explain(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -86,12 +90,16 @@ class Folder:
             text = written.dump()
             digests[SPEC] = hashlib.sha256(text.encode()).hexdigest()
             write_text(path / DIGESTS, json.dumps(digests, indent=2))
+            networks = find_fingerprints(written)
+            if networks:
+                write_text(path / NETWORKS, json.dumps(networks, indent=2))
             write_text(path / SPEC, text)
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path) -> Folder:
+    def open(cls, path: str | Path) -> Folder:
         """A folder that is there. Raises UserError if it holds no run, or a damaged one."""
+        path = Path(path)
         with _explain(path, "read", "name a folder that chainrule wrote"):
             if not path.is_dir():
                 raise UserError(f"{path} is not a run's folder", "name one that chainrule wrote")
@@ -125,6 +133,15 @@ class Folder:
             for file, name in names.items()
             if os.path.isfile(file)
         )
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """The fingerprints of the networks that are files here, as they are now."""
+        return find_fingerprints(self.written)
+
+    def require_same_networks(self) -> None:
+        """Raise UserError if a network is not what it was when the folder was made."""
+        require_same(self.path / NETWORKS, self.networks)
 
     # --- states ---------------------------------------------------------------------------------
 
@@ -235,7 +252,8 @@ def require_empty(path: Path) -> None:
 
     What a run that was killed while its folder was made has left behind is nothing.
     """
-    begun = {INPUTS, DIGESTS, *(f".part-{name}" for name in (DIGESTS, SPEC))}
+    made = (DIGESTS, NETWORKS, SPEC)
+    begun = {INPUTS, DIGESTS, NETWORKS, *(f".part-{name}" for name in made)}
     with _explain(path):
         if path.is_dir() and not {found.name for found in path.iterdir()} <= begun:
             raise UserError(

@@ -84,8 +84,9 @@ def describe_origin(
     )
 
 
-def read_origin(picture: Path) -> Origin:
+def read_origin(picture: str | Path) -> Origin:
     """What a picture carries. Raises UserError if it is missing or carries nothing."""
+    picture = Path(picture)
     cure = "name a picture that chainrule wrote"
     text = _read_text(picture, cure)
     if text is None:
@@ -116,7 +117,7 @@ def _read_text(picture: Path, cure: str) -> str | None:
         raise UserError(error.cause, cure) from error
 
 
-def find_run(picture: Path, *, trust: bool = False, model: str | None = None) -> RunSpec:
+def find_run(picture: str | Path, *, trust: bool = False, model: str | None = None) -> RunSpec:
     """The run that makes a picture again, its method alone if it is one image.
 
     The files that it was made of are looked for in the picture's own run folder, and nowhere else.
@@ -132,6 +133,7 @@ def find_run(picture: Path, *, trust: bool = False, model: str | None = None) ->
         UserError: If files are not there or are not what they were, or if networks are named that
             are not trusted.
     """
+    picture = Path(picture)
     origin = read_origin(picture)
     spec = origin.spec
     if origin.label is not None:

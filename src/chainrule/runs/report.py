@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,16 @@ class Reporter:
         photo, one = self.task.photo, images[row : row + 1]
         if photo is None or self.folder.spec.inputs.native:
             return self._restore(one)[0]
-        return photo.select([row]).put_back(one)[0]
+        return photo.select([row]).put_back(one, self._unchanged)[0]
+
+    @cached_property
+    def _unchanged(self) -> Tensor | None:
+        """What the model's autoencoder makes of the photo alone, (1, 3, H, W)."""
+        photo, model = self.task.photo, self.task.model
+        if photo is None or photo.full is None:
+            return None
+        with torch.no_grad():
+            return model.decode(model.encode(photo.images[:1]))
 
     def _draw_sheet(
         self, outcomes: Sequence[Outcome], scores: Mapping[str, list[float]]
@@ -271,6 +281,7 @@ class Reporter:
             "methods": methods,
             "plan": self.task.plan.model_dump(),
             "environment": describe_environment(self.folder.spec),
+            "networks": self.folder.networks,
         }
         if photo is not None and self.score is not None:
             report["photo"] = {name: self._ask_images(photo.images)}
@@ -387,7 +398,13 @@ def _stack(parts: Sequence[Image.Image]) -> Image.Image:
 def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(_defuse, names))
+    writer.writerows([_defuse(row.get(name, "")) for name in names] for row in rows)
     return out.getvalue()
+
+
+def _defuse(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula."""
+    formula = isinstance(cell, str) and cell.lstrip().startswith(("=", "+", "-", "@"))
+    return f"'{cell}" if formula else cell

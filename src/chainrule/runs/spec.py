@@ -21,11 +21,13 @@ from pydantic import (
 )
 
 from chainrule.errors import UserError, find_reason
-from chainrule.losses.registry import AnyLoss
+from chainrule.losses.base import LossSpec
+from chainrule.losses.registry import AnyLoss, parse_loss
 from chainrule.memory import parse_bytes
 from chainrule.methods.base import Method
 from chainrule.methods.registry import METHODS
 from chainrule.models import BUNDLED, parse_embedding, parse_lora
+from chainrule.noise import as_seeds, parse_seeds
 from chainrule.specs import (
     AS_WRITTEN,
     NETWORK,
@@ -38,7 +40,6 @@ from chainrule.specs import (
     make_whole,
 )
 
-MOST_SEEDS = 10_000
 VERSION = 2
 """Of the format of specs."""
 DTYPES = {
@@ -51,31 +52,12 @@ AnyMethod = Annotated[SerializeAsAny[Method], WrapValidator(METHODS.parse)]
 """A method of any kind, as the type of a pydantic field."""
 
 
-def parse_seeds(value: Any) -> Any:
-    """The seeds that a text names: one, a list, or a range. Anything else stays.
-
-    >>> parse_seeds("3"), parse_seeds("1,5"), parse_seeds("0-3")
-    ((3,), (1, 5), (0, 1, 2, 3))
-    """
-    if not isinstance(value, str):
-        return value
-    seeds: list[int] = []
-    for part in value.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if not match:
-            raise UserError(
-                f"{value!r} is not a list of seeds",
-                "write one (7), a list (1,5,9), a range (0-3)",
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last >= 2**31:
-            raise UserError(
-                f"{part.strip()!r} is not a range of seeds", "let it rise, and end below 2147483648"
-            )
-        if len(seeds) + last - first >= MOST_SEEDS:
-            raise UserError(f"{value!r} names too many seeds", f"name at most {MOST_SEEDS}")
-        seeds += range(first, last + 1)
-    return tuple(seeds)
+def _seeds_or_one(value: Any) -> Any:
+    """Seeds in any of the forms that `Noise` takes."""
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if isinstance(value, range) or whole or type(value).__module__ in ("numpy", "torch"):
+        return as_seeds(value)
+    return parse_seeds(value)
 
 
 def _require_distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -103,6 +85,18 @@ def parse_size(value: Any) -> Any:
 def parse_memory(value: Any) -> Any:
     """The bytes that a text names ("8GB"). Anything else stays."""
     return parse_bytes(value) if isinstance(value, str) and not value.isdecimal() else value
+
+
+def _methods_or_one(value: Any) -> Any:
+    return (value,) if isinstance(value, (Method, Mapping)) else value
+
+
+def _losses_or_one(value: Any) -> Any:
+    """Losses as settings, or as lines (`brightness=0.9`); one may stand alone."""
+    several = (value,) if isinstance(value, (str, LossSpec, Mapping)) else value
+    if not isinstance(several, (list, tuple)):
+        return several
+    return tuple(parse_loss(each) if isinstance(each, str) else each for each in several)
 
 
 def _one_or_more(value: Any) -> Any:
@@ -137,7 +131,7 @@ EmbeddingName = Annotated[str, NETWORK, BeforeValidator(_write_embedding)]
 LoraName = Annotated[str, NETWORK, BeforeValidator(_write_lora)]
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**31)], ...],
-    BeforeValidator(parse_seeds),
+    BeforeValidator(_seeds_or_one),
     AfterValidator(_require_distinct),
 ]
 Prompts = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
@@ -222,8 +216,12 @@ class RunSpec(Spec):
     version: Literal[2] = 2
     checkpoint: Checkpoint = Checkpoint()
     inputs: Inputs = Inputs()
-    losses: tuple[AnyLoss, ...] = Field(default=(), description="What the images should be like.")
-    methods: tuple[AnyMethod, ...] = Field(min_length=1, description="What is done, in turn.")
+    losses: Annotated[tuple[AnyLoss, ...], BeforeValidator(_losses_or_one)] = Field(
+        default=(), description="What the images should be like."
+    )
+    methods: Annotated[tuple[AnyMethod, ...], BeforeValidator(_methods_or_one)] = Field(
+        min_length=1, description="What is done, in turn."
+    )
     memory: Annotated[int | None, BeforeValidator(parse_memory)] = Field(
         default=None,
         gt=0,
@@ -316,7 +314,7 @@ def parse_spec(
     return spec
 
 
-def read_spec(path: Path, *, as_written: bool = False) -> RunSpec:
+def read_spec(path: str | Path, *, as_written: bool = False) -> RunSpec:
     """The spec in a JSON file, or in YAML where PyYAML is installed.
 
     Args:
@@ -338,7 +336,7 @@ def read_spec(path: Path, *, as_written: bool = False) -> RunSpec:
         raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({find_reason(error)})", cure) from error
-    return parse_text(text, path, as_written=as_written)
+    return parse_text(text, found, as_written=as_written)
 
 
 def parse_text(text: str, path: Path, *, as_written: bool = False) -> RunSpec:

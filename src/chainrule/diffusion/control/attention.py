@@ -109,8 +109,8 @@ def match_globally(source: Sequence[str], target: Sequence[str]) -> list[tuple[i
 
     Needleman & Wunsch, "A general method applicable to the search for similarities in the amino
     acid sequence of two proteins", 1970. As in Prompt-to-Prompt's released code, a gap costs
-    nothing, so that different tokens are never paired; of equally good alignments it is the one
-    that comes first in the target, and then in the source.
+    nothing, so that different tokens are never paired; equally good alignments are told apart as
+    there: from the end backwards, a token of the target is left out first, then one of the source.
 
     Args:
         source: The one sequence.

@@ -98,7 +98,23 @@ class Chain:
     def _move(self, i: int, state: State, inverse: bool) -> State:
         k = len(self) - 1 - i if self.backwards else i
         move = self.solver.inverse if inverse else self.solver.step
-        return move(self.denoiser, state, k, self.times[k], self.times[k + 1])
+        moved = move(self.denoiser, state, k, self.times[k], self.times[k + 1])
+        _check_moved(self.solver, state, moved)
+        return moved
+
+
+def _check_moved(solver: Solver, before: State, after: object) -> None:
+    """Refuse what is no state of the same latents: another shape would be broadcast on."""
+    name, expected = type(solver).__name__, tuple(solver.final(before).shape)
+    cure = f"return a tuple of tensors, whose latents keep the shape {expected}"
+    if not isinstance(after, tuple) or not after or not all(isinstance(x, Tensor) for x in after):
+        found = "None" if after is None else f"a {type(after).__name__}"
+        if isinstance(after, tuple):
+            found = f"a tuple of {', '.join(type(x).__name__ for x in after) or 'nothing'}"
+        raise UserError(f"a step of {name} returned {found}, not a state", cure, "solver")
+    found_shape = tuple(solver.final(after).shape)
+    if found_shape != expected:
+        raise UserError(f"a step of {name} returned latents {found_shape}", cure, "solver")
 
 
 class Gradient(ABC):

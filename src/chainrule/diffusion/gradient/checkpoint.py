@@ -64,9 +64,12 @@ class _Stored(Tape):
         for reached in chain.walk(state, stop=stop):
             self.states.append(reached)
             self.random.remember()
-        return self.states.pop()
+        self.last = self.states.pop()
+        return self.last
 
     def rebuild(self, chain: Chain, i: int) -> Rebuilt:
         before = make_leaves(self.states[i])
         with self.random.replay(i):
-            return Rebuilt(before, chain.advance(i, before))
+            after = chain.advance(i, before)
+        ran = self.states[i + 1] if i + 1 < len(self.states) else self.last
+        return Rebuilt(before, after, again=after, ran=ran)

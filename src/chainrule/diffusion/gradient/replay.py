@@ -168,6 +168,47 @@ def _changed(name: str, what: str) -> UserError:
     )
 
 
+def measure_drift(again: State, ran: State) -> Tensor:
+    """How far a state that was computed again is from the one that ran: |a - b| / |b|, a scalar."""
+    device = ran[0].device
+    pairs = [
+        (a.detach().to(device), b.detach().to(device)) for a, b in zip(again, ran, strict=True)
+    ]
+    away = sum((a - b).double().square().sum() for a, b in pairs if b.is_floating_point())
+    whole = sum(b.double().square().sum() for _, b in pairs if b.is_floating_point())
+    return (torch.as_tensor(away) / torch.as_tensor(whole).clamp(min=1e-30)).sqrt()
+
+
+def require_same_steps(chain: Chain, gradient: str, drifts: Sequence[tuple[int, Tensor]]) -> None:
+    """Refuse the gradient of other steps than those that ran.
+
+    A solver or denoiser that remembers something in `self`, a hook that was removed, a weight that
+    was changed behind autograd's back (`.data`): whatever it is, what was computed again differs.
+
+    Args:
+        chain: The walk.
+        gradient: The name of what computed it again.
+        drifts: Of some steps: their number, and how far what was computed again is from what ran.
+    """
+    if not drifts:
+        return
+    dtypes = {each.dtype for network in chain.networks for each in network.parameters()}
+    rough = torch.is_autocast_enabled() or dtypes & {torch.float16, torch.bfloat16}
+    rounds = gradient == "Reversible"  # once more, on its way back
+    limit = 0.1 if rough or rounds else 1e-3
+    keep = "keep more states (Reversible(every=10)), " if rounds else ""
+    found = torch.stack([drift.cpu() for _, drift in drifts]).tolist()
+    for (i, _), drift in zip(drifts, found, strict=True):
+        if drift > limit:
+            raise UserError(
+                f"step {i + 1} of {len(chain)}, computed again, is off by {drift:.2g} from the "
+                "step that ran, so the gradient would be wrong",
+                f"{keep}let a step depend on its state alone (nothing remembered in `self`, no "
+                "hook or weight changed before the backward pass), or use gradient=Backprop()",
+                "gradient",
+            )
+
+
 Suspects = list[weakref.ref[Tensor]]
 """Leaves that want a gradient and are not named, as long as they live."""
 

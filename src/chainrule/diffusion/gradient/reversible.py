@@ -75,7 +75,7 @@ class _Inverted(Tape):
         self.random, self.stop = RandomNumbers(chain, state), stop
         watched = chain.replace_denoiser(_Watched(chain.denoiser, self.random))
         for i, last in enumerate(watched.walk(state, stop=stop)):
-            if i == stop or (i and i % self.every == 0):
+            if i in (0, stop) or i % self.every == 0:
                 self.kept[i] = last
         return last
 
@@ -91,7 +91,7 @@ class _Inverted(Tape):
         leaves = tuple(leaf for leaf, _ in recorder.calls)
         apart = tuple(part for _, prediction in recorder.calls for part in prediction)
         replayed = chain.replace_denoiser(_Replayer(recorder)).advance(i, before)
-        return Rebuilt(before, replayed, apart, leaves)
+        return Rebuilt(before, replayed, apart, leaves, self.current, self.kept.get(i, ()))
 
 
 @dataclass

@@ -18,7 +18,14 @@ from chainrule.diffusion.gradient.base import (
     require_unrelated,
     wants_gradient,
 )
-from chainrule.diffusion.gradient.replay import Reads, Suspects, find_unnamed, require_named
+from chainrule.diffusion.gradient.replay import (
+    Reads,
+    Suspects,
+    find_unnamed,
+    measure_drift,
+    require_named,
+    require_same_steps,
+)
 from chainrule.diffusion.solvers.base import State
 from chainrule.errors import UserError
 
@@ -31,12 +38,16 @@ class Rebuilt(NamedTuple):
         after: The state after it, a function of `before`.
         apart: Other outputs with graphs of their own, which hang below it.
         leaves: The fresh leaves of those.
+        again: What was computed again of the walk, as `ran` has it; empty: nothing is known of it.
+        ran: The same as it was then.
     """
 
     before: State
     after: State
     apart: State = ()
     leaves: State = ()
+    again: State = ()
+    ran: State = ()
 
 
 class Tape(ABC):
@@ -113,14 +124,17 @@ class _OnTape(torch.autograd.Function):
         totals: list[Tensor | None] = [None] * len(inputs)
         # read at the end: asking a GPU at each step would slow it down
         healthy: list[Tensor] = [_are_finite(gradients)]
+        drifts: list[tuple[int, Tensor]] = []
         for i in reversed(range(ctx.stop)):
             # nobody asks for the gradient of a starting state that needs none
             ask_state = i > 0 or any(wanted[: ctx.width])
-            gradients, of_inputs, unnamed = _back_through(ctx, i, gradients, ask_state)
+            gradients, of_inputs, unnamed, drift = _back_through(ctx, i, gradients, ask_state)
+            drifts += [(i, drift)] if drift is not None else []
             require_named(unnamed, ctx.tape.reads)
             totals = [_add(total, new) for total, new in zip(totals, of_inputs, strict=True)]
             found = [gradient for gradient in (*gradients, *of_inputs) if gradient is not None]
             healthy.append(_are_finite(found) if found else healthy[-1])
+        require_same_steps(ctx.chain, ctx.tape.gradient, drifts)
         _check_health(torch.stack(healthy).tolist(), ctx.stop, len(ctx.chain))
         state_gradients = gradients if ask_state else (None,) * ctx.width
         return (None, None, None, None, *state_gradients, *totals)
@@ -154,25 +168,34 @@ class _Guard(torch.autograd.Function):
 
 def _back_through(
     ctx: Any, i: int, gradients: Sequence[Tensor], ask_state: bool
-) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...], Suspects]:
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...], Suspects, Tensor | None]:
     """The gradients of the state before step `i` and of the inputs, and whose are not asked for.
+
+    And how far what was computed again is from what ran, if that is known.
 
     A tensor of the state that the step ignores has gradient zero.
     """
     with torch.enable_grad(), ctx.precision():
-        before, after, apart, leaves = ctx.tape.rebuild(ctx.chain, i)
+        before, after, apart, leaves, again, ran = ctx.tape.rebuild(ctx.chain, i)
+    drift = measure_drift(again, ran) if ran else None
     unnamed = find_unnamed((*after, *apart), (*before, *leaves, *ctx.inputs), ctx.tape.reads)
     if not ask_state:
         before = ()
     # what a solver remembers of the clock depends on nothing
     live = [(out, g) for out, g in zip(after, gradients, strict=True) if out.requires_grad]
+    if not live:
+        raise UserError(
+            f"step {i + 1} of {len(ctx.chain)} has no graph, so nothing could get a gradient",
+            "let the denoiser and the solver compute without detach() and torch.no_grad()",
+            "gradient",
+        )
     outputs, weights = zip(*live, strict=True)
     found = torch.autograd.grad(outputs, (*before, *ctx.inputs), weights, allow_unused=True)
     of_state = tuple(
         torch.zeros_like(tensor) if gradient is None else gradient
         for tensor, gradient in zip(before, found[: len(before)], strict=True)
     )
-    return of_state, found[len(before) :], unnamed
+    return of_state, found[len(before) :], unnamed, drift
 
 
 def _are_finite(gradients: Sequence[Tensor]) -> Tensor:

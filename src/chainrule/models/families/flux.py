@@ -61,6 +61,10 @@ def _embed_scale(scale: float) -> Tensor:
 class _Transformer(Backbone):
     """The conditioning is (text (B, tokens, D), pooled (B, D')) and, if guided, the scale (B,)."""
 
+    @property
+    def channels(self) -> int:
+        return int(self.module.config.in_channels) // PATCH**2
+
     def call(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         text, pooled, *scale = conditioning
         rows, columns = (side // PATCH for side in x.shape[-2:])
