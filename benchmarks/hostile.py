@@ -38,7 +38,7 @@ USES = {
         "effect {photo} {f} --prompt '{p}' --iterations 1 --steps 2 --seed 0 -q -o {out}",
         "rerun {f} -q -o {out}",
     ],
-    "carried": ["rerun {f} -q -o {out}"],
+    "carried": ["rerun {f} -q -o {out}", "rerun {f} --trust -q -o {out}"],
     "tensors": [
         f"{DRAW} --embedding {{f}}",
         f"{DRAW} --lora {{f}}",
@@ -280,7 +280,10 @@ CARRIED: dict[str, Make] = {
         trap, kind="classifier", target="heart", classifier=str(make_code(trap, "classifier"))
     ),
     "code of features": lambda trap: name_loss(
-        trap, kind="picture", target=str(trap.secret), features=str(make_code(trap, "classifier"))
+        trap,
+        kind="perceptual",
+        target=str(trap.secret),
+        features=str(make_code(trap, "classifier")),
     ),
     "a network of the hub": lambda trap: name_loss(
         trap, kind="classifier", target="heart", classifier="someone/classifier"
@@ -411,7 +414,8 @@ def change(trap: Trap, kind: str, file: str, changes: Any) -> Path:
         changes: Its new bytes or text, or what changes in its JSON.
     """
     folder = trap.folder / kind
-    shutil.copytree(SOURCES[kind], folder, dirs_exist_ok=True)
+    if not folder.exists():
+        shutil.copytree(SOURCES[kind], folder)
     if isinstance(changes, dict):
         old = folder / file
         changes = json.dumps((json.loads(old.read_text()) if old.is_file() else {}) | changes)
@@ -431,16 +435,14 @@ def make_code(trap: Trap, kind: str) -> Path:
     return trap.folder / kind
 
 
-def make_pipeline(trap: Trap) -> Path:
-    """A pipeline's folder that brings code of its own."""
-    named = {"_class_name": ["pipeline", "Evil"], "unet": ["evil", "Net"]}
+def make_pipeline(trap: Trap, name: str = "Evil") -> Path:
+    """A pipeline's folder that brings code of its own, for a class of any name."""
+    named = {"_class_name": ["pipeline", name], "unet": ["evil", "Net"]}
     change(trap, "pipeline", INDEX, named)
     trap.write("pipeline/unet/evil.py", f"{trap.code}class Net: pass\n")
     trap.write("pipeline/evil.py", f"{trap.code}class Net: pass\n")
-    code = (
-        f"{trap.code}from diffusers import DiffusionPipeline\nclass Evil(DiffusionPipeline): pass\n"
-    )
-    trap.write("pipeline/pipeline.py", code)
+    code = f"from diffusers import DiffusionPipeline\nclass {name}(DiffusionPipeline): pass\n"
+    trap.write("pipeline/pipeline.py", trap.code + code)
     return trap.folder / "pipeline"
 
 
@@ -473,6 +475,7 @@ NETWORKS: Changes = {
     "an odd tokenizer": ("tokenizer_config.json", {"tokenizer_class": "os.system"}),
 }
 SCHEDULER, TOKENS = "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"
+add("pipeline", "code of a known name", partial(make_pipeline, name="StableDiffusionPipeline"))
 PIPELINES: Changes = {
     "class os.system": (INDEX, {"_class_name": "os.system"}),
     "class above": (INDEX, {"_class_name": "../evil"}),

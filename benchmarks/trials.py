@@ -152,20 +152,22 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def _timeless(path: Path) -> bytes:
-    """A file's bytes, without the seconds in it."""
+    """A file's bytes, without what a stop truly costs: seconds, and passes to begin once more."""
     if path.is_symlink():
         return f"a link to {os.readlink(path)}".encode()
     data = path.read_bytes()
     if path.name == "report.json":
-        return re.sub(rb'"seconds": [\d.]+', b"", data)
+        return re.sub(rb'"(seconds|passes)": [\d.]+', b"", data)
     if path.suffix == ".csv":
         rows = [*csv.reader(data.decode(errors="replace").splitlines())]
-        timed = [i for i, name in enumerate(rows[0] if rows else []) if name == "seconds"]
+        timed = [
+            i for i, name in enumerate(rows[0] if rows else []) if name in ("seconds", "passes")
+        ]
         return repr([[w for i, w in enumerate(row) if i not in timed] for row in rows]).encode()
     if path.suffix == ".safetensors" and data[8:9] == b"{":
         end = 8 + int.from_bytes(data[:8], "little")
         header = json.loads(data[8:end])  # of which the order is random
-        for name in ("seconds", "digest"):  # which is one of the seconds, too
+        for name in ("seconds", "passes", "digest"):  # which is one of these, too
             header.get("__metadata__", {}).pop(name, None)
         return json.dumps(header, sort_keys=True).encode() + data[end:]
     return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -27,6 +28,10 @@ from chainrule.diffusion.time_grids import leading
 from chainrule.models import Codec, Model, Text
 
 STABLE_DIFFUSION = leading(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # in the background it is ignored, and would be by the programs that tests start and stop
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def scaled_linear(spacing=STABLE_DIFFUSION, final: float | None = None) -> VariancePreserving:

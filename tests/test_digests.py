@@ -191,7 +191,7 @@ def shown(method: Any, task: Any, state: Any) -> Tensor:
         return torch.cat(method.compare(task, state, torch.arange(4)))
     if method.kind == "effect":
         noise = torch.cat([method.find_noise(task), task.model.noise(task.seeds)])
-        return method.draw(task, state.values["vectors"], f"{SHOWN} {method.word}", noise)
+        return method.draw(task, state.best["vectors"], f"{SHOWN} {method.word}", noise)
     wanted = [
         ("a red square on a white background", 0),
         ("a blue circle on a black background", 100),

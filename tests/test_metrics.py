@@ -33,6 +33,12 @@ def test_wilson_covers_what_it_promises() -> None:
     covered = np.mean([interval.low <= p <= interval.high for interval in intervals])
     assert 0.92 < covered < 0.98
     assert wilson(0, 10).low == 0.0
+    for n in range(1, 60):
+        for k in range(n + 1):
+            value, low, high = wilson(k, n)
+            assert low <= value <= high
+        assert wilson(0, n).low == 0.0
+        assert wilson(n, n).high == 1.0
     assert wilson(10, 10).high == pytest.approx(1.0)
 
 

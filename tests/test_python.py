@@ -27,6 +27,7 @@ from chainrule.losses import LOSSES, Brightness, Call, Loss, load_clip, load_rat
 from chainrule.losses.registry import parse_loss
 from chainrule.memory import Plan
 from chainrule.methods import METHODS, Photo, Plain, Result, Task
+from chainrule.runs import Done, Folder, Inputs, RunSpec, execute, read_origin, read_spec, resume
 from conftest import tiny_model
 from tiny import FAMILIES, family, load_once
 
@@ -87,8 +88,8 @@ def test_every_decoder_can_be_plain(name: str) -> None:
 
 # --- what it takes -------------------------------------------------------------------------------
 
-SEEDS: list[Any] = [0, [0], (0,), range(1), np.int64(0), np.array([0]), torch.tensor([0]), torch.tensor(0), iter([0])]  # fmt: skip
-NO_SEEDS: list[Any] = [-1, [], "0", "0-3", b"0", 1.0, True, None, [0.5], 2**31, {"seed": 0}, [[0]], torch.tensor([1.0]), torch.tensor([True]), range(10**9), [0, "1"]]  # fmt: skip
+SEEDS: list[Any] = [0, [0], (0,), range(1), np.int64(0), np.array([0]), torch.tensor([0]), torch.tensor(0), iter([0]), "0"]  # fmt: skip
+NO_SEEDS: list[Any] = [-1, [], "a", "3-0", b"0", 1.0, True, None, [0.5], 2**31, {"seed": 0}, [[0]], torch.tensor([1.0]), torch.tensor([True]), range(10**9), [0, "1"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("seeds", SEEDS, ids=lambda seeds: type(seeds).__name__)
@@ -126,12 +127,98 @@ def test_single_things_may_stand_alone() -> None:
     assert Task(model, model.denoiser("a"), 0, prompts=["a"]).prompts == ("a",)
 
 
+def test_seeds_come_in_by_any_door() -> None:
+    model = tiny_model()
+    assert Task(model, model.denoiser("a"), "0-3").seeds == (0, 1, 2, 3)
+    for seeds in (0, "0", [0], (0,), range(1), np.int64(0), np.array([0]), torch.tensor([0])):
+        assert Inputs(seed=seeds).seed == (0,)
+    for wrong in (-1, True, 1.5, None, "a", []):
+        with pytest.raises(UserError):
+            Inputs(seed=wrong)
+
+
+def test_a_run_takes_one_method_and_losses_as_lines() -> None:
+    whole = RunSpec(methods=(Plain(steps=3),), losses=("brightness=0.9",))
+    assert whole.losses[0].build() == Brightness(0.9)
+    assert RunSpec(methods=Plain(steps=3), losses="brightness=0.9") == whole
+    with pytest.raises(UserError, match="'bright' is not a loss"):
+        RunSpec(methods=Plain(), losses=("bright",))
+    with pytest.raises(UserError, match="methods"):
+        RunSpec(methods=5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_never_change_and_a_wrong_name_is_said(name: str) -> None:
+    method = METHODS[name]()
+    field = next(each for each in type(method).model_fields if each != "kind")
+    with pytest.raises(
+        UserError, match=rf"settings never change: make another, as \w+\({field}=3\)"
+    ):
+        setattr(method, field, 3)
+    with pytest.raises(UserError, match=rf"no setting '{field}x': did you mean .*{field}"):
+        METHODS[name](**{field + "x": 3})
+
+
+def test_a_run_is_found_by_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec, model = RunSpec(inputs=Inputs(prompt=PROMPT), methods=Plain(steps=1)), load_once()
+    assert [type(event) for event in execute(spec, "a", model)][-1] is Done
+    assert [type(event) for event in resume("a", model)][-1] is Done
+    folder = Folder.open("a")
+    assert folder.spec == read_spec("a/spec.json")
+    picture = next(Path("a").rglob("*.png"))
+    assert read_origin(str(picture)) == read_origin(picture)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_one_prompt_is_not_a_list_of_letters(name: str) -> None:
+    model = load_small(name)
+    prompt = model.text.example or ""
+    for one, listed in zip(model.text(prompt), model.text([prompt]), strict=True):
+        assert torch.equal(one, listed)
+    for wrong in (None, 5, [5], [prompt, None]):
+        with pytest.raises(UserError, match=r"prompts are not .*: give a text"):
+            model.text(wrong)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_images_far_from_0_to_1_are_refused(name: str) -> None:
+    model = load_small(name)
+    _, *sides = model.codec.latent_shape
+    images = torch.rand(1, 3, *(side * model.codec.factor for side in sides))
+    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    assert model.encode(images * 1.04 - 0.02).isfinite().all()  # an optimisation's
+    for wrong in (images * 2 - 1, images * 255, -images):
+        with pytest.raises(UserError, match="images are from 0 to 1, and these from"):
+            model.encode(wrong)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_latents_and_texts_of_another_model_are_said(name: str) -> None:
+    model = load_small(name)
+    x_T, told = model.noise([0]), tell(model)
+    for wrong in (x_T[:, :-1], torch.cat([x_T, x_T], dim=1)):
+        if wrong.numel():
+            expected = rf"latents have {x_T.shape[1]} channels, and these {wrong.shape[1]}"
+            with pytest.raises(UserError, match=expected):
+                sample(told, wrong, 1)
+    text = model.text(model.text.example or "")
+    wide = tuple(torch.cat([c, c], dim=-1) if c.ndim == 3 else c for c in text)
+    if any(c.ndim == 3 for c in text) and model.picture is None:
+        with pytest.raises(UserError, match=r"texts are .* numbers wide, and this conditioning"):
+            sample(model.denoiser(wide, guidance_scale=1.0), x_T, 1)
+
+
 NO_TASK: dict[str, tuple[dict[str, Any], str]] = {
     "a model's name": ({"model": "scenes"}, "model is str, not Model: give what chainrule.load"),
     "a prompt": ({"denoiser": "a cat"}, r"denoiser is str, not Denoiser: give one, as model\.den"),
     "a number": ({"prompts": 5}, "5 is not a tuple of prompts"),
     "numbers": ({"prompts": (5,)}, "prompts is int, not str"),
     "a class": ({"constraints": (LowPass,)}, "constraints is the class LowPass, not Constraint"),
+    "an image": (
+        {"photo": torch.zeros(1, 3, 8, 8)},
+        r"photo is Tensor, not Photo: wrap it: Photo\(",
+    ),
     "a path": ({"pictures": Path("a.png")}, "is not a tuple of pictures"),
 }
 
@@ -320,7 +407,9 @@ def test_a_model_elsewhere_is_wholly_there(name: str) -> None:
 def test_what_is_no_place_is_said(where: Any) -> None:
     if where == "cuda:99" and torch.cuda.device_count() > 99:
         pytest.skip("it is a place")
-    with pytest.raises(UserError, match=r"the model cannot be moved to .*: name a device") as at:
+    with pytest.raises(
+        UserError, match=r"cannot be moved to .*: name a device|cannot be used here: choose"
+    ) as at:
         tiny_model().to(where)
     assert at.value.field == "device"
 
@@ -405,7 +494,8 @@ def test_rooms_are_there_after_one_import() -> None:
 
 
 def test_what_is_public_is_there() -> None:
-    for name in ("load", "sample", "invert", "Model", "Noise", "UserError", "Checkpoint", "EDICT"):
+    own = ("Denoiser", "WrappedDenoiser", "Prediction", "Solver")
+    for name in ("load", "sample", "invert", "Model", "Noise", "UserError", "Checkpoint", *own):
         assert name in dir(chainrule)
         assert getattr(chainrule, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

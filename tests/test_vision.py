@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
@@ -27,7 +28,7 @@ from chainrule.losses import (
 )
 from chainrule.methods import Audit, Task
 from chainrule.vision import explain, load_weights, quiet_transformers
-from tiny import load_once, save_classifier, save_clip
+from tiny import LABELS, load_once, save_classifier, save_clip
 
 IMAGES = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -266,6 +267,16 @@ DAMAGE: dict[str, tuple[str, Any, str]] = {
         '{"size": 8, "image_mean": [0, 0, 0], "image_std": [0, 0, 0]}',
         "image_std is .*: numbers above 0",
     ),
+    "a processor of its own": (
+        "preprocessor_config.json",
+        '{"size": 8, "image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "a.Mine"}}',
+        "its image processor .'Mine'. is code of its own, which is not run",
+    ),
+    "a processor of its own, unnamed": (
+        "preprocessor_config.json",
+        '{"size": 8, "auto_map": {"AutoImageProcessor": "a.Mine"}}',
+        "its image processor .'a.Mine'. is code of its own, which is not run",
+    ),
     "no kind": ("config.json", "{}", "cannot be loaded as"),
     "a list": ("config.json", "[]", "cannot be loaded as"),
     "a cut configuration": ("config.json", '{"model_type"', "cannot be loaded as"),
@@ -315,6 +326,51 @@ def test_a_size_that_the_network_does_not_take_is_said(
     change(folder / "preprocessor_config.json", size={"height": 12, "width": 12})
     with pytest.raises(UserError, match=r"does not take what its preprocessor_config.json says"):
         ask(folder)
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the hub, which cannot be reached, was asked for; its cache is empty."""
+    names: list[str] = []
+
+    def model_info(self: HfApi, name: str, **_: object) -> None:
+        names.append(name)
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "model_info", model_info)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
+    return names
+
+
+@pytest.mark.parametrize("way", LOADERS)
+def test_the_hub_is_asked_once_and_only_for_names(way: str, asked: list[str], capfd: Any) -> None:
+    load = LOADERS[way][1]
+    for name in ("nowhere", "a/b/c", "a/"):
+        with pytest.raises(UserError, match=f"no folder '{name}' here: name a folder or owner/na"):
+            load(name)  # type: ignore[arg-type]
+    assert asked == []
+    with pytest.raises(UserError, match=r"and the hub cannot be asked \(Name or service"):
+        load("nobody/nothing")  # type: ignore[arg-type]
+    assert asked == ["nobody/nothing"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_in_the_cache_is_not_asked_for(
+    published: dict[str, Path], tmp_path: Path, asked: list[str]
+) -> None:
+    there = tmp_path / "hub" / "models--some--body"
+    shutil.copytree(published["classifier"], there / "snapshots" / "a1")
+    (there / "refs").mkdir()
+    (there / "refs" / "main").write_text("a1")
+    assert load_classifier("some/body").labels == LABELS
+    assert asked == []
+    (there / "snapshots" / "a1" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="the hub cannot be asked"):
+        load_classifier("some/body")
 
 
 def test_long_messages_of_others_are_cut() -> None:

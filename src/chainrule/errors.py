@@ -42,6 +42,10 @@ def tidy(text: str, longest: int = LONGEST) -> str:
 
 def find_reason(error: BaseException) -> str:
     """What a library's error says, in its first line; never advice to load what can run code."""
+    if isinstance(error, OSError) and error.strerror:
+        return tidy(error.strerror.lower())
+    if isinstance(error, (AttributeError, TypeError, KeyError, IndexError)):
+        return "it is not of the kind that is expected"  # what Python says helps nobody
     text = str(error).strip() or type(error).__name__
     if "weights_only" in text:
         return "it holds more than tensors"

@@ -159,6 +159,10 @@ NetworkName = Annotated[str, NETWORK, BeforeValidator(check_path), AfterValidato
 made again from elsewhere."""
 
 
+MANY = 24
+"""How many names a message lists at most."""
+
+
 def suggest(name: str, known: Iterable[str], rest: str = "choose among") -> str:
     """What was meant by a name that is not known, or what there is, for a message.
 
@@ -172,7 +176,10 @@ def suggest(name: str, known: Iterable[str], rest: str = "choose among") -> str:
     """
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.7)
-    return f"did you mean {' or '.join(near)}?" if near else f"{rest} {', '.join(names)}"
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    more = ", ..." if len(names) > MANY else ""
+    return f"{rest} {', '.join(names[:MANY])}{more}"
 
 
 @dataclass(frozen=True)

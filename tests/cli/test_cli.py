@@ -409,7 +409,7 @@ BAD = {
     "unknown classifier": ([*HEART, "--classifier", "./nope"], "there is no image classifier at ./nope"),
     "unknown method": ([*HEART, "--method", "magic"], "there is no method 'magic': choose among adjoint-dpm"),
     "unknown preset": ([*HEART, "--preset", "magic"], "there is no preset 'magic': choose faithful, tuned, quick"),
-    "unknown setting": ([*HEART, "--stepz", "3"], "there is no option or setting 'stepz': did you mean steps"),
+    "unknown setting": ([*HEART, "--stepz", "3"], "there is no option or setting --stepz: did you mean --steps"),
     "unknown setting of a method": (
         [*HEART, "--method", "doodl:foo=1"],
         "doodl has no setting 'foo': there are adjoint, average",

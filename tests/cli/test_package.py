@@ -416,7 +416,7 @@ def test_they_run_are_killed_resumed_made_again_and_estimated(
     assert "Walks at random, and keeps the best. Limits: it goes nowhere." in described
     assert "stride 0.5 How long a step of the walk is." in described
     assert [code for code, _ in found[8:]] == [2, 2, 2]
-    assert unknown.startswith("error: there is no option or setting 'strid': did you mean stride")
+    assert unknown.startswith("error: there is no option or setting --strid: did you mean --stride")
     assert "style=FILE, toy-redness=0.9, if you like" in loss
     assert solver.startswith("error: there is no solver 'toy-sly': ")
     assert solver.endswith("toy-shy")

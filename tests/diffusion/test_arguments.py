@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,14 @@ from chainrule import (
     Adjoint,
     Backprop,
     Checkpoint,
+    Denoiser,
     DPMSolver,
     Heun,
+    Prediction,
     Reversible,
+    Solver,
     UserError,
+    WrappedDenoiser,
     invert,
     sample,
     sample_state,
@@ -32,7 +38,7 @@ from chainrule import (
 from chainrule.diffusion.gradient import Gradient
 from chainrule.diffusion.gradient.registry import GRADIENTS
 from chainrule.diffusion.sampling import trajectory
-from chainrule.diffusion.solvers import Solver
+from chainrule.diffusion.solvers import State
 from chainrule.diffusion.solvers.registry import SOLVERS
 from conftest import TinyNetwork, conditioned, latents
 
@@ -77,6 +83,15 @@ def test_times_in_any_form(name: str, times: Any) -> None:
 def test_a_solver_by_its_name(name: str) -> None:
     found = sample(DENOISER, latents(), 3, solver=name)
     assert torch.equal(found, sample(DENOISER, latents(), 3, solver=SOLVERS[name]()))
+
+
+@pytest.mark.parametrize(
+    "name", ["DDIM", "Ddim", "DPMSolver", "dpmsolver", "RK4", "AB2", "Heun", "EDICT"]
+)
+def test_a_solver_by_its_class_s_name_in_any_case(name: str) -> None:
+    short = {"dpmsolver": "dpm++"}.get(name.lower(), name.lower())
+    found = sample(DENOISER, latents(), 3, solver=name)
+    assert torch.equal(found, sample(DENOISER, latents(), 3, solver=short))
 
 
 @pytest.mark.parametrize("name", GRADIENTS.own)
@@ -137,6 +152,8 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "too late": (lambda: sample(DENOISER, X, [5000.0, 5.0, -1.0]), "the time 5000 is not one of this model.*999"),
     "too early": (lambda: sample(DENOISER, X, [500.0, -3.0]), "the time -3 is not one of this model"),
     "an unknown solver": (lambda: sample(DENOISER, X, 3, solver="huen"), "no solver 'huen': did you mean heun"),
+    "a solver with an order": (lambda: sample(DENOISER, X, 3, solver="AdamsBashforth"), "ab2, ab3 or ab4"),
+    "a solver with noise": (lambda: sample(DENOISER, X, 3, solver="ddpm"), "DDPM needs the noise .*: give an object"),
     "no solver": (lambda: sample(DENOISER, X, 3, solver=None), r"not a solver: give DDIM\(\), or a name: ddim"),
     "a bare solver": (lambda: sample(DENOISER, X, 3, solver=DDPM), r"DDPM needs settings: make one: DDPM\("),
     "no kind of solver": (lambda: sample(DENOISER, X, 3, solver=Solver), "Solver needs settings"),
@@ -223,3 +240,85 @@ def test_random_arguments_work_or_are_refused(name: str, wrong: dict[str, int]) 
         given_["on_step"] = None  # what it does when it is called is its own affair
     with suppress(UserError):
         CALLS[name](denoiser, x, times, **given_)
+
+
+# --- what others write ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Wrong(WrappedDenoiser):
+    denoiser: Denoiser
+    change: Callable[[Prediction], Any]
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        return self.change(self.denoiser(x, t))  # type: ignore[no-any-return]
+
+
+WRONG: dict[str, Callable[[Prediction], Any]] = {
+    "one image": lambda p: Prediction(p.x0[:1], p.eps),
+    "means": lambda p: Prediction(p.x0, p.eps.mean((2, 3), keepdim=True)),
+    "a tensor": lambda p: p.eps,
+    "nothing": lambda p: None,
+    "numbers": lambda p: Prediction(1.0, p.eps),  # type: ignore[arg-type]
+    "a pair": lambda p: (p.x0, p.eps),
+}
+CURE = r"return Prediction\(x0, eps\), both of the latents' shape"
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", SOLVERS.own)
+def test_a_denoiser_that_returns_something_else_is_named(name: str, wrong: str) -> None:
+    with pytest.raises(UserError, match=rf"Wrong returned .* for latents \(2, 2, 4, 4\): {CURE}"):
+        sample(Wrong(DENOISER, WRONG[wrong]), latents(), 3, solver=name)
+
+
+@dataclass(frozen=True)
+class Broken(DDIM):
+    change: Callable[[Tensor], Any] = lambda x: (x,)
+
+    def step(self, denoiser: Denoiser, state: State, k: int, t: float, s: float) -> State:
+        return self.change(super().step(denoiser, state, k, t, s)[0])  # type: ignore[no-any-return]
+
+
+BROKEN: dict[str, Callable[[Tensor], Any]] = {
+    "a tensor": lambda x: x,
+    "nothing": lambda x: None,
+    "an empty state": lambda x: (),
+    "a mean": lambda x: (x.mean(0, keepdim=True),),
+    "numbers": lambda x: (x, 1),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_solver_that_returns_something_else_is_named(
+    call: str, gradient: str, broken: str
+) -> None:
+    named = {} if call == "trajectory" else {"gradient": gradient}
+    with pytest.raises(
+        UserError, match=r"a step of Broken returned .*: return a tuple of tensors"
+    ) as at:
+        CALLS[call](
+            DENOISER, latents().requires_grad_(), 3, solver=Broken(change=BROKEN[broken]), **named
+        )
+    assert at.value.field == "solver"
+
+
+def test_a_solver_may_remember_what_it_likes() -> None:
+    def remember(x: Tensor) -> Any:
+        return (x, torch.ones(3), x[:1])
+
+    found = sample(DENOISER, latents(), 3, solver=Broken(change=remember))
+    assert torch.equal(found, sample(DENOISER, latents(), 3))
+
+
+def test_times_that_end_before_the_image_are_said() -> None:
+    for part in ([999.0, 500.0, 0.0], TIMES[:-1], TIMES[:-1].tolist()):
+        with pytest.warns(UserWarning, match=r"the times end at .*, before the image \(-1\)"):
+            sample(DENOISER, latents(), part)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for whole in (3, TIMES, [999.0, 0.0, -1.0]):
+            sample(DENOISER, latents(), whole)
+        sample_state(DENOISER, latents(), TIMES[:-1])

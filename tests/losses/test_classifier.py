@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from chainrule import Noise, UserError
 from chainrule.losses import Call, Classifier, Cutouts, Loss, load_classifier
-from chainrule.losses.classifier import ImageClassifier, cross_entropy
+from chainrule.losses.classifier import ClassifierSpec, ImageClassifier, cross_entropy
 from chainrule.noise import generator
 from chainrule.vision import Preprocess
 from tiny import LABELS, save_classifier
@@ -146,9 +147,72 @@ def test_any_transformers_classifier_loads_in_silence(
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "not-a-name"])
 def test_a_missing_classifier_is_said(name: str) -> None:
     with pytest.raises(
-        UserError, match=r"no image classifier at|cannot be loaded as an image classifier"
+        UserError,
+        match=r"no image classifier at|no folder 'not-a-name' here: name a folder or owner",
     ):
         load_classifier(name)
+
+
+def write_labels(folder: Path, **settings: object) -> Path:
+    """A classifier of three classes, whose configuration says something else of them."""
+    save_classifier(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"id2label": {0: "a", 1: "b", 3: "c"}}, "numbers its 3 classes 0, 1, 3: number them from"),
+        ({"id2label": {0: "a", 1: " \n", 2: "c"}}, "class 1 of the classifier .* has no name"),
+    ],
+)
+def test_labels_that_are_no_names_are_refused(tmp_path: Path, settings, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_classifier(write_labels(tmp_path, **settings))
+
+
+CONTRADICTORY = [
+    ({"id2label": {0: "a", 1: "b", 2: "a"}, "label2id": {"a": 2, "b": 1}}, r"have one name \(a\)"),
+    ({"label2id": {LABELS[0]: 1, LABELS[1]: 0}}, "contradicts its id2label .*: id2label is follow"),
+    ({"label2id": {LABELS[0]: "x"}}, "contradicts its id2label"),
+    ({"problem_type": "multi_label_classification"}, "yes or no to each class by itself"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), CONTRADICTORY)
+def test_labels_that_contradict_each_other_are_said(tmp_path: Path, settings, message: str) -> None:
+    with pytest.warns(UserWarning, match=message) as said:
+        load_classifier(write_labels(tmp_path, **settings))
+    assert len(said) == 1
+
+
+def test_labels_are_read_as_one_printable_line(tmp_path: Path) -> None:
+    names = {0: "two\nlines", 1: "\x1b[2Jgone", 2: " plain "}
+    folder = write_labels(tmp_path, id2label=names, label2id={})
+    assert load_classifier(folder).labels == ("two lines", "\\x1b[2Jgone", "plain")
+
+
+def test_a_yes_or_no_to_each_class_is_what_the_papers_loss_asks(tmp_path: Path, recwarn) -> None:
+    folder = write_labels(tmp_path, problem_type="multi_label_classification")
+    ClassifierSpec(target=LABELS[0], classifier=str(folder)).load()
+    assert not recwarn.list
+
+
+def test_a_class_is_found_by_any_of_its_names() -> None:
+    net = replace(classifier(), labels=("tench, Tinca tinca", "Heart", "crane"))
+    assert [net.index(name) for name in ("tench", "tinca TINCA", "heart", "Heart")] == [0, 0, 1, 1]
+    with pytest.raises(UserError, match="no class 'tinca'"):
+        net.index("tinca")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_name_their_network(value: float) -> None:
+    net = replace(classifier(), network=lambda x: torch.full((len(x), 3), value))
+    with pytest.raises(UserError, match="the classifier gives logits that are not finite"):
+        Classifier(net, "heart")(images())
+    net(torch.full((2, 3, 8, 8), torch.nan))  # whose fault is the images'
 
 
 def test_code_that_comes_with_weights_is_not_run(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from chainrule import UserError, bundled
 from chainrule.losses import ImageClassifier
+from chainrule.losses.classifier import match_labels
 from chainrule.memory import Plan
 from chainrule.methods import Audit, AuditTask, Task
 from chainrule.methods.audit import AuditState, shared_weights
@@ -112,14 +113,120 @@ def test_classes_are_the_same_by_name() -> None:
         AUDIT.start(case).label == -1
     ).all()  # the judge's names are the wrong way round: never the same
     with pytest.raises(
-        UserError, match="agree on none of the images: name prompts of what both know"
+        UserError,
+        match=r"agree on none of the images \(classifier: light 4 of 6, dark 2 of 6; "
+        r"judge: dark 4 of 6, light 2 of 6\): name prompts of what both know",
     ):
         states(case)
 
 
 def test_a_judge_of_other_things_is_refused() -> None:
-    with pytest.raises(UserError, match="share no class"):
+    with pytest.raises(
+        UserError,
+        match=r"share no class \(the classifier has dark, light; the judge has cat, dog\)",
+    ):
         suspect(judge=blind(("cat", "dog")))
+    for names in (("dark", ""), ("dark",)):
+        with pytest.raises(UserError, match="the judge has fewer than two classes, or one without"):
+            suspect(judge=blind(names))
+
+
+@pytest.mark.parametrize(
+    ("labels", "known", "found"),
+    [
+        (["Dark", "LIGHT "], ["light", "dark"], (1, 0)),
+        (["circle, round thing"], ["square", "Round Thing"], (1,)),
+        (["moon"], ["tiger, moon", "moon"], (1,)),  # the whole label is preferred
+        (["crane"], ["crane, bird", "crane, machine"], (-1,)),  # either might be meant
+        (["crane", "crane"], ["crane", "crane"], (0, 1)),  # the same list: by number
+        (["round"], ["round thing"], (-1,)),
+    ],
+)
+def test_labels_match_by_any_of_their_names(labels: Any, known: Any, found: Any) -> None:
+    assert match_labels(labels, known) == found
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("role", ["classifier", "judge"])
+def test_logits_that_are_not_finite_are_refused(role: str, value: float) -> None:
+    broken = replace(brightness(0.5), network=lambda pixels: torch.full((len(pixels), 2), value))
+    with pytest.raises(UserError, match=f"the {role} gives logits that are not finite"):
+        states(suspect(**{role: broken}))
+
+
+def test_a_network_that_breaks_on_the_way_is_refused() -> None:
+    first = AUDIT.start(suspect())
+    bad = nan_after(brightness(0.5))
+    with pytest.raises(UserError, match="the classifier gives logits that are not finite"):
+        list(AUDIT.run(suspect(bad), first))
+
+
+def nan_after(own: ImageClassifier) -> ImageClassifier:
+    return replace(own, network=lambda pixels: own.network(pixels) + float("nan"))
+
+
+def test_a_class_that_contradicts_the_prompt_is_shown(tmp_path: Path) -> None:
+    """What both read as dark, of a prompt that says light, may be a mistake that is corrected."""
+    case = replace(suspect(judge=blind()), prompts=("Lights on", "two words"), seeds=range(6))
+    last = states(case)[-1]
+    records = AUDIT.result(case, last).records
+    against = [i for i in range(6) if last.label[i] == 0]
+    assert against
+    assert [i for i, each in enumerate(records) if each["contradicts"]] == against
+    assert [each["named"] for each in records] == ["light"] * 6 + [""] * 6
+    lights, words = AUDIT.report(case, last)["prompts"]
+    assert (lights["names"], lights["contradicted"]) == (["light"], len(against))
+    moved = int((last.level[torch.tensor(against)] < 2).sum())
+    assert moved
+    assert lights["corrected"] == lights["contradicted_misled"] == moved
+    assert (words["contradicted"], words["corrected"]) == (0, 0)
+    AUDIT.artefacts(case, last)["report.md"](tmp_path / "report.md")
+    said = (tmp_path / "report.md").read_text()
+    assert f"In {len(against)} of the images that were searched, the class that both" in said
+    assert f"in {moved} of those the classifier went over" in said
+
+
+def test_every_reading_is_in_the_table(tmp_path: Path) -> None:
+    case = suspect()
+    last = states(case)[-1]
+    records = AUDIT.result(case, last).records
+    every = torch.arange(6)
+    for when, x in (("before", last.start), ("after", last.x_T)):
+        images = AUDIT.draw(case, x, every)
+        for role, network in (("classifier", case.classifier), ("judge", case.judge)):
+            sure, index = network(images).softmax(dim=1).max(dim=1)
+            assert [each[f"{role}_{when}"] for each in records] == [
+                network.labels[i] for i in index.tolist()
+            ]
+            found = torch.tensor([each[f"{role}_{when}_probability"] for each in records])
+            torch.testing.assert_close(found, sure, atol=1e-3, rtol=0)
+    apart = [each for each in records if not each["class"]]
+    assert apart
+    assert all(each["classifier_before"] != each["judge_before"] for each in apart)
+    counts = AUDIT.report(case, last)["prompts"]
+    assert sum(each["disagreed"] for each in counts) == len(apart)
+    AUDIT.artefacts(case, last)["report.md"](tmp_path / "report.md")
+    for each in counts:
+        row = f"| {each['prompt']} |  | 3 | {each['disagreed']} | {each['misled']} | 0 |"
+        assert row in (tmp_path / "report.md").read_text()
+
+
+def test_no_label_or_prompt_breaks_the_table(tmp_path: Path) -> None:
+    names = ("da|rk\n\x1b[2J", "![all](x)")
+    case = replace(suspect(brightness(0.5, names), blind(names)), prompts=("a|b\nc", "two"))
+    AUDIT.artefacts(case, states(case)[-1])["report.md"](tmp_path / "report.md")
+    said = (tmp_path / "report.md").read_text()
+    assert "\x1b" not in said
+    assert "| da\\|rk \\\\x1b[2J |" in said
+    assert "| a\\|b c |" in said
+    rows = [line.replace("\\|", "") for line in said.splitlines() if line.startswith("|")]
+    assert {row.count("|") for row in rows} == {5, 7}
+
+
+def test_classes_of_one_name_have_rows_of_their_own() -> None:
+    case = suspect(brightness(0.5, ("all", "all")), brightness(0.4, ("all", "all")))
+    assert {"all (0)", "all (1)", "all"} >= set(AUDIT.report(case, AUDIT.start(case))["audited"])
+    assert AUDIT.report(case, AUDIT.start(case))["audited"]["all"] > 1
 
 
 def test_a_judge_must_be_another() -> None:
@@ -183,14 +290,21 @@ def test_a_function_without_weights_is_no_judge_of_itself() -> None:
         AUDIT(suspect(own, replace(own, preprocess=Preprocess((8, 8)))))
 
 
-def test_a_judge_that_shares_the_backbone_is_said() -> None:
+def test_a_judge_that_shares_the_backbone_is_said(tmp_path: Path) -> None:
     own = linear()
     other = change(own, **{"3_weight": torch.neg})
     assert 0.9 < shared_weights(own.networks, other.networks) < 1
     with pytest.warns(
         UserWarning, match=r"9[0-9].[0-9]% of the classifier's weights are the judge"
     ):
-        AUDIT.prepare(suspect(own, other))
+        case = AUDIT.prepare(suspect(own, other))
+    found = AUDIT.report(case, AUDIT.start(case))
+    assert found["shared_weights"] == shared_weights(own.networks, other.networks)
+    AUDIT.artefacts(case, AUDIT.start(case))["report.md"](tmp_path / "report.md")
+    assert (
+        "of the classifier's weights are the judge's as well"
+        in (tmp_path / "report.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("other", ["another", "fine-tuned", "blind"])

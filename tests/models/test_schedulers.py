@@ -124,7 +124,7 @@ def test_rescaled_to_no_signal_the_first_time_is_the_last() -> None:
 
 
 NOISY = {
-    **{kind: {} for kind in ADDS_NOISE},
+    **{kind: {} for kind in sorted(ADDS_NOISE)},
     "DPMSolverMultistepScheduler": {"algorithm_type": "sde-dpmsolver++"},
 }
 CLIPPING = [

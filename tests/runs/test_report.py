@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import tiny
 from chainrule.images import to_pil
 from chainrule.runs import Iteration, MethodBegun, RunSpec, execute, parse_spec, resume
+from chainrule.runs.report import _as_csv
 from conftest import tiny_model
 
 DOODL = {"kind": "doodl", "iterations": 2, "steps": 2, "crops": 0, "mix": None}
@@ -182,3 +183,12 @@ def test_pictures_of_a_photo_have_its_proportions(pictures: list[Path], tmp_path
     list(execute(spec, tmp_path / "run", tiny.load_once("Stable Diffusion 1.x")))
     width, height = Image.open(tmp_path / "run" / "images" / "sdedit-0000.png").size
     assert width / height == pytest.approx(1.5, abs=0.1)
+
+
+def test_no_cell_is_a_formula() -> None:
+    values = ["=1+1", "+a", "-a", "@a", " =a", "a=1", -1.5, None, 3]
+    text = _as_csv([{"=name": value, "other": "x"} for value in values] + [{"other": "y"}])
+    rows = list(csv.reader(text.splitlines()))
+    assert [row[0] for row in rows] == (
+        ["'=name", "'=1+1", "'+a", "'-a", "'@a", "' =a", "a=1", "-1.5", "", "3", ""]
+    )

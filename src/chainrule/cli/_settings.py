@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -19,6 +20,17 @@ from chainrule.specs import Spec, suggest
 
 Typed = tuple[str, str | None]
 """A setting's name and what was typed for it; None of a switch."""
+ELSEWHERE = {
+    "sampler": "solver",
+    "scheduler": "solver",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "epochs": "iterations",
+    "init_image": "photo",
+    "width": "size",
+    "height": "size",
+}
+"""What other programs call an option or a setting."""
 HIDDEN = {"kind", "weight", "target"}
 """Fields of a loss that are written in the loss itself."""
 
@@ -160,12 +172,27 @@ def _refuse_two(
     )
 
 
-def require_known(typed: Sequence[Typed]) -> None:
-    """Raise UserError for an option that is nobody's setting: it is a slip of the pen."""
+def require_known(typed: Sequence[Typed], options: Sequence[str] = ()) -> None:
+    """Raise UserError for an option that is nobody's setting: it is a slip of the pen.
+
+    Args:
+        typed: What was typed and is no option of the command.
+        options: The names of those.
+    """
     kinds: list[type[Spec]] = [*METHODS.known.values(), *LOSSES.known.values()]
     for name, _ in typed:
         if not any(name in find_settings(kind) for kind in kinds):
-            raise UserError(f"there is no option or setting {name!r}", _list_settings(kinds, name))
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"there is no option or setting {flag}", _guess(name, kinds, options))
+
+
+def _guess(name: str, kinds: Sequence[type[Spec]], options: Sequence[str]) -> str:
+    """Which option was meant, for a message."""
+    known = {*options, *(each for kind in kinds for each in find_settings(kind) if "." not in each)}
+    near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, known, 3, 0.7)
+    if near:
+        return f"did you mean {' or '.join('--' + each.replace('_', '-') for each in near)}?"
+    return "`--help` lists the command's options, `chainrule methods NAME` a method's settings"
 
 
 def is_switch(name: str) -> bool:

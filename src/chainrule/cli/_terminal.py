@@ -35,6 +35,7 @@ from chainrule.runs import (
     Step,
     Warned,
 )
+from chainrule.runs.folder import SPEC
 from chainrule.specs import explain_error
 
 console = Console(stderr=True)
@@ -101,6 +102,8 @@ def follow(
                 if not made and _has_made(event):
                     made = STOPPING.patient = True
                     STOPPING.message = f"stopped; {goes_on}"
+                elif not made and (folder / SPEC).is_file():
+                    STOPPING.message = f"{NOTHING_MADE}; `chainrule resume {folder}` begins it"
                 display.show(event)
                 if isinstance(event, Done):
                     _print_result(event, json=json)

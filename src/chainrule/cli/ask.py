@@ -101,14 +101,16 @@ class Command:
 
     def add_to(self, app: typer.Typer) -> None:
         """Add the command to an app."""
-        common = COMMON if self.guided else []
-        options = [*self.options, *common, *CHECKPOINT, MEMORY, OUTPUT, QUIET, JSON]
-        function = make_command(self.name, self.doc, options, self.run)
+        function = make_command(self.name, self.doc, self._every_option(), self.run)
         app.command(cls=SettingsCommand, epilog=EPILOG)(function)
+
+    def _every_option(self) -> list[Option]:
+        common = COMMON if self.guided else []
+        return [*self.options, *common, *CHECKPOINT, MEMORY, OUTPUT, QUIET, JSON]
 
     def spec(self, typed: Sequence[Typed], values: dict[str, Any]) -> RunSpec:
         """The run that was asked for."""
-        require_known(typed)
+        require_known(typed, [option.name for option in self._every_option()])
         self.check(values)
         values = {**values, "seed": self.seeds if values.get("seed") is None else values["seed"]}
         methods = values.get("method") or self.methods(values)

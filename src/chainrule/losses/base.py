@@ -258,8 +258,8 @@ def check_values(value: Any, images: Tensor, name: str) -> Tensor:
         )
     if value.shape != (len(images),):
         raise UserError(
-            f"a loss must return one number for each of the {len(images)} images or crops that it "
-            f"is shown, and {describe_loss(name)} returns shape {tuple(value.shape)}",
+            f"a loss must return one number for each of the {len(images)} images or crops, and "
+            f"{describe_loss(name)} returns shape {tuple(value.shape)}",
             "drop the last dimension, as .squeeze(1)"
             if value.shape == (len(images), 1)
             else "average over everything but the first dimension, as .mean(dim=(1, 2, 3))",

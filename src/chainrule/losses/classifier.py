@@ -112,7 +112,7 @@ class ImageClassifier(Brief):
         return find_networks(self.network)
 
     def index(self, label: str | int) -> int:
-        """The class named `label` (or numbered), from 0 to K - 1.
+        """The class named `label` (or numbered), from 0 to K - 1; see `match_labels`.
 
         Raises:
             UserError: There is none; it names the nearest.
@@ -124,12 +124,15 @@ class ImageClassifier(Brief):
                     f"this classifier has {len(self.labels)}, numbered from 0",
                 )
             return int(label)
-        if label not in self.labels:
+        if label in self.labels:
+            return self.labels.index(label)
+        (found,) = match_labels([label], self.labels)
+        if found < 0:
             near = get_close_matches(label, self.labels, n=12, cutoff=0.4) or self.labels[:12]
             raise UserError(
                 f"the classifier has no class {label!r}", f"it has, for example, {', '.join(near)}"
             )
-        return self.labels.index(label)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +258,44 @@ def _compare_maps(back: Mapping[Any, Any], names: Mapping[int, Any], called: str
                 stacklevel=3,
             )
             return
+
+
+def match_labels(labels: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
+    """For each label, the number of the known one of the same name; -1: of none, or of several.
+
+    A label is one name, or several with commas between them, as ImageNet's are; capitals do not
+    count. A label that is the same as a whole is preferred to one that shares a name.
+
+    >>> match_labels(["Circle", "moon"], ["star", "circle, round thing"])
+    (1, -1)
+
+    Args:
+        labels: Those that are looked for.
+        known: Those among which they are looked for.
+    """
+    if tuple(labels) == tuple(known):
+        return tuple(range(len(known)))
+    whole: dict[str, set[int]] = {}
+    parts: dict[str, set[int]] = {}
+    for i, label in enumerate(known):
+        whole.setdefault(label.strip().casefold(), set()).add(i)
+        for name in split_label(label):
+            parts.setdefault(name, set()).add(i)
+    found = []
+    for label in labels:
+        shared = (parts.get(name, set()) for name in split_label(label))
+        same = whole.get(label.strip().casefold()) or set().union(*shared)
+        found.append(min(same) if len(same) == 1 else -1)
+    return tuple(found)
+
+
+def split_label(label: str) -> list[str]:
+    """The names in a label, without capitals.
+
+    Args:
+        label: One name, or several with commas between them.
+    """
+    return [name for part in label.split(",") if (name := part.strip().casefold())]
 
 
 def _as_number(value: Any) -> int:

@@ -24,7 +24,12 @@ from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample
 from chainrule.errors import UserError, tidy
 from chainrule.images import chart
-from chainrule.losses.classifier import ImageClassifier, load_classifier
+from chainrule.losses.classifier import (
+    ImageClassifier,
+    load_classifier,
+    match_labels,
+    split_label,
+)
 from chainrule.memory import Plan, begin_phase
 from chainrule.methods.base import (
     PLAIN,
@@ -191,9 +196,9 @@ class Audit(Method):
     reads as an independent judge does, the noise is searched within a ball around where it started.
     A success is an image that the classifier gives another class, while the judge still sees the
     first one; the judge takes no part in the search. Whether that first one is what the prompt
-    names is reported: if not, the classifier may have corrected itself. Balls are searched from the smallest to the
-    largest, each from where the last search ended. A report has the share misled for each class and
-    radius, with 95 % intervals.
+    names is reported: if not, the classifier may have corrected itself. Balls are searched from the
+    smallest to the largest, each from where the last search ended. A report has the share misled
+    for each class and radius, with 95 % intervals.
 
     Limits: what the judge misreads counts as the classifier's fault.
     """
@@ -489,7 +494,8 @@ class Audit(Method):
         found = self.report(task, state)
 
         def write_report(path: Path) -> None:
-            path.write_text(_describe(found, stopped=len(found["radii"]) < len(self.radii)))
+            said = _describe(found, stopped=len(found["radii"]) < len(self.radii))
+            path.write_text(said, encoding="utf-8")
 
         def write_curve(path: Path) -> None:
             _draw_curve(found).save(path, "PNG")
@@ -533,43 +539,9 @@ def _warn_of_shared(share: float) -> str:
     )
 
 
-def match_labels(labels: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
-    """For each label, the number of the known one of the same name; -1: of none, or of several.
-
-    A label is one name, or several with commas between them, as ImageNet's are; capitals do not
-    count. A label that is the same as a whole is preferred to one that shares a name.
-
-    >>> match_labels(["Circle", "moon"], ["star", "circle, round thing"])
-    (1, -1)
-
-    Args:
-        labels: Those that are looked for.
-        known: Those among which they are looked for.
-    """
-    if tuple(labels) == tuple(known):
-        return tuple(range(len(known)))
-    whole: dict[str, set[int]] = {}
-    parts: dict[str, set[int]] = {}
-    for i, label in enumerate(known):
-        whole.setdefault(label.strip().casefold(), set()).add(i)
-        for name in _split(label):
-            parts.setdefault(name, set()).add(i)
-    found = []
-    for label in labels:
-        shared = (parts.get(name, set()) for name in _split(label))
-        same = whole.get(label.strip().casefold()) or set().union(*shared)
-        found.append(min(same) if len(same) == 1 else -1)
-    return tuple(found)
-
-
-def _split(label: str) -> list[str]:
-    """The names in a label."""
-    return [name for part in label.split(",") if (name := part.strip().casefold())]
-
-
 def _find_words(label: str) -> re.Pattern[str]:
     """What finds one of a label's names in a prompt, as a word of its own, or several of it."""
-    names = "|".join(map(re.escape, _split(label)))
+    names = "|".join(map(re.escape, split_label(label)))
     return re.compile(rf"(?<!\w)(?:{names})(?:e?s)?(?!\w)", re.IGNORECASE)
 
 

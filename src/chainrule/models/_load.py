@@ -19,7 +19,7 @@ from chainrule.models.frozen import copy_frozen_pipeline
 from chainrule.models.hub import fetch
 from chainrule.models.quiet import first_line, quiet, reading
 from chainrule.models.single_file import SingleFile
-from chainrule.specs import expand
+from chainrule.specs import expand, suggest
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -179,7 +179,7 @@ def _adapter(family: str, name: str) -> Adapter:
     if family not in FAMILIES:
         raise UserError(
             f"{name} is a {family}, which is not supported yet",
-            f"{', '.join(FAMILIES)} are",
+            suggest(family, FAMILIES, "docs/checkpoints.md lists those that are, as"),
             "model",
         )
     return FAMILIES[family]

@@ -40,6 +40,7 @@ class Inpainting(Backbone):
     def call(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         *rest, seen = conditioning or (x,)
         if seen.ndim != 4 or seen.shape[1] != x.shape[1] + 1:
+            self._check_shapes(x, tuple(rest))  # perhaps the latents are to blame
             raise UserError(
                 "an inpainting network is told a picture and a mask",
                 "let model.denoiser make its conditioning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def read_tensors(path: Path, what: str, field: str) -> Any:
             (_Bag, "torch.nn.modules.container.ParameterDict"),
             (set, "__builtin__.set"),
         ]
-        with torch.serialization.safe_globals(boxes):
+        with torch.serialization.safe_globals(boxes), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's age
             return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         cause = f"{path} cannot be loaded as {what} (it is damaged, or no safetensors file)"
@@ -101,7 +103,10 @@ def open_box(value: Any) -> Any:
 
 
 def require_finite(path: Path, tensors: Sequence[Tensor], field: str) -> None:
-    """Raise UserError if a file's tensors hold what is not a number."""
+    """Raise UserError if a file's tensors hold what is not a number, or no numbers at all."""
+    if any(tensor.is_meta or tensor.layout != torch.strided for tensor in tensors):
+        cause = f"{path} holds tensors that are sparse or empty shells"
+        raise UserError(cause, "fetch it again, or save it as plain tensors", field)
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         cause = f"{path} holds numbers that are infinite or not numbers at all"
         raise UserError(cause, "fetch it again, or train it anew", field)

@@ -89,6 +89,7 @@ class _Run:
         model: The model, if it is loaded already.
         emit: Told what happens.
         outcomes: What each method has made so far.
+        waiting: Warnings that wait until no mistake is in the way; None: they need not.
     """
 
     spec: RunSpec
@@ -96,10 +97,11 @@ class _Run:
     model: Model | None
     emit: Emit[Event]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    waiting: list[str] | None = field(default_factory=list)
 
     def do(self) -> None:
         """All of it."""
-        with torch.no_grad(), _told_warnings(self.emit):
+        with torch.no_grad(), _told_warnings(self._warn):
             folder = self._open()
             if folder is not None:
                 folder.require_same_networks()
@@ -111,6 +113,7 @@ class _Run:
             if spec.memory is not None:
                 self.emit(PlanChosen(str(task.plan)))
             methods = prepare_methods(spec, task)
+            self._tell_waiting()
             warn_of_photo(spec, task)
             folder = folder or Folder.create(self.path, spec)
             reporter = Reporter.of(folder, task)
@@ -125,6 +128,18 @@ class _Run:
                 self._finish(reporter)
                 raise
             self.emit(Done(folder.path, self._finish(reporter)))
+
+    def _warn(self, message: str) -> None:
+        if self.waiting is None:
+            self.emit(Warned(message))
+        else:
+            self.waiting.append(message)
+
+    def _tell_waiting(self) -> None:
+        """Tell what was warned of: a mistake would have been told alone."""
+        messages, self.waiting = self.waiting or [], None
+        for message in messages:
+            self.emit(Warned(message))
 
     def _open(self) -> Folder | None:
         """The folder, if it holds this very run; None if there is to be a new one."""
@@ -264,15 +279,15 @@ def _tell_step(emit: Emit[Event], label: str, done: int, total: int) -> None:
 
 
 @contextmanager
-def _told_warnings(emit: Emit[Event]) -> Iterator[None]:
-    """While this lasts, warnings of the work are events."""
+def _told_warnings(tell: Callable[[str], None]) -> Iterator[None]:
+    """While this lasts, warnings of the work are told."""
     mine = threading.get_ident()
     with warnings.catch_warnings():
         others = warnings.showwarning
 
         def show(message: Warning | str, *rest: Any, **named: Any) -> None:
             if threading.get_ident() == mine:
-                emit(Warned(str(message)))
+                tell(str(message))
             else:  # whoever follows the run warns of something else
                 others(message, *rest, **named)
 
