@@ -177,7 +177,11 @@ def test_both_are_used_from_the_command_line(done: dict[str, Path], tmp_path: Pa
     )  # fmt: skip
     assert code == 0, output
     code, output = call(
-        "rerun", tmp_path / "both" / "images" / "plain-0000.png", "-o", tmp_path / "again"
+        "rerun",
+        tmp_path / "both" / "images" / "plain-0000.png",
+        "-o",
+        tmp_path / "again",
+        "--trust",
     )
     assert code == 0, output
     assert images(tmp_path / "both") == images(tmp_path / "again")

@@ -120,7 +120,7 @@ def test_editing_by_words(world: dict[str, list[str]], photo: Path, tmp_path: Pa
     )
     assert abs(same - back).max() <= 1 < abs(other - back).max()
     code, output = call(
-        "rerun", tmp_path / "run" / "images" / "edict-0000.png", "-o", tmp_path / "again"
+        "rerun", tmp_path / "run" / "images" / "edict-0000.png", "-o", tmp_path / "again", "--trust"
     )
     assert code == 0, output
     assert images(tmp_path / "again") == images(tmp_path / "run")

@@ -198,7 +198,7 @@ def test_its_images_are_differentiable_in_what_was_told(kind: str) -> None:
 def test_its_settings_are_written_and_read_and_stay(case: str) -> None:
     method = make(case)
     assert type(method).model_validate_json(method.model_dump_json()) == method
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(UserError, match="settings never change"):
         method.steps = 9
     assert method.probe(3).steps == 3
 

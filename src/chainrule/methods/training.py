@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import torch
@@ -77,7 +77,7 @@ class Training(State):
 
 def train(
     parameters: Mapping[str, Tensor],
-    objective: Callable[[int], Iterable[Tensor]],
+    objective: Callable[[int], Tensor | Iterable[Tensor]],
     optimiser: Optimiser,
     iterations: int,
     state: Training,
@@ -88,8 +88,9 @@ def train(
 
     Args:
         parameters: Leaves that want gradients; they are written to.
-        objective: Parts of the loss of iteration k, one after another, each its terms (n,), which
-            depend on the parameters. Their sum is the loss; one graph lives at a time.
+        objective: The loss of iteration k: its terms (n,), which depend on the parameters, or its
+            parts one after another, each with its terms. Their sum is the loss; one graph lives at
+            a time.
         optimiser: How they move.
         iterations: How many there are in all.
         state: Where to begin.
@@ -105,7 +106,8 @@ def train(
     for k in range(state.iteration, iterations + keep_best):
         begin_phase("walk")
         done = k == iterations
-        terms, gradients = _sum_parts(objective(k), [] if done else list(parameters.values()))
+        ask = [] if done else list(parameters.values())
+        terms, gradients = _sum_parts(partial(objective, k), ask)
         _check([*terms.tolist(), *(g.sum().item() for g in gradients)], k)
         losses = torch.cat([state.losses, terms.cpu()[None]])
         best = state.values if losses.sum(dim=1).argmin() == k else state.best
@@ -124,12 +126,13 @@ def train(
 
 
 def _sum_parts(
-    parts: Iterable[Tensor], parameters: Sequence[Tensor]
+    loss: Callable[[], Tensor | Iterable[Tensor]], parameters: Sequence[Tensor]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The terms (n,) of a loss, summed over its parts, and the gradients of their sum."""
     terms, gradients = [], []
     with torch.set_grad_enabled(bool(parameters)):
-        for part in parts:
+        parts = loss()
+        for part in (parts,) if isinstance(parts, Tensor) else parts:
             begin_phase("back")
             if parameters:
                 gradients.append(torch.autograd.grad(part.sum(), parameters))

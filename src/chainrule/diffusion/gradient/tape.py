@@ -186,7 +186,7 @@ def _back_through(
     if not live:
         raise UserError(
             f"step {i + 1} of {len(ctx.chain)} has no graph, so nothing could get a gradient",
-            "let the denoiser and the solver compute without detach() and torch.no_grad()",
+            "let the denoiser and the solver keep their graphs (no detach())",
             "gradient",
         )
     outputs, weights = zip(*live, strict=True)
