@@ -419,7 +419,7 @@ def test_they_run_are_killed_resumed_made_again_and_estimated(
     assert unknown.startswith("error: there is no option or setting --strid: did you mean --stride")
     assert "style=FILE, toy-redness=0.9, if you like" in loss
     assert solver.startswith("error: there is no solver 'toy-sly': ")
-    assert solver.endswith("toy-shy")
+    assert "toy-shy" in solver.partition(": ")[2].partition(": ")[2]
 
 
 def test_a_name_of_ours_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
