@@ -175,14 +175,14 @@ def test_a_result_that_is_wrong_and_a_hang_are_told() -> None:
     assert trials.judge(hung, lambda: None)[0] == "hang"
 
 
-def test_results_are_compared_without_their_seconds(tmp_path: Path) -> None:
+def test_results_are_compared_without_what_a_stop_costs(tmp_path: Path) -> None:
     trials = load("trials")
     folders = [tmp_path / name for name in ("one", "other", "wrong")]
-    for folder, seconds, passes in zip(folders, (0.25, 12.5, 12.5), (3, 3, 4), strict=True):
+    for folder, seconds, loss in zip(folders, (0.25, 12.5, 12.5), (3, 3, 4), strict=True):
         folder.mkdir()
-        (folder / "report.json").write_text(f'{{"seconds": {seconds}, "passes": {passes}}}')
-        (folder / "report.csv").write_text(f'a,seconds,b\n"x,1",{seconds},{passes}\n')
-        facts = {"seconds": str(seconds), "digest": str(seconds), "passes": str(passes)}
+        (folder / "report.json").write_text(f'{{"seconds": {seconds}, "loss": {loss}}}')
+        (folder / "report.csv").write_text(f'a,seconds,b\n"x,1",{seconds},{loss}\n')
+        facts = {"seconds": str(seconds), "digest": str(seconds), "loss": str(loss)}
         save_file({"x": torch.ones(2)}, folder / "x.safetensors", metadata=facts)
     one, other, wrong = map(trials.snapshot, folders)
     assert trials.compare(one, other) is None
