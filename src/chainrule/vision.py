@@ -138,7 +138,7 @@ def find_source(name: str | Path, what: str) -> str:
         )
     cached = _find_cached(source)
     if cached is None:
-        _ask_hub(source)
+        ask_hub(source, f"there is no folder {source!r} here,")
     return source if cached is None else str(cached)
 
 
@@ -165,8 +165,14 @@ def _find_cached(name: str) -> Path | None:
     return None
 
 
-def _ask_hub(name: str) -> None:
-    """Raise UserError if the hub does not give a network. One question, no second."""
+def ask_hub(name: str, otherwise: str, field: str | None = None) -> None:
+    """Raise UserError if the hub does not give a network. One question, no second.
+
+    Args:
+        name: owner/name.
+        otherwise: What is wrong where nothing comes from the hub, for messages.
+        field: The setting that names it.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -176,16 +182,19 @@ def _ask_hub(name: str) -> None:
         raise UserError(
             f"{name} asks to be agreed to on the hub",
             "agree on its page, and log in (hf auth login)",
+            field,
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"there is no folder {name!r} here, and the hub does not give a model of that name",
+            f"{otherwise} and the hub does not give a model of that name",
             "check the name; of a private one, log in (hf auth login)",
+            field,
         ) from error
     except Exception as error:  # the connection's, of many kinds
         raise UserError(
-            f"there is no folder {name!r} here, and the hub cannot be asked ({find_reason(error)})",
+            f"{otherwise} and the hub cannot be asked ({find_reason(error)})",
             "check the name and the connection",
+            field,
         ) from error
 
 

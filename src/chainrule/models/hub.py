@@ -7,10 +7,9 @@ from typing import Any
 
 from chainrule.errors import UserError
 from chainrule.models.folders import Folder, open_folder
-from chainrule.models.quiet import first_line, reading
+from chainrule.models.quiet import reading
+from chainrule.vision import ask_hub
 
-PATIENCE = 10.0
-"""Seconds to wait for an answer."""
 INDEX = "model_index.json"
 
 
@@ -46,11 +45,11 @@ def fetch(name: str, variant: str | None, find_class: Any) -> Folder:
         try:
             folder.check(variant)
         except UserError as error:
-            _ask(name, f"{error.cause} in the hub's cache")
+            ask_hub(name, f"{error.cause} in the hub's cache", "model")
         else:
             return folder
     else:
-        _ask(name, f"there is no folder {name!r}")
+        ask_hub(name, f"there is no folder {name!r}", "model")
     from huggingface_hub import hf_hub_download
 
     with reading(name, "check the name and the connection"):
@@ -59,30 +58,3 @@ def fetch(name: str, variant: str | None, find_class: Any) -> Folder:
     with reading(name, "check the name and the connection"):
         found = kind.download(name, variant=variant, trust_remote_code=False)
     return open_folder(Path(found), name)
-
-
-def _ask(name: str, otherwise: str) -> None:
-    """Raise UserError if the hub cannot be asked for a checkpoint. One question, no second."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    try:
-        HfApi().model_info(name, timeout=PATIENCE)
-    except GatedRepoError as error:
-        raise UserError(
-            f"{name} asks to be agreed to on the hub",
-            "agree on its page, and log in (hf auth login)",
-            "model",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"{otherwise} and the hub does not give a model of that name",
-            "check the name; of a private one, log in (hf auth login)",
-            "model",
-        ) from error
-    except Exception as error:  # the connection's, of many kinds
-        raise UserError(
-            f"{otherwise} and the hub cannot be asked ({first_line(error)})",
-            "check the name and the connection",
-            "model",
-        ) from error
