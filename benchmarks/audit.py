@@ -15,7 +15,7 @@ import chainrule
 from base import Options, machine, publish, shorten, table
 from chainrule.losses import load_classifier
 from chainrule.methods import Audit, AuditTask
-from chainrule.methods.audit import AuditState
+from chainrule.methods.audited import AuditState
 from chainrule.metrics import wilson
 from chainrule.noise import Noise
 from chainrule.scenes.judge import load_judge

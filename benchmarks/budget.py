@@ -95,7 +95,7 @@ class Optimised(Contender):
         while not self.method.finished(state):
             state = self.method.advance(task, state)
             waiting = partial(self._draw, task, state)
-            if state.iteration in MARKS:
+            if state.judged in MARKS:
                 yield waiting
                 waiting = None
         if waiting:

@@ -139,7 +139,6 @@ LINES = [
     "audit '{p}' --judge nosuch/judge --steps 2", "stylize {photo} --prompts {letters}",
     "effect {photo} {mask} --word effect --steps 2", "effect {photo} {after} --vectors 0",
     "generate '{p}' --solver nosuch", "generate '{p}' --grid nosuch", "generate '{p}' --steps 1001",
-    "generate '{p}' --solver adaptive --steps 3 --grid karras --seed 0",
     "guide '{p}' --loss text=heart --clip nosuch/clip --method one-step",
     "guide '{p}' --loss text=heart --clip 0*{folder} --method one-step",
     "guide '{p}' --loss aesthetic=5 --rater {photo} --method one-step",

@@ -41,10 +41,12 @@ FLOORS = {
 
 SHARED = {
     # what every method is made of
-    "methods": ("base", "chunking", "chains", "training"),
+    "methods": ("base", "fitting", "chunking", "chains", "training"),
     "losses": ("base",),
     "losses/text": ("clip",), "losses/image": ("clip",), "losses/aesthetic": ("clip",),
     "losses/perceptual": ("features",), "losses/style": ("features",),
+    # what an audit works on, and how it tells what it found
+    "methods/audit": ("audited", "audit_report"), "methods/audit_report": ("audited",),
     # it is the same guidance with other energies
     "methods/semantic": ("noise_aware",),
     # it is the same loop with other settings

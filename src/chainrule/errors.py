@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-LONGEST = 600
+import re
+
+LONGEST = 290
 """How many letters of a cause or a cure are shown: what is quoted in it may be of any length."""
+PYTHONS_OWN = r"NoneType|' object |has no attribute|unexpected keyword|positional argument"
+"""What Python says of the wrong kind of thing, and libraries pass on."""
 
 
 class UserError(ValueError):
@@ -33,20 +37,22 @@ def tidy(text: str, longest: int = LONGEST) -> str:
     >>> tidy("two" + chr(10) + "lines, and a bell" + chr(7))
     'two lines, and a bell\\\\x07'
     """
-    if len(text) > longest:
-        half = (longest - 5) // 2
-        text = f"{text[:half]} ... {text[-half:]}"
-    line = " ".join(text.splitlines())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " ".join(text.splitlines()))
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    if len(line) <= longest:
+        return line
+    half = (longest - 5) // 2
+    return f"{line[:half]} ... {line[-half:]}"
 
 
 def find_reason(error: BaseException) -> str:
     """What a library's error says, in its first line; never advice to load what can run code."""
     if isinstance(error, OSError) and error.strerror:
         return tidy(error.strerror.lower())
-    if isinstance(error, (AttributeError, TypeError, KeyError, IndexError)):
-        return "it is not of the kind that is expected"  # what Python says helps nobody
     text = str(error).strip() or type(error).__name__
+    pythons = isinstance(error, (AttributeError, TypeError, KeyError, IndexError))
+    if pythons or re.search(PYTHONS_OWN, text):
+        return "it is not of the kind that is expected"  # what Python says helps nobody
     if "weights_only" in text:
         return "it holds more than tensors"
     return tidy(text.splitlines()[0])

@@ -34,6 +34,7 @@ PUBLISHED = {
 number first + k, so that images that were published can be made again."""
 
 
+_WHOLE = "whole numbers from 0 to 2147483647"
 MOST_SEEDS = 10_000
 """The most seeds that a text may name."""
 MOST = 100_000
@@ -159,6 +160,25 @@ def as_seeds(value: int | str | Iterable[int]) -> tuple[int, ...]:
     return seeds
 
 
+def read_seeds(value: Any) -> tuple[int, ...]:
+    """Seeds as a setting has them: in any form of `as_seeds`, in a list of words, or none.
+
+    >>> read_seeds(["1", "5-7"]), read_seeds([])
+    ((1, 5, 6, 7), ())
+
+    Args:
+        value: What was written.
+
+    Raises:
+        UserError: It is something else.
+    """
+    several = isinstance(value, (list, tuple))
+    if several and not value:
+        return ()
+    words = several and all(isinstance(each, str) for each in value)
+    return as_seeds(",".join(value) if words else value)
+
+
 def parse_seeds(value: Any) -> Any:
     """The seeds that a text names: one, a list, or a range. Anything else stays.
 
@@ -173,16 +193,15 @@ def parse_seeds(value: Any) -> Any:
         if not match:
             raise UserError(
                 f"{value!r} is not a list of seeds",
-                "write one (7), a list (1,5,9), a range (0-3)",
+                f"write one (7), a list (1,5,9), a range (0-3), of {_WHOLE}",
                 "seeds",
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= 2**31:
-            raise UserError(
-                f"{part.strip()!r} is not a range of seeds",
-                "let it rise, and end below 2147483648",
-                "seeds",
+            what, cure = (
+                ("range of seeds", "let it rise, of") if match[2] else ("seed", "choose from")
             )
+            raise UserError(f"{part.strip()!r} is not a {what}", f"{cure} {_WHOLE}", "seeds")
         if len(seeds) + last - first >= MOST_SEEDS:
             raise UserError(
                 f"{value!r} names too many seeds", f"name at most {MOST_SEEDS}", "seeds"

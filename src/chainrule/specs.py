@@ -7,6 +7,7 @@ packages bring through an entry point of the same group.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from pydantic import (
     ConfigDict,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 
 from chainrule.errors import UserError
@@ -39,7 +41,8 @@ class Spec(BaseModel):
             ValidationError, of which `explain_error` makes one.)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON knows no infinity: such a setting would be lost on its way to the run's folder
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     if not TYPE_CHECKING:  # the fields are its arguments
 
@@ -60,16 +63,45 @@ class Spec(BaseModel):
                 cure = f"make another, as {kind}({name}={value!r:.60})"
                 raise UserError("settings never change", cure, name) from error
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, values: Any) -> Any:
+        """Refuse what is not a setting, and say what was meant: however deep it is, in a file."""
+        if isinstance(values, Mapping):
+            for name in values:
+                if name not in cls.model_fields:
+                    raise _UnknownSettingError(cls, str(name))
+        return values
+
+
+class _UnknownSettingError(UserError):
+    """A setting that there is not.
+
+    Args:
+        kind: Whose it would be.
+        name: What was written.
+    """
+
+    def __init__(self, kind: type[Spec], name: str) -> None:
+        fields = [each for each in kind.model_fields if each not in ("kind", "version")]
+        cure = suggest(name, fields) if fields else "it has none"
+        own = kind.model_fields.get("kind")  # files name things by their kinds
+        called = kind.__name__.removesuffix("Spec").lower() if own is None else str(own.default)
+        super().__init__(f"{called} has no setting {name!r}", cure)
+        self.name = name
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str | None, str | None]]:
+        return UserError, (self.cause, self.cure, self.field)
+
 
 def _explain_setting(error: ValidationError, kind: type[Spec]) -> UserError:
     """The first problem of settings; of one that there is not, what was meant."""
     problem = error.errors()[0]
-    (name, *deeper) = problem["loc"] or ("",)
-    if problem["type"] != "extra_forbidden" or deeper:
-        return explain_error(error)
-    fields = [each for each in kind.model_fields if each not in ("kind", "version")]
-    cure = suggest(str(name), fields) if fields else "it has none"
-    return UserError(f"{kind.__name__} has no setting {str(name)!r}", cure, str(name))
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, _UnknownSettingError) and not problem["loc"]:
+        said = f"{kind.__name__} has no setting {cause.name!r}"
+        return UserError(said, cause.cure, cause.name)
+    return explain_error(error)
 
 
 def explain_error(error: ValidationError) -> UserError:
@@ -82,9 +114,33 @@ def explain_error(error: ValidationError) -> UserError:
     holders = ("methods", "losses", "inputs", "checkpoint")  # nobody types these
     name = ".".join(p for p in where if p not in holders and not p.startswith("function-"))
     name = name or ".".join(map(str, problem["loc"])) or error.title
+    if problem["type"] == "missing":
+        return UserError(f"{name} is missing", "write it")
+    if problem["type"] == "union_tag_not_found":
+        return UserError(
+            f"{name} has no kind", f'write it, as {{"kind": ...}}{_near_kind(problem)}'
+        )
     found = _quote.repr(problem["input"])
     message = problem["msg"]
-    return UserError(f"{name} cannot be {found}", f"{message[:1].lower()}{message[1:]}")
+    return UserError(
+        f"{name} cannot be {found}", _near_word(problem) or f"{message[:1].lower()}{message[1:]}"
+    )
+
+
+def _near_kind(problem: Mapping[str, Any]) -> str:
+    """Which of the settings that were written was meant to be the kind."""
+    written = problem["input"] if isinstance(problem["input"], Mapping) else {}
+    near = get_close_matches("kind", map(str, written), n=1)
+    return f", in the place of {near[0]!r}" if near else ""
+
+
+def _near_word(problem: Mapping[str, Any]) -> str | None:
+    """Of words among which one is chosen, the one that was meant; None if none is near."""
+    context = problem.get("ctx", {})
+    written = context.get("tag", problem["input"])
+    words = re.findall(r"'([^']*)'", str(context.get("expected_tags", context.get("expected", ""))))
+    near = suggest(written, words) if words and isinstance(written, str) else ""
+    return near if near.startswith("did you") else None
 
 
 _quote = Repr()
@@ -159,8 +215,8 @@ NetworkName = Annotated[str, NETWORK, BeforeValidator(check_path), AfterValidato
 made again from elsewhere."""
 
 
-MANY = 24
-"""How many names a message lists at most."""
+MANY = 200
+"""How many letters of a list of names a message has at most."""
 
 
 def suggest(name: str, known: Iterable[str], rest: str = "choose among") -> str:
@@ -178,8 +234,10 @@ def suggest(name: str, known: Iterable[str], rest: str = "choose among") -> str:
     near = get_close_matches(name, names, n=3, cutoff=0.7)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    more = ", ..." if len(names) > MANY else ""
-    return f"{rest} {', '.join(names[:MANY])}{more}"
+    whole = ", ".join(names)
+    if len(whole) > MANY:
+        whole = f"{whole[:MANY].rpartition(', ')[0]}, ..."
+    return f"{rest} {whole}"
 
 
 @dataclass(frozen=True)
@@ -234,7 +292,10 @@ class Registry(Generic[T]):
         """
         if not isinstance(value, Mapping):
             return handler(value)
-        kind: Any = self[str(value.get("kind"))]
+        if "kind" not in value:
+            near = _near_kind({"input": value})
+            raise UserError(f"a {self.what} has no kind", f'write it, as {{"kind": ...}}{near}')
+        kind: Any = self[str(value["kind"])]
         return kind.model_validate(value, context=info.context)
 
 

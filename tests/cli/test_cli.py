@@ -24,6 +24,7 @@ from chainrule.cli._options import split_settings
 from chainrule.cli._settings import find_settings
 from chainrule.cli._terminal import follow
 from chainrule.methods import METHODS
+from chainrule.methods.base import SEARCH
 from chainrule.runs import Done, Event, Iteration, MethodBegun, execute, read_spec
 from chainrule.scenes.base import Scene, Thing, render
 from command import call, images
@@ -223,6 +224,10 @@ def test_interrupted_it_keeps_the_best_and_says_how_to_go_on(
             "the best so far is in runs/x, `chainrule resume runs/x` goes on",
         ),
         ([MethodBegun("doodl", 5), Iteration("doodl", 1, 5, {})], "the best so far is in runs/x"),
+        (
+            [MethodBegun("doodl", 9, 0, SEARCH), Iteration("doodl", 1, 9, {}, SEARCH)],
+            "the best so far is in runs/x, `chainrule resume runs/x` goes on",
+        ),
     ],
 )
 def test_a_stop_says_what_there_is(
@@ -433,6 +438,8 @@ BAD = {
     "no such file": (["generate", PROMPT, "--lora", "none.safetensors"], "(--lora)"),
     "unknown solver": (["generate", PROMPT, "--solver", "eulr"], "there is no solver 'eulr': did you mean euler?"),
     "unknown grid": (["generate", PROMPT, "--grid", "kerras"], "there is no time grid 'kerras': did you mean karras?"),
+    "a negative seed": (["generate", PROMPT, "--seed", "-1"], "of whole numbers from 0 to 2147483647 (--seed)"),
+    "eight bytes": (["generate", PROMPT, "--memory", "8"], "did you mean 8GiB? (--memory)"),
     "no seeds": (["generate", PROMPT, "--seed", "x"], "'x' is not a list of seeds: write one (7)"),
     "seeds backwards": (["generate", PROMPT, "--seed", "5-2"], "'5-2' is not a range of seeds"),
     "a seed twice": (["generate", PROMPT, "--seed", "1,1"], "a seed is named twice"),

@@ -193,6 +193,20 @@ def test_an_estimate_says_which_way_fits(monkeypatch: pytest.MonkeyPatch) -> Non
     assert code == 0, output
     for method in ("doodl", "plain"):
         assert f"within 250.0 kB, {method}: {plans[1]}, 200.0 kB" in output
+    code, output = call(*asked, "--memory", "250kB", "--json")
+    assert code == 0, output
+    report = json.loads(output)
+    assert (report["memory"], list(report["methods"])) == (250_000, ["doodl", "plain"])
+    for rows in report["methods"].values():
+        assert [row["plan"] for row in rows] == [plan.model_dump() for plan in plans]
+        assert [row["peak"] for row in rows] == [300_000, 200_000, 100_000]
+        assert [row["fits"] for row in rows] == [False, True, True]
+        assert all(row["evaluations"] == 7 and row["weights"] == 50_000 for row in rows)
+        assert rows[0]["phases"] == {"walk": 1_000, "back": 250_000}
+    code, output = call(*asked, "--json")
+    assert (code, json.loads(output)["memory"]) == (0, None)
+    code, output = call(*asked, "--memory", "90kB", "--json")
+    assert (code, output.count("error: 90.0 kB is too little for doodl, plain")) == (2, 1)
     code, output = call(*asked, "--memory", "90kB")
     assert code == 2
     assert output.endswith(

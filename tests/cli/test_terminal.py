@@ -15,10 +15,12 @@ from torch import Tensor
 
 from chainrule import bundled
 from chainrule.cli._terminal import _Display
+from chainrule.cli.ask import COMMANDS
 from chainrule.errors import LONGEST
 from chainrule.losses.base import Call
 from chainrule.memory import Plan
-from chainrule.methods.base import Task
+from chainrule.methods import METHODS
+from chainrule.methods.base import SEARCH, Task
 from chainrule.methods.best_of import draw_best
 from chainrule.runs import Done, Iteration, MethodBegun, PictureReady, Step
 from chainrule.scenes.base import Scene, Thing, render
@@ -243,6 +245,50 @@ def test_a_run_that_was_good_enough_early_ends_with_a_full_bar(tmp_path: Path) -
     assert show(*early)[0] == (15, 31)
     assert show(*early, PictureReady("doodl", tmp_path))[0] == (15, 15)
     assert show(*early, Done(tmp_path, tmp_path))[0] == (15, 15)
+
+
+def test_the_bar_is_called_after_the_part_that_runs() -> None:
+    """And counts what was asked for: the noise that the last iteration left is judged besides."""
+    display = _Display(quiet=True)
+    begun = MethodBegun("doodl", 32, 0, SEARCH)
+    shown = []
+    for event in (
+        begun,
+        Iteration("doodl", 32, 32, {}, SEARCH),
+        Iteration("doodl", 1, 6, {}),
+        Iteration("doodl", 6, 6, {}),
+        Iteration("doodl", 6, 6, {}),
+        MethodBegun("sdedit", None),
+    ):
+        display.show(event)
+        bar = display.progress.tasks[0]
+        shown.append((bar.description, bar.completed, bar.total, bar.visible))
+    assert shown[:2] == [(SEARCH, 0, 32, True), (SEARCH, 32, 32, True)]
+    assert shown[2:5] == [("iteration", k, 6, True) for k in (1, 6, 6)]
+    assert not shown[5][3]
+
+
+COUNTED = [
+    kind
+    for kind, method in METHODS.own.items()
+    if "iterations" in method.model_fields and kind != "audit"  # which has so many for each radius
+]
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_iterations_are_counted_as_they_are_asked_for(kind: str) -> None:
+    """Of every method that has so many: what it judges at last is not one."""
+    task = Task(tiny_model(), tiny_model().denoiser(""), (0,))
+    asked = METHODS[kind](iterations=6)
+    count = asked.count_iterations(task)
+    assert [asked.stage(task, k)[:2] for k in (1, count)] == [(1, 6), (6, 6)]
+
+
+def test_no_switch_is_shown_with_a_value() -> None:
+    """In any command's help, and in that of all."""
+    for name in ("", *(each.name for each in COMMANDS), "run", "resume", "rerun", "methods"):
+        code, output = call(*([name] if name else []), "--help")
+        assert (code, "--help" in output, "bool" in output.lower()) == (0, True, False), name
 
 
 def test_a_second_chain_begins_its_bar_anew() -> None:

@@ -729,6 +729,39 @@ def test_memory_in_self_is_seen_too(gradient: Gradient) -> None:
         objective(x_0).backward()
 
 
+@dataclass
+class Rounding(WrappedDenoiser):
+    """As a kernel of half precision that rounds otherwise where there is a graph."""
+
+    denoiser: Denoiser
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        found = self.denoiser(x, t)
+        return Prediction(found.x0, found.eps * (1 + 0.02 * torch.is_grad_enabled()))
+
+
+def convert(denoiser: Conditioned, dtype: torch.dtype) -> Conditioned:
+    return Conditioned(denoiser.network, tuple(each.to(dtype) for each in denoiser.conditioning))
+
+
+@pytest.mark.parametrize("half", ["autocast", "weights", "conditioning", "latents", None], ids=str)
+def test_half_precision_may_round_otherwise(half: str | None) -> None:
+    """Also where it is the caller's autocast, which is no longer on in the backward pass."""
+    low = torch.bfloat16
+    network = TinyNetwork(dtype=low if half == "weights" else torch.float32)
+    told = convert(conditioned(network), low if half == "conditioning" else torch.float32)
+    x_T = latents(dtype=low if half == "latents" else torch.float32).requires_grad_()
+    with torch.autocast("cpu", dtype=low, enabled=half == "autocast"):
+        x_0 = walk(Rounding(told), solver_for(Checkpoint()), Checkpoint(), x_T)
+    if half is None:
+        with pytest.raises(UserError, match="computed again, is off by"):
+            objective(x_0).backward()
+    else:
+        objective(x_0).backward()
+        assert x_T.grad is not None
+        assert x_T.grad.isfinite().all()
+
+
 def test_an_inverse_that_is_none_is_seen() -> None:
     x_T = latents().requires_grad_()
     x_0 = walk(conditioned(TinyNetwork()), Lying(), Reversible(), x_T)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from chainrule.images import chart, contact_sheet, loss_curves
+from chainrule.images import chart, contact_sheet, loss_curves, on_white
 
 
 def test_a_long_title_of_a_contact_sheet_is_wrapped() -> None:
@@ -13,6 +13,17 @@ def test_a_long_title_of_a_contact_sheet_is_wrapped() -> None:
     short, long = (contact_sheet(columns, [""], captions, title) for title in titles)
     assert long.width == short.width
     assert long.height > short.height
+
+
+def test_what_is_transparent_is_shown_on_white() -> None:
+    """Not in the colours that are hidden under it."""
+    image = torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None, None].repeat(1, 192, 192)
+    image[3, :, 96:] = 1.0
+    sheet = contact_sheet({"plain": image[None]}, [""], {"plain": [""]})
+    opaque = contact_sheet({"plain": on_white(image)[None]}, [""], {"plain": [""]})
+    assert sheet.tobytes() == opaque.tobytes()
+    assert {(255, 255, 255), (255, 0, 0)} <= {colour for _, colour in sheet.getcolors(1 << 16)}
+    assert sheet.getpixel((90, 120)) == (255, 255, 255)
 
 
 def test_a_contact_sheet_of_nothing_is_empty() -> None:

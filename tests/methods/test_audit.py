@@ -20,7 +20,7 @@ from chainrule.losses import ImageClassifier
 from chainrule.losses.classifier import match_labels
 from chainrule.memory import Plan
 from chainrule.methods import Audit, AuditTask, Task
-from chainrule.methods.audit import AuditState, shared_weights
+from chainrule.methods.audited import AuditState, shared_weights
 from chainrule.vision import Preprocess
 from conftest import tiny_model
 from tiny import load_once
@@ -331,6 +331,70 @@ def test_a_copied_folder_is_found_by_its_weights(tmp_path: Path) -> None:
         save_file(cast, tmp_path / "judge" / "model.safetensors", {"format": "pt"})
         with pytest.raises(UserError, match="the judge is the classifier itself"):
             Audit(judge=str(tmp_path / "judge")).prepare(task)
+
+
+PLANS = [Plan(batch_size=1), Plan(batch_size=2), Plan(batch_size=5), Plan(decode_batch=1)]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_all_of_it_keeps_to_the_plan(plan: Plan) -> None:
+    """From the first look to the contact sheet: the network, the decoder, both who judge."""
+    most: dict[str, int] = {}
+
+    def watch(name: str, of: Any) -> Any:
+        def watched(first: Tensor, *rest: Any, **named: Any) -> Any:
+            most[name] = max(most.get(name, 0), len(first))
+            return of(first, *rest, **named)
+
+        return watched
+
+    def watched(classifier: ImageClassifier, name: str) -> ImageClassifier:
+        return replace(classifier, network=watch(name, classifier.network))
+
+    case = suspect(watched(brightness(0.5), "classifier"), watched(blind(), "judge"))
+    object.__setattr__(case.model.codec, "decode", watch("decoder", case.model.codec.decode))
+    found = {}
+    for used in (Plan(), plan):
+        most.clear()
+        planned = case.under(used)
+        first = AUDIT.start(planned)
+        last = list(AUDIT.run(planned, first))[-1]
+        every = torch.arange(len(last.label))
+        found[used] = (first, last, AUDIT.compare(planned, last, every))
+        sheet = AUDIT.result(planned, last)
+        assert sheet.captions["after"]
+        if used is not plan:
+            assert most == {"classifier": 6, "judge": 6, "decoder": 6}
+    assert most["decoder"] <= plan.decoded_at_once
+    assert max(most.values()) <= (plan.batch_size or 6)
+    (first, last, shown), (planned_first, planned_last, planned_shown) = found.values()
+    for one, other in ((first, planned_first), (last, planned_last)):
+        for name, tensor in one.tensors().items():
+            torch.testing.assert_close(other.tensors()[name], tensor, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(planned_shown, shown, rtol=1e-5, atol=1e-5)
+
+
+SPOILT: dict[str, Callable[[AuditState], dict[str, Tensor]]] = {
+    "a class that there is not": lambda state: {"label": 0 * state.label + 2},
+    "a class below none": lambda state: {"label": 0 * state.label - 2},
+    "a second class that there is not": lambda state: {"second": 0 * state.second + 9},
+    "a judge's class": lambda state: {"after": state.after + 5},
+    "a radius that there is not": lambda state: {"level": state.level + 1},
+    "too many iterations": lambda state: {"done": state.done + 100},
+    "fewer than none": lambda state: {"done": state.done - 100},
+    "one image less": lambda state: {"x_T": state.x_T[1:]},
+    "another latent": lambda state: {"start": state.start[..., 1:]},
+    "fractions of a class": lambda state: {"seen": state.seen.float()},
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_state_made_by_hand_is_refused(how: str) -> None:
+    case = suspect()
+    state = AUDIT.start(case)
+    AUDIT.require_own(case, state)
+    with pytest.raises(UserError, match="it is not a state of this task"):
+        AUDIT.require_own(case, replace(state, **SPOILT[how](state)))
 
 
 def test_what_was_found_is_reported(tmp_path: Path) -> None:

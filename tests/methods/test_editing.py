@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -29,12 +31,14 @@ from chainrule.memory import Plan, arrange
 from chainrule.methods import (
     DOODL,
     ILVR,
+    METHODS,
     Adam,
     Asyrp,
     BlendedDiffusion,
     DDIMInversion,
     DiffEdit,
     EDICTEdit,
+    Needs,
     NoiseAwareGuidance,
     Photo,
     Plain,
@@ -46,7 +50,8 @@ from chainrule.methods import (
     Task,
     constrain_to_mask,
 )
-from chainrule.methods.chains import reconstruct_photos
+from chainrule.methods.base import Drawn
+from chainrule.methods.chains import OneShot, reconstruct_photos
 from chainrule.methods.diffedit import find_difference
 from tiny import load_once
 
@@ -534,3 +539,48 @@ def test_photos_need_not_be_square(method: str) -> None:
     images, mask = (torch.cat([part, part], dim=3)[..., :24] for part in (photo.images, photo.mask))
     wide = replace(asked, photo=replace(photo, images=images, mask=mask, size=(16, 24)))
     assert WHOLE[method](wide).images.shape == (2, 3, 16, 24)
+
+
+# --- an edit that is none ---------------------------------------------------------------------------------------
+
+EDITING = [
+    kind
+    for kind, method in METHODS.own.items()
+    if issubclass(method, OneShot) and not method.needs & (Needs.NOISE | Needs.PICTURES)
+]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", EDITING)
+def test_an_edit_that_nobody_sees_is_said_with_what_to_change(kind: str, masked: bool) -> None:
+    """Of every editing method; in a mask it is what is within that counts."""
+    method: Any = METHODS.own[kind]()
+    asked = task() if masked else unmasked(task())
+    z = photo_latents(asked)
+    torch.manual_seed(0)
+    half = torch.stack([0.3 * torch.randn_like(z[0]), torch.zeros_like(z[0])])
+    for change, said in (
+        (torch.zeros_like(z), "hardly changed the photo: "),
+        (1e-4 * torch.ones_like(z), "hardly changed the photo: "),
+        (half, "hardly changed the photo (seed 1): "),
+        (half.flip(0) + half, None),
+    ):
+        state = Drawn(z + change, asked.x_T)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            images = method.result(asked, state).images
+        assert images.shape[0] == 2
+        found = [str(each.message) for each in caught if "hardly" in str(each.message)]
+        if said is None or kind == "reconstruction":
+            assert not found
+            continue
+        (message,) = found
+        assert message.startswith(f"{kind} {said}")
+        cure = message.rsplit(": ", 1)[1]
+        assert re.search("|".join([*type(method).model_fields, "prompt", "mask"]), cure)
+
+
+def test_asyrp_that_goes_nowhere_is_said() -> None:
+    asked = unmasked(task())
+    with pytest.warns(UserWarning, match="asyrp hardly changed the photo: .*: raise its scale"):
+        Asyrp(scale=0.0, steps=1)(replace(asked, denoiser=asked.require_photo().denoiser))

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from chainrule import UserError, bundled
+from chainrule import EDICT, Checkpoint, UserError, bundled
+from chainrule.diffusion.solvers.adams_bashforth import AdamsBashforth
+from chainrule.diffusion.solvers.registry import SOLVERS
+from chainrule.diffusion.solvers.runge_kutta import Euler
 from chainrule.losses import Call
-from chainrule.methods import DOODL, METHODS, Adam, Method, Momentum, Needs, Photo, Sheet, Task
+from chainrule.methods import (
+    DOODL,
+    METHODS,
+    Adam,
+    Method,
+    Momentum,
+    Needs,
+    Photo,
+    Plain,
+    Sheet,
+    Task,
+)
 from chainrule.methods.base import PRESETS, Situation
 from chainrule.models import Model
 from chainrule.runs.passes import count_passes
@@ -245,3 +259,37 @@ def test_presets_name_no_setting_without_effect(kind: str, photo: bool) -> None:
         if (method, name, photo) != (DOODL, "quick", True):
             made: Any = method(**method.preset(Situation(name, "symmetry", photo)))
             made.prepare(task(kind, photo=photo))
+
+
+@dataclass(frozen=True)
+class Mine(Euler):
+    """Somebody's own solver."""
+
+
+@pytest.mark.parametrize("name", SOLVERS.own)
+def test_a_solver_may_be_an_object_that_has_a_name(name: str) -> None:
+    solver = SOLVERS[name]()
+    given = [solver] if name.startswith("ab") else [solver, type(solver)]
+    for each in given:
+        method = Plain(solver=each)
+        assert method == Plain(solver=name)
+        assert Plain.model_validate_json(method.model_dump_json()) == method
+
+
+@pytest.mark.parametrize("solver", [Mine(), Mine, EDICT(mix=0.5), AdamsBashforth(3)], ids=repr)
+def test_a_solver_without_a_name_is_refused_with_the_way_to_use_it(solver: Any) -> None:
+    if solver == SOLVERS["ab3"]():
+        assert Plain(solver=solver).solver == "ab3"
+        return
+    with pytest.raises(UserError, match="has no name there: .*register yours .*sample") as caught:
+        Plain(solver=solver)
+    assert caught.value.field == "solver"
+
+
+@pytest.mark.parametrize("given", ["checkpoint", Checkpoint, Checkpoint()], ids=repr)
+def test_a_task_takes_a_gradient_in_any_form(given: Any) -> None:
+    model = load_once()
+    asked = Task(model, model.denoiser("a circle"), 0, gradient=given)
+    assert asked.gradient == Checkpoint()
+    with pytest.raises(UserError, match="is not a gradient"):
+        replace(asked, gradient=3)

@@ -120,6 +120,7 @@ def test_its_states_go_through_a_file_and_on(case: str) -> None:
         again = type(method).state.from_tensors(load(save(kept)))
         assert again.iteration == state.iteration
         assert again.numbers == state.numbers
+        method.require_own(prepared, again)
         resumed = list(method.run(prepared, again))
         assert len(resumed) == len(states) - states.index(state) - 1
         ended = (resumed or [again])[-1].tensors()

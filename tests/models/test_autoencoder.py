@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -23,6 +27,7 @@ from chainrule.methods import (
     Task,
 )
 from chainrule.models import Model
+from chainrule.models.autoencoder import latent_sides
 from tiny import family
 
 
@@ -133,6 +138,29 @@ def test_bad_sizes_are_refused(given: StableDiffusionPipeline, size) -> None:
     with pytest.raises(UserError, match=r"a size is|are not possible") as raised:
         chainrule.load(given, size=size)
     assert raised.value.field == "size"
+
+
+@pytest.mark.parametrize("default", [64, (64, 64)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ((512, 512), None), ((512, 768), None), ((512, 1024), None), ((512, 256), None),
+        ((1024, 1024), "4 times the pixels of the 512x512 .* show things twice"),
+        ((256, 256), "0.25 times the pixels .* show nothing: choose a size nearer to it"),
+        ((64, 2048), None), ((8, 512), "0.016 times"),
+    ],
+)  # fmt: skip
+def test_a_size_that_is_far_from_what_was_learnt_is_said(
+    size: tuple[int, int], said: str | None, default: Any
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert latent_sides(size, default, 8, 8) == (size[0] // 8, size[1] // 8)
+        assert latent_sides(None, default, 8, 8) == (64, 64)
+        assert latent_sides(size, None, 8, 8) == (size[0] // 8, size[1] // 8)
+    messages = [str(each.message) for each in caught]
+    assert len(messages) == (said is not None)
+    assert all(re.search(said or "", message) for message in messages)
 
 
 @pytest.mark.parametrize("size", [(40, 60), (300, 100), (9, 9)])

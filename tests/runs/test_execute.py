@@ -16,13 +16,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import tiny
 from chainrule import bundled
 from chainrule.errors import UserError
 from chainrule.images import to_pil
 from chainrule.methods import DOODL as Optimised  # noqa: N811
-from chainrule.methods import Plain
+from chainrule.methods import BestOf, Plain
+from chainrule.methods.base import SEARCH
 from chainrule.models import Model
 from chainrule.runs import (
     Done,
@@ -38,6 +40,8 @@ from chainrule.runs import (
     resume,
 )
 from chainrule.runs.folder import Folder
+from chainrule.runs.load import load_task
+from chainrule.runs.origin import find_run
 from command import contents
 from conftest import tiny_model
 
@@ -152,7 +156,7 @@ STOPS: dict[str, dict[type[Event], tuple[int, ...]]] = {
     "light": {
         MethodBegun: (1, 2, 3),
         Step: (1, 3, 5, 6, 9),
-        Iteration: (1, 2, 3, 4, 5, 6),
+        Iteration: (1, 2, 3, 4, 5, 6, 7, 8, 9),
         PictureReady: (1, 2, 3),
         Done: (1,),
     },
@@ -199,7 +203,7 @@ def test_stopped_again_and_again_it_ends_the_same(whole: Callable, counts: list[
 
 LETTERS = {MethodBegun: "B", Step: "S", Iteration: "I", PictureReady: "P", Warned: "W", Done: "D"}
 ORDER = {
-    "light": r"BSSIPP" + r"B(S+I){4}PP" + r"B(S+I){2}PP" + "D",
+    "light": r"BSSIPP" + r"B(S+I){6}PP" + r"B(S+I){2}PP" + "D",
     "effect": r"B(S+I){3}D",
     "stylize": r"B(S*I){2}D",
     "audit": r"B(S*I){3}D",
@@ -230,7 +234,10 @@ def test_each_iteration_is_on_disk_before_it_is_told(tmp_path: Path) -> None:
         if isinstance(event, Iteration) and event.label == "doodl":
             kept = Folder.open(tmp_path / "run").read_state("doodl", "cpu")
             assert kept is not None
-            assert len(kept.tensors["terms"]) == event.done
+            search = event.part == SEARCH
+            assert int(kept.tensors["draws"]) == (event.done if search else event.total)
+            judged = len(kept.tensors["terms"])
+            assert (0 if search else event.done) == min(judged, event.total)
 
 
 def test_nothing_happens_before_or_between_what_is_asked_for(tmp_path: Path) -> None:
@@ -277,7 +284,7 @@ def test_a_finished_run_is_not_done_again(whole: Callable, tmp_path: Path) -> No
     model = network("light")
     events = list(resume(folder, model))
     assert Counter(map(type, events)) == {MethodBegun: 3, PictureReady: 6, Done: 1}
-    assert [event.done for event in events if isinstance(event, MethodBegun)] == [1, 3, 2]
+    assert [event.done for event in events if isinstance(event, MethodBegun)] == [1, 2, 1]
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")} == before
     assert model.network.calls == 0
     assert contents(folder) == contents(finished)
@@ -309,6 +316,49 @@ def test_the_same_run_in_the_same_folder_goes_on_and_another_is_refused(
     assert begun == MethodBegun("plain", None, 1)
 
 
+def test_each_part_of_a_method_is_told_by_its_name_and_counted_as_it_was_asked_for(
+    whole: Callable,
+) -> None:
+    """Two draws and two iterations; the noise that the last one left is judged after it."""
+    events = whole("light")[2]
+    told = [
+        (event.part, event.done, event.total)
+        for event in events
+        if isinstance(event, (MethodBegun, Iteration)) and event.label == "doodl"
+    ]
+    search, iterations = [(SEARCH, k, 2) for k in (0, 1, 2)], [("iteration", k, 2) for k in (1, 2)]
+    assert told == [*search, *iterations, iterations[-1], iterations[-1]]  # drawn again at the end
+    report = json.loads((whole("light")[1] / "report.json").read_text())
+    assert report["methods"]["doodl"]["iterations"] == 2
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{**OPTIMISED, "start_of": 4}, {"kind": "best-of", "count": 4, "steps": 2}],
+    ids=lambda method: method["kind"],
+)
+def test_a_search_of_draws_that_is_stopped_keeps_its_best_and_goes_on(
+    method: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = parse_spec({**LIGHT.model_dump(), "methods": [method]})
+    seen = stop(execute(spec, tmp_path / "run", network("light")), Iteration, 2)
+    check_stopped(spec, tmp_path / "run", seen)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())["methods"][method["kind"]]
+    assert (report["part"], report["iterations"], report["finished"]) == (SEARCH, 2, False)
+    two = BestOf(count=2, steps=2)(load_task(LIGHT, network("light")))
+    assert report["losses"] == two.losses.tolist()
+    picture = tmp_path / "run" / "images" / f"{method['kind']}-0001.png"
+    assert Image.open(picture).tobytes() == to_pil(two.images[1]).tobytes()
+    list(execute(find_run(picture), tmp_path / "again", network("light")))
+    again = tmp_path / "again" / "images" / picture.name
+    assert again.read_bytes() == picture.read_bytes()
+    resumed, whole = network("light"), network("light")
+    list(resume(tmp_path / "run", resumed))
+    list(execute(spec, tmp_path / "whole", whole))
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert resumed.network.calls == whole.network.calls - 2 * 2  # the two draws of two steps
+
+
 def test_stop_after_is_where_it_ends(whole: Callable, tmp_path: Path) -> None:
     """As a picture of a stopped run carries it."""
     spec = whole("light")[0]
@@ -317,7 +367,7 @@ def test_stop_after_is_where_it_ends(whole: Callable, tmp_path: Path) -> None:
     assert [
         event.done for event in events if isinstance(event, Iteration) and event.label == "doodl"
     ] == [1, 2]
-    assert [event.total for event in events if isinstance(event, MethodBegun)] == [None, 2, 2]
+    assert [event.total for event in events if isinstance(event, MethodBegun)] == [None, 2, 1]
     stop(execute(spec, tmp_path / "stopped", network("light")), Iteration, 3)
     names = [f"doodl-000{seed}.png" for seed in (0, 1)]
     for name in names:
@@ -358,7 +408,7 @@ def test_an_error_of_the_user_keeps_what_there_is(
     advance = Optimised.advance
 
     def fail(self: Optimised, task: Any, state: Any, on_step: Any = None) -> Any:
-        if state.iteration == 1:
+        if state.judged == 1:
             raise UserError("the loss is nan", "lower the rate")
         return advance(self, task, state, on_step)
 

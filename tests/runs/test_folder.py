@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +19,18 @@ from safetensors.torch import save_file
 from chainrule import bundled
 from chainrule.errors import UserError
 from chainrule.images import to_pil
-from chainrule.runs import RunSpec, execute, find_run, parse_spec, resume
+from chainrule.runs import (
+    MethodBegun,
+    RunSpec,
+    Warned,
+    execute,
+    find_run,
+    parse_spec,
+    resume,
+)
+from chainrule.runs import (
+    folder as folders,
+)
 from chainrule.runs.folder import Folder, Kept, digest_tensors, name_file, write_atomically
 from chainrule.runs.networks import find_place
 from command import images
@@ -212,9 +226,6 @@ REFUSED = {
     swap_states: r"sdedit.safetensors is the state of another run: delete it",
     replace_spec: r"spec.json is not what it was: put it back, or begin the run anew",
     point_outside: r"spec.json names .*secret.png, which is not in its folder: begin the run anew",
-    empty_state: r"doodl.safetensors is damaged \(.*\): delete it, and the method begins again",
-    random_state: r"doodl.safetensors is damaged \(.*\): delete it",
-    truncate_state: r"doodl.safetensors is damaged \(.*\): delete it",
     foreign_state: r"doodl.safetensors is the state of another run: delete it",
     delete_spec: r"copy holds no run \(no spec.json\): name a folder that chainrule wrote",
 }
@@ -245,6 +256,112 @@ def test_what_is_not_its_own_is_refused_in_one_sentence(
         list(resume(copy, MODEL))
     assert "\n" not in str(caught.value)
     assert images(copy) == before
+
+
+@pytest.mark.parametrize("change", [empty_state, random_state, truncate_state])
+def test_a_damaged_state_is_begun_again_with_a_word_and_no_other(
+    change: Callable[[Path, Path], None], made: tuple[RunSpec, Path], copy: Path
+) -> None:
+    """Also if it is stopped once more before there is a new one."""
+    change(copy, copy)
+    before = (copy / "sdedit.safetensors").read_bytes()
+    warned = r"doodl.safetensors is damaged \(.*\): doodl begins again"
+    events = resume(copy, MODEL)
+    for event in events:
+        if isinstance(event, MethodBegun) and event.label == "doodl":
+            events.close()  # type: ignore[attr-defined]
+            assert event.done == 0
+    seen = list(resume(copy, MODEL))
+    messages = [event.message for event in seen if isinstance(event, Warned)]
+    assert len([message for message in messages if re.search(warned, message)]) == 1
+    assert images(copy) == images(made[1])
+    assert (copy / "sdedit.safetensors").read_bytes() == before
+    again = [event.message for event in resume(copy, MODEL) if isinstance(event, Warned)]
+    assert not [message for message in again if "begins again" in message]
+
+
+@pytest.mark.parametrize("change", [replace_state, foreign_state])
+def test_a_strange_state_stays_and_the_other_methods_go_on(
+    change: Callable[[Path, Path], None], made: tuple[RunSpec, Path], copy: Path, other: Path
+) -> None:
+    change(copy, other)
+    strange = "sdedit" if change is replace_state else "doodl"
+    found = "doodl" if change is replace_state else "sdedit"
+    kept = (copy / f"{strange}.safetensors").read_bytes()
+    for file in [copy / f"{found}.safetensors", *(copy / "images").iterdir()]:
+        file.unlink()
+    with pytest.raises(UserError, match=rf"{strange}.safetensors is the state of another run"):
+        list(resume(copy, MODEL))
+    assert (copy / f"{strange}.safetensors").read_bytes() == kept
+    whole = images(made[1])
+    assert images(copy) == {name: whole[name] for name in whole if name.startswith(found)}
+    (copy / f"{strange}.safetensors").unlink()
+    list(resume(copy, MODEL))
+    assert images(copy) == whole
+
+
+def test_what_no_memory_is_left_for_is_not_damaged(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(folders, "_digest_state", fail)
+    with pytest.raises(MemoryError):
+        Folder.open(copy).read_state("doodl", "cpu")
+
+
+def test_what_killed_runs_left_half_written_goes_and_what_another_writes_now_stays(
+    made: tuple[RunSpec, Path], copy: Path
+) -> None:
+    whole = sorted(path.relative_to(copy) for path in copy.rglob("*"))
+    names = (".part-report.json", "images/.part-x.png", "inputs/.part-y.png", ".part-a.safetensors")
+    for name in names:
+        (copy / name).write_bytes(b"half")
+    mine = copy / "images" / ".part-now.png"
+    mine.write_bytes(b"half")
+    os.utime(mine, (2**31, 2**31))
+    list(resume(copy, MODEL))
+    assert mine.is_file()
+    mine.unlink()
+    assert sorted(path.relative_to(copy) for path in copy.rglob("*")) == whole
+    (copy / names[0]).write_bytes(b"half")
+    events = resume(copy, MODEL)
+    assert next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert not list(copy.rglob(".part-*"))
+
+
+# --- states that nobody's iteration made ------------------------------------------------------
+
+
+SPOILT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "shorter": lambda t: t[..., :-1] if t.ndim else t[None],
+    "longer": lambda t: torch.cat([t, t], dim=-1) if t.ndim else torch.stack([t, t]),
+    "flat": lambda t: t.reshape(-1) if t.ndim != 1 else t[None],
+    "one image more": lambda t: torch.cat([t, t[:1]]) if t.ndim else t[None],
+    "complex": lambda t: t.to(torch.complex64),
+    "other numbers": lambda t: t.long() if t.is_floating_point() else t.float(),
+    "words": lambda t: t.bool(),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("label", ["sdedit", "doodl"])
+def test_a_state_made_by_hand_is_one_sentence(label: str, how: str, copy: Path) -> None:
+    """With right digests; each tensor in turn, and none, and one too many."""
+    folder = Folder.open(copy)
+    kept = folder.read_state(label, "cpu")
+    names = {name: {name: SPOILT[how](tensor)} for name, tensor in kept.tensors.items()}
+    if how == "shorter":
+        names |= {"nothing": {"other": torch.zeros(2)}}
+    for name, changed in names.items():
+        if name in ("draws", "redrawn") and how in ("words",):
+            continue  # 0 and 1, as they were
+        for finished in (True, False):
+            folder.write_state(label, Kept({**kept.tensors, **changed}, finished))
+            with pytest.raises(UserError, match=rf"{label}.safetensors cannot be gone on from"):
+                list(resume(copy, MODEL))
 
 
 def test_a_state_that_is_deleted_is_made_again(made: tuple[RunSpec, Path], copy: Path) -> None:

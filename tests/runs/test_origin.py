@@ -150,6 +150,30 @@ def test_what_carries_no_run_is_refused(made: Path, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_files_that_are_elsewhere_can_be_named(made: Path, tmp_path: Path) -> None:
+    """By whatever name: they are known by what is in them, and so is what is not them."""
+    moved, other = tmp_path / "moved.png", tmp_path / "other.png"
+    shutil.copyfile(made / "inputs" / "photo.png", moved)
+    to_pil(torch.zeros(3, 8, 8)).save(other)
+    alone = shutil.copyfile(made / "images" / "doodl-0007.png", tmp_path / "doodl.png")
+    shutil.copytree(made, tmp_path / "copy")
+    (tmp_path / "copy" / "inputs" / "photo.png").unlink()
+    for picture in (Path(alone), tmp_path / "copy" / "images" / "doodl-0007.png"):
+        with pytest.raises(UserError, match=r"inputs/photo.png.*, or say where the same") as caught:
+            find_run(picture)
+        assert caught.value.field == "input"
+        with pytest.raises(UserError, match=r"was not made of .*other.png: name the very file"):
+            find_run(picture, inputs=[moved, other])
+        again = find_run(picture, inputs=[moved])
+        assert again.inputs.photo == again.losses[0].target == moved
+    for nothing in ("nowhere.png", "."):
+        with pytest.raises(UserError, match=rf"there is no file {nothing}: name one"):
+            find_run(alone, inputs=[nothing])
+    list(execute(again, tmp_path / "again", MODEL))
+    name = "doodl-0007.png"
+    assert images(tmp_path / "again")[name] == images(made)[name]
+
+
 def test_its_files_are_looked_for_in_its_own_folder_only(made: Path, tmp_path: Path) -> None:
     shutil.copyfile(made / "images" / "doodl-0007.png", tmp_path / "doodl.png")
     with pytest.raises(

@@ -295,3 +295,15 @@ def test_what_the_autoencoder_does_to_colours_is_no_edit(tmp_path: Path) -> None
     photo = load_picture(tmp_path / "white.png")
     assert (again - photo).abs().max() < 0.05
     assert (again - photo)[:, :40].abs().max() < 0.01
+
+
+def test_a_size_that_no_memory_holds_is_one_sentence(photo: Path) -> None:
+    spec = parse_spec(
+        {
+            "checkpoint": {"size": (1_000_000, 1_000_000)},
+            "inputs": {"photo": str(photo), "prompt": "a"},
+            "methods": [{"kind": "sdedit"}],
+        }
+    )
+    with pytest.raises(UserError, match="there is not enough memory: choose a smaller size"):
+        load_task(spec)

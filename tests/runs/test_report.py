@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
 import tiny
+from chainrule.errors import UserError
 from chainrule.images import to_pil
-from chainrule.runs import Iteration, MethodBegun, RunSpec, execute, parse_spec, resume
-from chainrule.runs.report import _as_csv
+from chainrule.methods import METHODS, Plain
+from chainrule.methods.chunking import finish
+from chainrule.runs import Iteration, MethodBegun, RunSpec, Warned, execute, parse_spec, resume
+from chainrule.runs import report as report_module
+from chainrule.runs.report import Reporter, _as_csv, dump_json, fill_holes, has_holes
+from chainrule.runs.scores import Score
 from conftest import tiny_model
 
 DOODL = {"kind": "doodl", "iterations": 2, "steps": 2, "crops": 0, "mix": None}
@@ -192,3 +200,67 @@ def test_no_cell_is_a_formula() -> None:
     assert [row[0] for row in rows] == (
         ["'=name", "'=1+1", "'+a", "'-a", "'@a", "' =a", "a=1", "-1.5", "", "3", ""]
     )
+
+
+def refuse_constant(name: str) -> Any:
+    raise AssertionError(f"{name} is no JSON")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_null_with_a_word(
+    value: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the report and the table, and wherever else JSON is written in a run's folder."""
+    curve = torch.tensor([[[0.5, value]]])
+    holed = lambda self, task, state: replace(finish(task, state), terms=curve)  # noqa: E731
+    monkeypatch.setattr(Plain, "result", holed)
+    monkeypatch.setattr(Reporter, "_ask_images", lambda self, images: [value] * len(images))
+    monkeypatch.setattr(report_module, "find_score", lambda spec: Score("judge", list, str))
+    one = {"losses": SPEC.losses[:1], "methods": SPEC.methods[:1]}
+    events = list(execute(SPEC.model_copy(update=one), tmp_path / "run", tiny_model()))
+    said = [event.message for event in events if isinstance(event, Warned)]
+    assert any("plain has numbers that are not finite (scores, history, terms)" in m for m in said)
+    for path in (tmp_path / "run").glob("*.json"):
+        json.loads(path.read_text(), parse_constant=refuse_constant)
+    entry = report(tmp_path / "run")["methods"]["plain"]
+    assert entry["history"] == [[0.5, None]]
+    assert entry["scores"] == {"judge": [None, None]}
+    assert [row["judge"] for row in table(tmp_path / "run")] == ["", ""]
+    for path in (tmp_path / "run").rglob("*.png"):
+        text = Image.open(path).info.get("chainrule")
+        if text is not None:
+            json.loads(text, parse_constant=refuse_constant)
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=10,
+))  # fmt: skip
+def test_any_report_is_json(value: Any) -> None:
+    found = json.loads(dump_json(value), parse_constant=refuse_constant)
+    assert found == fill_holes(value)
+    assert not has_holes(found)
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        assert has_holes(value)
+    else:
+        assert not has_holes(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_no_setting_is_without_a_number(value: float) -> None:
+    """JSON has none for it: the run's folder could not be read again."""
+    tried = 0
+    for kind, method in METHODS.own.items():
+        for name, info in method.model_fields.items():
+            if "float" not in str(info.annotation):
+                continue
+            given: Any = (value,) if "tuple" in str(info.annotation) else value
+            tried += 1
+            with pytest.raises(UserError, match=name):
+                parse_spec({"methods": [{"kind": kind, name: given}]})
+            with pytest.raises(UserError):
+                method(**{name: given})
+    assert tried > 20

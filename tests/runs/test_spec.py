@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from chainrule.errors import UserError
 from chainrule.losses.registry import LOSSES
 from chainrule.memory import Plan
 from chainrule.methods import DOODL
 from chainrule.methods.registry import METHODS
-from chainrule.optimise import Adam
+from chainrule.noise import parse_seeds
+from chainrule.optimise import Adam, Momentum
 from chainrule.runs import Checkpoint, Inputs, RunSpec, parse_spec, read_spec
 from chainrule.runs.load import load_task
-from chainrule.runs.spec import parse_memory, parse_seeds, parse_size
+from chainrule.runs.spec import parse_memory, parse_size
 from chainrule.specs import Spec, explain_error
 from conftest import tiny_model
 
@@ -133,17 +135,59 @@ def test_another_version_is_refused_in_a_sentence(version: object, tmp_path: Pat
         read_spec(tmp_path / "spec.json")
 
 
+NO_SEEDS: dict[str, Any] = {
+    "a negative one": "-1",
+    "one in a list": "3,-1",
+    "a negative range": "-1-3",
+    "too large": "2147483648",
+    "too large in a list": "0,99999999999",
+    "a fraction": "1.5",
+    "a word": "random",
+    "a negative number": -1,
+    "a large number": 2**31,
+    "a fractional number": 1.5,
+    "a switch": True,
+    "a negative number in a list": [0, -1],
+    "a large number in a list": [0, 2**31],
+    "nothing": None,
+    "a mapping": {"0": 1},
+}
+
+
+@pytest.mark.parametrize("name", NO_SEEDS)
+def test_what_is_no_seed_is_refused_with_what_one_is(name: str) -> None:
+    spec = {"methods": [{"kind": "plain"}], "inputs": {"seed": NO_SEEDS[name]}}
+    with pytest.raises(UserError, match=r"whole numbers? from 0 to 2147483647") as caught:
+        parse_spec(spec)
+    assert caught.value.field == "seeds"
+    if not isinstance(NO_SEEDS[name], (str, type(None))):  # what else trains or draws by seeds
+        learnt = {"kind": "stylize", "other_seeds": NO_SEEDS[name]}
+        with pytest.raises(UserError, match=r"whole numbers? from 0 to 2147483647"):
+            parse_spec({"methods": [learnt]})
+
+
+@pytest.mark.parametrize("text", ["8", " 16 ", "1.5", "512"])
+def test_memory_without_a_unit_is_asked_back(text: str) -> None:
+    """Nobody means eight bytes; a run's own file writes bytes."""
+    said = rf"{text.strip()} is so many bytes.*did you mean {text.strip()}GiB\?"
+    for value in (text, json.loads(text)):
+        with pytest.raises(UserError, match=said) as caught:
+            parse_spec({"methods": [{"kind": "plain"}], "memory": value})
+        assert caught.value.field == "memory"
+    assert (parse_memory("90kB"), parse_memory(90_000)) == (90_000, 90_000)
+
+
 UNREADABLE = {
     "": r"spec.json is not JSON \(Expecting value.*\): mend it, or make it anew",
     "{": "spec.json is not JSON",
     "[" * 100_000: "spec.json is not JSON",
     "[1]": "spec.json is not the spec of a run: it is a mapping with methods",
-    '{"version": 2}': r"methods cannot be \{'version': 2\}: field required",
+    '{"version": 2}': "methods is missing: write it",
     '{"methods": []}': r"methods cannot be \[\]: tuple should have at least 1 item",
     '{"methods": [{"kind": "sdedti"}]}': "there is no method 'sdedti': did you mean sdedit",
-    '{"methods": [{}]}': "there is no method 'None': choose among",
+    '{"methods": [{}]}': "a method has no kind: write it, as",
     '{"methods": ["plain"]}': "methods.0 cannot be 'plain'",
-    '{"methods": [{"kind": "plain", "stepz": 3}]}': "stepz cannot be 3: extra inputs are not permitted",
+    '{"methods": [{"kind": "plain", "stepz": 3}]}': "plain has no setting 'stepz': did you mean steps?",
     '{"methods": [{"kind": "plain", "solver": "eulr"}]}': "there is no solver 'eulr': did you mean euler",
     '{"methods": [{"kind": "plain"}, {"kind": "plain"}]}': "a method is named twice with the same settings",
     '{"methods": [{"kind": "plain"}], "losses": [{"kind": "beauty"}]}': "there is no loss 'beauty': choose among",
@@ -156,8 +200,67 @@ UNREADABLE = {
     '{"methods": [{"kind": "plain"}], "memory": 0}': "memory cannot be 0",
     '{"methods": [{"kind": "plain"}], "stop_after": {"doodl": 2}}': "there is no method 'doodl' to stop: choose plain",
     '{"methods": [{"kind": "plain"}], "stop_after": {"plain": 0}}': "stop_after.plain cannot be 0",
-    '{"methods": [{"kind": "plain"}], "more": 1}': "more cannot be 1: extra inputs are not permitted",
+    '{"methods": [{"kind": "plain"}], "more": 1}': "run has no setting 'more': choose among checkpoint, inputs",
 }
+
+
+def list_settings() -> dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]]:
+    """Each setting of each part of a spec: how a spec is made that has it, and its name."""
+    one = {"kind": "plain"}
+    places: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], type[BaseModel]]] = {
+        "run": (lambda part: {"methods": [one], **part}, RunSpec),
+        "inputs": (lambda part: {"methods": [one], "inputs": part}, Inputs),
+        "checkpoint": (lambda part: {"methods": [one], "checkpoint": part}, Checkpoint),
+    }
+    for name, method in METHODS.own.items():
+        places[name] = (lambda part, name=name: {"methods": [{"kind": name, **part}]}), method
+    for name, loss in LOSSES.own.items():
+        places[name] = (
+            (lambda part, name=name: {"methods": [one], "losses": [{"kind": name, **part}]}),
+            loss,
+        )
+    for name, optimiser in (("momentum", Momentum), ("adam", Adam)):
+        places[name] = (
+            lambda part, name=name: {
+                "methods": [{"kind": "doodl", "optimiser": {"kind": name, **part}}]
+            },
+            optimiser,
+        )
+    return {
+        f"{place} {field}": (make, field)
+        for place, (make, kind) in places.items()
+        for field in kind.model_fields
+        if field not in ("kind", "version") and len(field) > 3
+    }
+
+
+SETTINGS = list_settings()
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_a_misspelt_setting_at_any_depth_is_guessed(case: str) -> None:
+    """As an option on the command line is: by whom it would be, and what was meant."""
+    make, name = SETTINGS[case]
+    slip = name[:2] + name[3:]
+    place = case.split(" ")[0]
+    with pytest.raises(UserError, match=rf"^{place} has no setting '{slip}': did you .*\b{name}\b"):
+        parse_spec(make({slip: 1}))
+
+
+SLIPS: dict[str, dict[str, Any]] = {
+    "did you mean adam?": {"kind": "doodl", "optimiser": {"kind": "adm"}},
+    "in the place of 'knd'": {"kind": "doodl", "optimiser": {"knd": "adam"}},
+    "did you mean printed?": {"kind": "doodl", "turns": "prnted"},
+    "a method has no kind: .* in the place of 'kid'": {"kid": "plain"},
+}
+
+
+@pytest.mark.parametrize("said", SLIPS)
+def test_a_misspelt_word_is_guessed(said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_spec({"methods": [SLIPS[said]]})
+    with pytest.raises(UserError, match="dtype cannot be 'flaot32': did you mean float32"):
+        parse_spec({"methods": [{"kind": "plain"}], "checkpoint": {"dtype": "flaot32"}})
 
 
 @pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: text[:60])
@@ -201,7 +304,7 @@ def test_what_names_no_seeds_is_refused(text: str) -> None:
 
 def test_sizes_and_memory() -> None:
     assert parse_size(" 512 x 768 ") == (512, 768)
-    assert parse_memory("1024") == "1024"  # pydantic reads it
+    assert parse_memory("1000000") == "1000000"  # pydantic reads it
     assert parse_memory("2GB") == 2 * 10**9
     with pytest.raises(UserError, match="'512' is not a size: write height and width"):
         parse_size("512")
@@ -272,7 +375,9 @@ def test_in_python_too_what_cannot_be_is_one_sentence(name: str) -> None:
         kind(stepz=3)
     assert caught.value.cure
     for setting in kind.model_fields:
-        with pytest.raises(UserError, match=r"cannot be|there is no|is not|has no effect"):
+        with pytest.raises(
+            UserError, match=r"cannot be|there is no|is not|has no effect|is missing"
+        ):
             kind(**{setting: object()})
     with pytest.raises(ValidationError):  # pydantic's own ways are pydantic's
         kind.model_validate({"stepz": 3})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import typer
 
 import chainrule
+from chainrule.cli._options import Command, Group
 from chainrule.cli.again import rerun, resume_run, run
 from chainrule.cli.ask import COMMANDS
 from chainrule.cli.show import add_estimate, methods, models
 
 app = typer.Typer(
     name="chainrule",
+    cls=Group,
     help="Steer diffusion models with exact gradients through their whole sampling chain.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
@@ -19,11 +21,11 @@ app = typer.Typer(
 for command in COMMANDS:
     command.add_to(app)
 add_estimate(app)
-app.command("run")(run)
-app.command("resume")(resume_run)
-app.command("rerun")(rerun)
-app.command("methods")(methods)
-app.command("models")(models)
+app.command("run", cls=Command)(run)
+app.command("resume", cls=Command)(resume_run)
+app.command("rerun", cls=Command)(rerun)
+app.command("methods", cls=Command)(methods)
+app.command("models", cls=Command)(models)
 
 
 def _tell_version(wanted: bool) -> None:

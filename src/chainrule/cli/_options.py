@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import typer
 from pydantic.fields import FieldInfo
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from chainrule.cli._settings import Typed, is_switch
 from chainrule.runs.spec import Checkpoint, Inputs, RunSpec
@@ -23,7 +23,26 @@ SETTINGS = "chainrule.settings"
 """Where what was typed for methods and losses is kept until the command reads it."""
 
 
-class SettingsCommand(TyperCommand):
+class _Flags:
+    """Of a command's help: what takes no value is shown without the type of one."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False) and param.metavar is None:
+                param.metavar = ""
+        return params
+
+
+class Group(_Flags, TyperGroup):
+    """The whole program."""
+
+
+class Command(_Flags, TyperCommand):
+    """A command of it."""
+
+
+class SettingsCommand(Command):
     """A command that keeps `--NAME VALUE` of settings that it does not know itself."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -163,14 +163,14 @@ class _Display:
         """One event."""
         if isinstance(event, MethodBegun):
             self.progress.reset(self.outer, total=event.total, visible=event.total is not None)
-            self.progress.update(self.outer, completed=event.done, note="")
+            self._count(event, note="")
             self.progress.reset(self.inner, description=escape(event.label), visible=False)
         elif isinstance(event, Step):
             if event.done <= self.progress.tasks[1].completed:  # another chain
                 self.progress.reset(self.inner, total=event.total)
             self.progress.update(self.inner, completed=event.done, total=event.total, visible=True)
         elif isinstance(event, Iteration):
-            self.progress.update(self.outer, completed=event.done, note=_note(event.numbers))
+            self._count(event, note=_note(event.numbers))
         elif isinstance(event, Warned):
             _warn(event.message)
         elif isinstance(event, PlanChosen):
@@ -180,6 +180,11 @@ class _Display:
             self.progress.update(self.outer, total=self.progress.tasks[0].completed)
         else:
             console.print(escape(str(event)))
+
+    def _count(self, event: MethodBegun | Iteration, note: str) -> None:
+        """Move the bar of the part that a method is in: its iterations, or a search."""
+        part, done, total = event.part, event.done, event.total
+        self.progress.update(self.outer, description=part, completed=done, total=total, note=note)
 
 
 def _note(numbers: Mapping[str, float]) -> str:

@@ -56,6 +56,14 @@ def rerun(
     model: Annotated[
         str | None, typer.Option("-m", "--model", help="The model, in the place of the picture's.")
     ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="A file that it was made of, if its run's folder has it no more; several.",
+        ),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Load the networks that the picture names.")
     ] = False,
@@ -69,7 +77,7 @@ def rerun(
     bring are loaded with --trust only.
     """
     with plain_errors():
-        spec = find_run(picture, trust=trust, model=model)
+        spec = find_run(picture, trust=trust, model=model, inputs=input or ())
         folder = name_folder(output, spec)
         _tell_networks(spec, quiet=quiet)
         follow(execute(spec, folder), folder, quiet=quiet, json=json)

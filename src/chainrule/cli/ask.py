@@ -147,6 +147,14 @@ def _require_edit(values: dict[str, Any]) -> None:
         values["prompt"] = source
 
 
+def _require_prompts(values: dict[str, Any]) -> None:
+    values["prompt"] = [*(values.get("prompt") or ()), *read_lines(values.pop("prompts", None))]
+    if not values["prompt"]:
+        raise UserError(
+            "there is no prompt to show it in", "write {} for the thing, as in 'a {}'", "prompt"
+        )
+
+
 def _require_picture(values: dict[str, Any]) -> None:
     values["prompt"] = [*(values.get("prompt") or ()), *read_lines(values.pop("prompts", None))]
     if not values["prompt"]:
@@ -228,6 +236,22 @@ COMMANDS = (
         [argument(Inputs, "pictures", several=True), *pick_inputs("prompt"), SEED],
         lambda values: ["effect"],
         guided=False,
+    ),
+    Command(
+        "tune",
+        "Teach the model what pictures show: a word, a LoRA, or weights; {} is the thing.",
+        [
+            argument(Inputs, "pictures", several=True),
+            *pick_inputs("prompt"),
+            PROMPTS_FILE,
+            METHOD,
+            PRESET,
+            SEED,
+        ],
+        lambda values: ["dreambooth:rank=8"],
+        preset=True,
+        guided=False,
+        check=_require_prompts,
     ),
     Command(
         "stylize",

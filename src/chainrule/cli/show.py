@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from chainrule.cli._ask import make_spec
 from chainrule.cli._options import (
     CHECKPOINT,
     MEMORY,
+    Option,
     SettingsCommand,
     from_field,
     make_command,
@@ -28,7 +30,7 @@ from chainrule.memory import format_bytes
 from chainrule.methods.base import Method
 from chainrule.methods.registry import METHODS
 from chainrule.models import installed
-from chainrule.runs import Inputs, count_passes, ladder, load_model, load_task
+from chainrule.runs import Estimate, Inputs, count_passes, ladder, load_model, load_task
 
 WIDE = 200
 """The width of a table that is not shown on a terminal."""
@@ -113,34 +115,62 @@ def _estimate(typed: Sequence[Typed], values: dict[str, Any]) -> None:
         rows = sorted(
             ladder(without, load_task(without, model)), key=lambda row: order.index(row.label)
         )
-        table = Table("method", "plan")
-        for name in ("weights", "walk", "judge", "back", "peak", "evaluations"):
-            table.add_column(name, justify="right")
-        chosen: dict[str, str] = {}
+        chosen: dict[str, Estimate] = {}
         for row in rows:
-            fits = limit is None or row.peak <= limit
-            if fits:
-                chosen.setdefault(row.label, f"{row.label}: {row.plan}, {format_bytes(row.peak)}")
-            parts = (row.weights, *(row.phases.get(name, 0) for name in ("walk", "judge", "back")))
-            cells = [format_bytes(part) if part else "" for part in (*parts, row.peak)]
-            style = None if fits else "dim"
-            table.add_row(row.label, str(row.plan), *cells, str(row.passes or ""), style=style)
-        _print(table)
-        typer.echo(
-            "Walk, judge and back: activations at their most, above the weights. Evaluations: of "
-            "the network on one latent, forwards and backwards, in an iteration of all images."
-        )
-        _tell_fit(limit, order, chosen)
+            if limit is None or row.peak <= limit:
+                chosen.setdefault(row.label, row)
+        if values["json"]:
+            report = {
+                label: [_as_json(row, limit) for row in rows if row.label == label]
+                for label in order
+            }
+            typer.echo(json.dumps({"memory": limit, "methods": report}))
+        else:
+            _print(_tabulate_plans(rows, limit))
+            typer.echo(LEGEND)
+            if limit is not None and chosen:
+                fit = [
+                    f"{row.label}: {row.plan}, {format_bytes(row.peak)}" for row in chosen.values()
+                ]
+                typer.echo("\n".join(f"within {format_bytes(limit)}, {way}" for way in fit))
+        _require_fit(limit, [label for label in order if label not in chosen])
 
 
-def _tell_fit(limit: int | None, order: Sequence[str], chosen: dict[str, str]) -> None:
-    """Say which plan fits, and refuse where none does."""
-    if limit is None:
-        return
-    if chosen:
-        typer.echo("\n".join(f"within {format_bytes(limit)}, {way}" for way in chosen.values()))
-    missing = [label for label in order if label not in chosen]
-    if missing:
+LEGEND = (
+    "Walk, judge and back: activations at their most, above the weights. Evaluations: of "
+    "the network on one latent, forwards and backwards, in an iteration of all images."
+)
+PHASES = ("walk", "judge", "back")
+
+
+def _tabulate_plans(rows: Sequence[Estimate], limit: int | None) -> Table:
+    """The ways, from the fastest to the one of least memory; dim where one does not fit."""
+    table = Table("method", "plan")
+    for name in ("weights", *PHASES, "peak", "evaluations"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        parts = (row.weights, *(row.phases.get(name, 0) for name in PHASES))
+        cells = [format_bytes(part) if part else "" for part in (*parts, row.peak)]
+        style = None if limit is None or row.peak <= limit else "dim"
+        table.add_row(row.label, str(row.plan), *cells, str(row.passes or ""), style=style)
+    return table
+
+
+def _as_json(row: Estimate, limit: int | None) -> dict[str, Any]:
+    """What a way takes, in bytes."""
+    return {
+        "plan": row.plan.model_dump(),
+        "weights": row.weights,
+        "phases": dict(row.phases),
+        "peak": row.peak,
+        "evaluations": row.passes,
+        "fits": limit is None or row.peak <= limit,
+    }
+
+
+def _require_fit(limit: int | None, missing: Sequence[str]) -> None:
+    """Raise UserError where no plan fits a method."""
+    if limit is not None and missing:
         raise UserError(
             f"{format_bytes(limit)} is too little for {', '.join(missing)}",
             "choose a smaller size, a smaller network for the loss, or more memory",
@@ -161,5 +191,6 @@ def add_estimate(app: typer.Typer) -> None:
         "evaluations, and which way fits."
     )
     photo = [from_field(Inputs, "photo"), *pick_inputs("source")]
-    options = [*guide.options, *photo, *CHECKPOINT, MEMORY]
+    said = typer.Option("--json", help="Print it as JSON: bytes, from the fastest way down.")
+    options = [*guide.options, *photo, *CHECKPOINT, MEMORY, Option("json", bool, said, False)]
     app.command(cls=SettingsCommand)(make_command("estimate", doc, options, _estimate))

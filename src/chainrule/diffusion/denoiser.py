@@ -275,12 +275,12 @@ class Network(Brief, ABC):
     parameterization: Parameterization
 
     @abstractmethod
-    def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
+    def __call__(self, x: Tensor, t: float | Tensor, conditioning: Conditioning) -> Tensor:
         """The raw output (B, C, h, w), in the dtype of `x`.
 
         Args:
             x: The noisy latents (B, C, h, w).
-            t: Their time.
+            t: Their time, or each one's own (B,).
             conditioning: Of the batch of `x`.
         """
 

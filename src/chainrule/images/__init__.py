@@ -6,12 +6,13 @@ from chainrule.images.masks import colour_mask, load_mask, read_mask, shrink_mas
 from chainrule.images.opening import open_picture
 from chainrule.images.putting_back import put_back, restore_alpha
 from chainrule.images.reading import from_pil, load_picture, on_white, read_picture, to_pil
-from chainrule.images.resizing import fit, resize, resize_like, restore_proportions
+from chainrule.images.resizing import crop, fit, resize, resize_like, restore_proportions
 
 __all__ = [
     "chart",
     "colour_mask",
     "contact_sheet",
+    "crop",
     "fit",
     "from_pil",
     "load_mask",

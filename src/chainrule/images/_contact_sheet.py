@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from chainrule.images.reading import to_pil
+from chainrule.images.reading import on_white, to_pil
 
 TILE = 192
 """The least side of an image, in pixels; smaller ones are enlarged by a whole factor."""
@@ -29,7 +29,8 @@ def contact_sheet(
     """Images side by side: a column for each method, a row for each image, a caption under each.
 
     Args:
-        columns: The images (B, 3, H, W) of each column, by the name that stands above it.
+        columns: The images (B, 3, H, W) of each column, by the name that stands above it; those
+            with alpha (B, 4, H, W) are shown on white.
         rows: What stands left of each of the B rows.
         captions: What stands under each image: B texts for each column, by its name.
         title: What stands above everything.
@@ -55,7 +56,7 @@ def contact_sheet(
         draw.text((x, top), name, "black", font)
         for row, image in enumerate(images):
             y = top + LINE + row * (tile[1] + LINE + MARGIN)
-            sheet.paste(to_pil(image).resize(tile, Image.Resampling.BICUBIC), (x, y))
+            sheet.paste(to_pil(on_white(image)).resize(tile, Image.Resampling.BICUBIC), (x, y))
             draw.text((x, y + tile[1] + 3), captions[name][row], "#444444", font)
             if column == 0:
                 draw.text((MARGIN, y + tile[1] // 2), rows[row], "black", font)

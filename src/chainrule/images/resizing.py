@@ -39,6 +39,25 @@ def fit(picture: Tensor, area: int, multiple: int) -> Tensor:
     return resize(picture[None], sides)[0]
 
 
+def crop(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle of a picture, at a size.
+
+    Args:
+        picture: The picture (3, h, w) in [0, 1].
+        size: The height and width that it should have, in pixels.
+
+    Returns:
+        (3, *size) in [0, 1], in the picture's own proportions.
+    """
+    height, width = picture.shape[-2:]
+    share = min(height / size[0], width / size[1])
+    h, w = (
+        max(1, min(round(share * to), side)) for to, side in zip(size, (height, width), strict=True)
+    )
+    top, left = (height - h) // 2, (width - w) // 2
+    return resize(picture[None, :, top : top + h, left : left + w], size)[0]
+
+
 def restore_proportions(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Images in the proportions that they should have, by shortening one side.
 

@@ -11,6 +11,7 @@ from chainrule.memory.measure import (
     is_out_of_memory,
     measure_memory,
     parse_bytes,
+    told_out_of_memory,
 )
 from chainrule.memory.plan import Plan
 
@@ -27,4 +28,5 @@ __all__ = [
     "is_out_of_memory",
     "measure_memory",
     "parse_bytes",
+    "told_out_of_memory",
 ]

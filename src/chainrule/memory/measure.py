@@ -19,6 +19,9 @@ from chainrule.errors import UserError
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 UNITS |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
+MOST_AMOUNT = 1e15
+"""No number before a unit is larger: it would be a slip."""
+
 
 def parse_bytes(text: str) -> int:
     """A number of bytes as people write it.
@@ -27,7 +30,7 @@ def parse_bytes(text: str) -> int:
     (8000000000, 536870912, 1500000000)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
-    if not match or match[2] not in UNITS or not float(match[1]):
+    if not match or match[2] not in UNITS or not 0 < float(match[1]) < MOST_AMOUNT:
         raise UserError(f"{text!r} is not an amount of memory", "write, for example, 8GB or 512MiB")
     return int(float(match[1]) * UNITS[match[2]])
 
@@ -57,6 +60,19 @@ def count_bytes(networks: Iterable[nn.Module]) -> int:
         for tensor in (*network.parameters(), *network.buffers())
     }
     return sum(storages.values())
+
+
+@contextmanager
+def told_out_of_memory() -> Iterator[None]:
+    """While this lasts, memory that runs out is an error that a user can cure."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            "there is not enough memory", "choose a smaller size, or fewer seeds"
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

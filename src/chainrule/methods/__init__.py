@@ -2,7 +2,8 @@
 
 from chainrule.methods.adjoint_dpm import AdjointDPM
 from chainrule.methods.asyrp import Asyrp
-from chainrule.methods.audit import Audit, AuditTask
+from chainrule.methods.audit import Audit
+from chainrule.methods.audited import AuditTask
 from chainrule.methods.base import Method, Needs, Photo, Result, Sheet, Situation, State, Task
 from chainrule.methods.best_of import BestOf
 from chainrule.methods.blended import BlendedDiffusion

@@ -31,6 +31,7 @@ class AdjointDPM(Method):
     kind: Literal["adjoint-dpm"] = "adjoint-dpm"
     needs = Needs.NOISE | Needs.LOSS
     state: ClassVar[type[State]] = DOODLState
+    judges_last = True
     iterations: int = Field(default=30, ge=0, description="How often the noise is improved.")
     steps: Steps = 31
     optimiser: Adam = Adam(rate=0.1, beta2=0.999, decay=0.01)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,7 @@ class Asyrp(OneShot):
 
     kind: Literal["asyrp"] = "asyrp"
     needs = Needs.PHOTO | Needs.PROMPT | Needs.SOURCE
+    to_change_more: ClassVar[str] = "raise its scale"
     scale: float = Field(default=1.0, description="How far along the direction it goes.")
     until: float = Field(
         default=0.8, ge=0, le=1, description="The share of the steps that it moves."

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Flag, auto
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor, nn
 
 from chainrule.brief import Brief
+from chainrule.diffusion.arguments import resolve_gradient
 from chainrule.diffusion.batch import select
 from chainrule.diffusion.constraints import Constraint
 from chainrule.diffusion.denoiser import Denoiser
@@ -29,6 +30,7 @@ from chainrule.diffusion.gradient import Backprop, Gradient
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.guidance.base import Energy
 from chainrule.diffusion.solvers import edict
+from chainrule.diffusion.solvers.base import Solver
 from chainrule.diffusion.solvers.registry import SOLVERS
 from chainrule.diffusion.time_grids import GRIDS, last_steps
 from chainrule.errors import UserError
@@ -36,6 +38,7 @@ from chainrule.images import on_white, put_back, resize, restore_alpha, restore_
 from chainrule.images.checking import require_images, require_mask
 from chainrule.losses.base import Loss, as_loss
 from chainrule.memory.plan import Plan
+from chainrule.methods.fitting import not_its_own, require_layout
 from chainrule.models.base import Model
 from chainrule.noise import Noise, as_seeds
 from chainrule.specs import Spec, suggest
@@ -181,7 +184,8 @@ class Task(Brief):
         prompts: What the denoiser was told: a prompt for all images, or one for each.
         pictures: Pictures to learn from, each (3, h, w) in [0, 1] of any size.
         energy: What guides noisy latents, (x_t, t) -> (B,), for methods that see these.
-        gradient: How the chain of a method that draws once is differentiated.
+        gradient: How the chain of a method that draws once is differentiated: a gradient, its class
+            or its name.
 
     Raises:
         UserError: One of them is something else, or there are not as many photos as seeds.
@@ -210,6 +214,7 @@ class Task(Brief):
         if self.photo is not None:
             cure = 'wrap it: Photo(images, model.denoiser(""), size=(H, W))'
             _check_type(self.photo, Photo, "photo", cure)
+        object.__setattr__(self, "gradient", resolve_gradient(self.gradient))
         if self.photo is not None and len(self.photo.images) != len(self.seeds):
             raise UserError(
                 f"there are {len(self.photo.images)} photos and {len(self.seeds)} seeds",
@@ -328,6 +333,9 @@ def select_words(words: tuple[str, ...], rows: Sequence[int]) -> tuple[str, ...]
 class State(Brief):
     """All of a method's work at one moment, as tensors: what a file holds, where it goes on."""
 
+    layout: ClassVar[Mapping[str, str]] = {}
+    """The dimensions of each tensor, as in "B C h w" (`require_layout`); those without are free."""
+
     @property
     def iteration(self) -> int:
         """How many iterations are done."""
@@ -370,6 +378,12 @@ class Drawn(State):
     x_T: Tensor
     attention: Tensor | None = None
     losses: Tensor | None = None
+    layout: ClassVar[Mapping[str, str]] = {
+        "latents": "B C h w",
+        "x_T": "B C h w",
+        "attention": "B K u v",
+        "losses": "B",
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -447,16 +461,40 @@ TUNED_STEPS, TUNED_MIX = 20, 0.99
 of an inversion comes apart."""
 
 
+SEARCH = "search of draws"
+"""The part of a method in which the best of several draws of the noise is found."""
+
+
+class Stage(NamedTuple):
+    """Where a method is, for people.
+
+    Args:
+        done: How much of this part of it is done.
+        total: How much there is; None if that is not known.
+        part: What is counted: "iteration", or `SEARCH`.
+    """
+
+    done: int
+    total: int | None
+    part: str = "iteration"
+
+
 class Method(Spec, ABC):
     """Settings by name, and what is done with them. The docstring is what users read."""
 
     kind: str
     needs: ClassVar[Needs] = Needs.NOTHING
     state: ClassVar[type[State]] = Drawn
+    judges_last: ClassVar[bool] = False
+    """Whether its last iteration is not asked for: it only judges what the one before left."""
+    differentiates: ClassVar[bool] = True
+    """Whether its iterations, if it has some, follow a gradient: then graphs can be kept."""
     with_photo: ClassVar[tuple[str, ...]] = ()
     """The settings that have a meaning only where a photo is edited."""
     from_noise: ClassVar[tuple[str, ...]] = ()
     """The settings that have a meaning only where no photo is edited."""
+    to_change_more: ClassVar[str] = "name a prompt that differs more"
+    """What to do if an edit is like its photo; empty: that is as it should be."""
 
     @abstractmethod
     def run(self, task: Any, state: Any = None, on_step: OnStep | None = None) -> Iterator[State]:
@@ -482,6 +520,22 @@ class Method(Spec, ABC):
         require(self, task)
         return task
 
+    def require_own(self, task: Any, state: Any) -> None:
+        """Raise UserError for a state, from a file, that is none of this method and task.
+
+        Args:
+            task: What `prepare` made.
+            state: What was read.
+        """
+        sizes = {}
+        if isinstance(task, Task):
+            sizes = dict(zip("BChw", task.x_T.shape, strict=True))
+            sizes |= {} if task.loss is None else {"n": len(task.loss.names)}
+        require_layout(state.tensors(), state.layout, sizes)
+        most = self.count_iterations(task)
+        if most is not None and state.iteration > most:
+            raise not_its_own(f"it has {state.iteration} iterations of {most}")
+
     def artefacts(self, task: Any, state: Any) -> Mapping[str, Writer]:
         """The files that a method that trains makes, by name.
 
@@ -494,6 +548,19 @@ class Method(Spec, ABC):
     def count_iterations(self, task: Any) -> int | None:
         """How many iterations there are for a task; None of a method that draws once."""
         return None
+
+    def stage(self, task: Any, iteration: int) -> Stage:
+        """Where a method is after so many iterations, counted as its settings count them.
+
+        Args:
+            task: What `prepare` made.
+            iteration: How many are done (`State.iteration`).
+        """
+        count = self.count_iterations(task)
+        if count is None:
+            return Stage(iteration, None)
+        asked = count - self.judges_last
+        return Stage(min(iteration, asked), asked)
 
     def probe(self, steps: int) -> Method:
         """This method in a chain of so many steps, and as short as it can be: to measure it."""
@@ -595,8 +662,38 @@ Coupling = Annotated[
     ),
 ]
 GuidanceScale = Annotated[float, Field(description="Classifier-free guidance; 1 is none.")]
+
+
+def _name_solver(value: Any) -> Any:
+    """The name of a solver that stands for one: an object or a class with its usual settings.
+
+    Settings are written down, as text: an object of anybody's own could not be.
+
+    Raises:
+        UserError: It is a solver that has no name.
+    """
+    solver = isinstance(value, Solver) or (isinstance(value, type) and issubclass(value, Solver))
+    if not solver:
+        return value
+    for name, make in SOLVERS.known.items():
+        if value is make:
+            return name
+        own = None if isinstance(value, type) else make()
+        if own is not None and type(own) is type(value) and own == value:
+            return name
+    shown = value.__name__ if isinstance(value, type) else type(value).__name__
+    known = ", ".join(SOLVERS.known)
+    raise UserError(
+        f"a method is written down, and this {shown} has no name there",
+        f"name a solver ({known}), register yours (the entry points chainrule.solvers), or give "
+        "the object to chainrule.sample(..., solver=...)",
+        "solver",
+    )
+
+
 SolverName = Annotated[
     str,
+    BeforeValidator(_name_solver),
     AfterValidator(lambda name: _known(name, SOLVERS.known, "solver")),
     Field(description=f"The solver: {', '.join(SOLVERS.own)}."),
 ]

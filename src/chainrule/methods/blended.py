@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -35,6 +35,7 @@ class BlendedDiffusion(OneShot):
 
     kind: Literal["blended"] = "blended"
     needs = Needs.PHOTO | Needs.MASK
+    to_change_more: ClassVar[str] = "raise its scale"
     scale: float = Field(default=30.0, description="How hard the loss pushes.")
     crops: int = Field(default=8, ge=0, description="How many cutouts are judged; 0: the whole.")
     strength: Strength = 1.0

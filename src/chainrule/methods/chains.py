@@ -32,6 +32,9 @@ from chainrule.metrics import psnr
 
 FAITHFUL = 25.0
 """The PSNR, in decibels, below which a photo that comes back looks unlike itself."""
+UNCHANGED, NEAR = 45.0, 0.2
+"""The PSNR, in decibels, above which nobody sees an edit; how far its latents may then be from the
+photo's, as |z' - z| / |z|: beyond that nothing is decoded to look."""
 KNOWN = "repaint/known"
 """The stream of the noise on what a mask keeps."""
 _DDIM = DDIM()
@@ -56,7 +59,9 @@ class OneShot(Method):
             yield self.draw(task, on_step)
 
     def result(self, task: Task, state: Drawn) -> Result:
-        return finish(task, state)
+        found = finish(task, state)
+        warn_if_unchanged(self, task, found)
+        return found
 
     def __call__(self, task: Any, on_step: OnStep | None = None) -> Result:
         result: Result = super().__call__(task, on_step)
@@ -223,6 +228,38 @@ def warn_if_unlike(images: Tensor, photos: Tensor, cause: str, cure: str) -> Non
     worst = psnr(images.detach().float(), photos.detach().float()).min().item()
     if worst < FAITHFUL:
         warnings.warn(f"{cause} to {worst:.1f} dB only (below {FAITHFUL:g}): {cure}", stacklevel=3)
+
+
+@torch.no_grad()
+def warn_if_unchanged(method: Method, task: Task, result: Result) -> None:
+    """Say it if an edit is, within its mask, what the autoencoder makes of the photo alone.
+
+    Args:
+        method: What edited.
+        task: Whose photos.
+        result: The edits.
+    """
+    photo = task.photo
+    if photo is None or not method.to_change_more or getattr(method, "strength", None) == 0:
+        return
+    z, made = encode_photos(task), result.latents.detach()
+    away = (made - z).flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1)
+    if not (away < NEAR).any():
+        return
+    off = (result.images.detach() - decode(task, z)).float().square().mean(dim=1, keepdim=True)
+    inside = torch.ones_like(off) if photo.mask is None else photo.mask.to(off)
+    error = (inside * off).sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3)).clamp(min=1)
+    found = -10 * error.clamp(min=1e-12).log10()
+    same = [
+        seed for seed, value in zip(task.seeds, found.tolist(), strict=True) if value > UNCHANGED
+    ]
+    if same:
+        which = "" if len(same) == len(found) else f" (seed {', '.join(map(str, same))})"
+        warnings.warn(
+            f"{method.kind} hardly changed the photo{which}: the edit is within "
+            f"{found.max().item():.0f} dB of it, which nobody sees: {method.to_change_more}",
+            stacklevel=2,
+        )
 
 
 def warn_if_chain_is_lossy(task: Task, images: Tensor) -> None:

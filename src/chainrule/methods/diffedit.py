@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -47,6 +47,7 @@ class DiffEdit(OneShot):
 
     kind: Literal["diffedit"] = "diffedit"
     needs = Needs.PHOTO | Needs.PROMPT
+    to_change_more: ClassVar[str] = "raise its strength, or lower its threshold"
     strength: Strength = 0.5
     noises: int = Field(default=10, ge=1, description="Under how many noises prompts are compared.")
     threshold: float = Field(default=0.5, ge=0, le=1, description="Above which share is edited.")

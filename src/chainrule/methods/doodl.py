@@ -17,7 +17,7 @@ paper and public code differ, the defaults are the paper's:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -39,6 +39,7 @@ from chainrule.losses.base import Loss, describe_loss
 from chainrule.losses.cutouts import crop
 from chainrule.memory import begin_phase
 from chainrule.methods.base import (
+    SEARCH,
     TUNED_MIX,
     TUNED_STEPS,
     Coupling,
@@ -46,14 +47,15 @@ from chainrule.methods.base import (
     Needs,
     Result,
     Situation,
+    Stage,
     State,
     Steps,
     Task,
     Turns,
     require_heeded,
 )
-from chainrule.methods.best_of import draw_best
-from chainrule.methods.chains import generate, invert_photos
+from chainrule.methods.best_of import Best, search
+from chainrule.methods.chains import generate, invert_photos, warn_if_unchanged
 from chainrule.methods.chunking import decode, evaluate, loss_and_gradient
 from chainrule.optimise import Adam, Momentum
 
@@ -77,6 +79,7 @@ class DOODLState(State):
         best_losses: (B,), likewise: of whole images, not of crops.
         terms: (k, n, B), the n terms of the optimised loss at each iteration so far.
         redrawn: (), 1 once the best noise was drawn again in more steps.
+        draws: (), how many draws were tried to find a start; 0 if none was searched for.
     """
 
     x_T: Tensor
@@ -87,9 +90,26 @@ class DOODLState(State):
     best_losses: Tensor
     terms: Tensor
     redrawn: Tensor
+    draws: Tensor
+    layout: ClassVar[Mapping[str, str]] = {
+        "x_T": "P B C h w",
+        "memory": "2 P B C h w",
+        "radius": "P B",
+        "best_x_T": "P B C h w",
+        "best_latents": "B C h w",
+        "best_losses": "B",
+        "terms": "k n B",
+        "redrawn": " int",
+        "draws": " int",
+    }
 
     @property
     def iteration(self) -> int:
+        return int(self.draws) + self.judged
+
+    @property
+    def judged(self) -> int:
+        """How many noises the optimisation has judged so far."""
         return len(self.terms)
 
     @property
@@ -99,10 +119,10 @@ class DOODLState(State):
 
     @property
     def numbers(self) -> dict[str, float]:
-        if not len(self.terms):
-            return {}
-        now, best = self.history[-1].mean().item(), self.best_losses.mean().item()
-        return {"loss as optimised": now, "best of whole images": best}
+        best = {"best of whole images": self.best_losses.mean().item()}
+        if self.judged:
+            return {"loss as optimised": self.history[-1].mean().item(), **best}
+        return best if self.draws else {}
 
     def select(self, rows: Sequence[int]) -> DOODLState:
         """The same for some of the images."""
@@ -188,6 +208,8 @@ class DOODL(Method):
     needs = Needs.LOSS
     from_noise = ("start_of",)
     state: ClassVar[type[State]] = DOODLState
+    to_change_more: ClassVar[str] = "raise its iterations, or its optimiser's rate"
+    judges_last = True
     start_of: int = Field(
         default=1, ge=1, description="How many draws are tried to find a start; 1: the seed's own."
     )
@@ -242,7 +264,17 @@ class DOODL(Method):
         return EDICT(mix=self.mix, turns=self.turns, coupling=self.coupling)
 
     def count_iterations(self, task: Any) -> int:
-        return self.iterations + 1  # the last update's noise is judged too
+        return self._count_draws(task) + self.iterations + 1  # the last update's noise is judged
+
+    def _count_draws(self, task: Any) -> int:
+        """How many draws are tried to find a start; 0 where there is nothing to choose among."""
+        return self.start_of if self.start_of > 1 and task.photo is None else 0
+
+    def stage(self, task: Any, iteration: int) -> Stage:
+        draws = self._count_draws(task)
+        if draws and iteration <= draws:
+            return Stage(iteration, draws, SEARCH)
+        return Stage(min(iteration - draws, self.iterations), self.iterations)
 
     def gradient(self, keep: int = 0) -> Gradient:
         """How the chain is differentiated, the graphs of `keep` steps being kept."""
@@ -303,7 +335,13 @@ class DOODL(Method):
     def run(
         self, task: Task, state: DOODLState | None = None, on_step: OnStep | None = None
     ) -> Iterator[DOODLState]:
-        """The states after each iteration. Stop whenever you like: each holds the best so far."""
+        """The states after each iteration. Stop whenever you like: each holds the best so far.
+
+        Those after each draw of the search for a start come first, if there is one.
+        """
+        if state is None or not state.judged:
+            for state in self._search(task, state, on_step):  # noqa: B020 - it goes on
+                yield state
         state = self.start(task, on_step=on_step) if state is None else state
         while not self.finished(state):
             state = self.advance(task, state, on_step)
@@ -324,25 +362,42 @@ class DOODL(Method):
         """
         if x_T is None and task.photo is not None:
             x_T = invert_photos(task, steps=self.steps, solver=self.solver, on_step=on_step)
-        drawn = None
-        if x_T is None and self.start_of > 1:
-            drawn = draw_best(task, self.start_of, steps=self.steps, on_step=on_step)
-            x_T = drawn.x_T
-        x_T = task.x_T if x_T is None else x_T
+        if x_T is None and self._count_draws(task):
+            *_, last = self._search(task, None, on_step)
+            return last
+        return self._begin(task, task.x_T if x_T is None else x_T)
+
+    def _search(
+        self, task: Task, state: DOODLState | None, on_step: OnStep | None
+    ) -> Iterator[DOODLState]:
+        """The states after each draw of the search for a start, from `state` on."""
+        if state is not None and not state.draws:
+            return
+        begun = None
+        if state is not None:
+            x_T, losses = state.best_x_T[0], state.best_losses
+            begun = Best(state.best_latents, x_T, losses=losses, draws=state.draws)
+        count = self._count_draws(task)
+        for best in search(task, count, begun, steps=self.steps, on_step=on_step):
+            yield self._begin(task, best.x_T, best)
+
+    def _begin(self, task: Task, x_T: Tensor | Latents, drawn: Best | None = None) -> DOODLState:
+        """The state before the first iteration, from `x_T`, the noise of what was `drawn`."""
         pair = torch.stack(self.solver.init(x_T) if isinstance(x_T, Tensor) else x_T).detach()
         batch, names = pair.shape[1], task.require_loss().names
         latents, losses = pair[0], torch.full((batch,), torch.inf, device=pair.device)
         if drawn is not None and drawn.losses is not None:  # the best so far, by DDIM
             latents, losses = drawn.latents.detach(), drawn.losses.detach().to(losses)
         terms = losses.new_zeros(0, len(names), batch)
-        memory, undone = torch.stack([0 * pair] * 2), torch.zeros((), dtype=torch.long)
-        return DOODLState(pair, memory, _norm(pair), pair, latents, losses, terms, undone)
+        memory, none = torch.stack([0 * pair] * 2), torch.zeros((), dtype=torch.long)
+        draws = none if drawn is None else drawn.draws
+        return DOODLState(pair, memory, _norm(pair), pair, latents, losses, terms, none, draws)
 
     def finished(self, state: DOODLState) -> bool:
         """Whether all iterations are done, or every image is good enough."""
-        if state.iteration == 0:
+        if not state.judged:
             return False
-        return state.iteration > self.iterations or bool(self._good(state.best_losses).all())
+        return state.judged > self.iterations or bool(self._good(state.best_losses).all())
 
     def advance(self, task: Task, state: DOODLState, on_step: OnStep | None = None) -> DOODLState:
         """One iteration of Algorithm 1 for each image that is not good enough yet.
@@ -352,7 +407,7 @@ class DOODL(Method):
             state: Where it is.
             on_step: Told after each step.
         """
-        good = self._good(state.best_losses) if state.iteration else state.best_losses.isnan()
+        good = self._good(state.best_losses) if state.judged else state.best_losses.isnan()
         todo = (~good).nonzero().flatten().tolist()
         size = task.plan.batch_size or len(todo)
         if len(todo) == len(task.seeds) <= size:
@@ -366,7 +421,7 @@ class DOODL(Method):
 
     def _advance(self, task: Task, state: DOODLState, on_step: OnStep | None) -> DOODLState:
         """Generate, judge, remember the best, and move the noise."""
-        k = state.iteration
+        k = state.judged
         done = k >= self.iterations
         begin_phase("walk")
         with torch.set_grad_enabled(not done):
@@ -449,7 +504,11 @@ class DOODL(Method):
         """The best images so far, with the losses by which they were chosen."""
         latents = state.best_latents
         images = decode(task, latents)
-        return Result(images, latents, state.best_x_T[0], state.best_losses, state.terms)
+        terms = state.terms if state.judged else None  # none in a search for a start
+        found = Result(images, latents, state.best_x_T[0], state.best_losses, terms)
+        if state.judged:
+            warn_if_unchanged(self, task, found)
+        return found
 
     def __call__(self, task: Any, on_step: OnStep | None = None) -> Result:
         result: Result = super().__call__(task, on_step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.solvers.edict import EDICT
@@ -34,6 +34,7 @@ class EDICTEdit(OneShot):
 
     kind: Literal["edict"] = "edict"
     needs = Needs.PHOTO | Needs.PROMPT
+    to_change_more: ClassVar[str] = "raise its strength, or name a prompt that differs more"
     strength: Strength = 0.8
     steps: Steps = 50
     mix: Mix = 0.93

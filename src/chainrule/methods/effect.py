@@ -28,6 +28,7 @@ from chainrule.methods.base import (
     Writer,
 )
 from chainrule.methods.training import Training, train
+from chainrule.models.embedding_files import save_word
 from chainrule.optimise import Adam
 
 VECTORS = "vectors"
@@ -45,13 +46,14 @@ class Effect(Method):
     silent. The best word that was found is shown, and written as a textual inversion, for any
     diffusers program.
 
-    Limits: what no word can say cannot be learnt (stripes, in the bundled world); for models with
-    one CLIP for their text.
+    Limits: what no word can say cannot be learnt (stripes, in the bundled world); for models that
+    read prompts, not classes.
     """
 
     kind: Literal["effect"] = "effect"
     needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT
     state: ClassVar[type[State]] = Training
+    judges_last = True
     word: str = Field(default="<effect>", description="The new word, in angle brackets.")
     other: tuple[str, ...] = Field(default=(), description="Prompts with which the word is tried.")
     vectors: int = Field(default=4, ge=1, description="How many token embeddings the word has.")
@@ -113,6 +115,9 @@ class Effect(Method):
 
         parts: Any = ({VECTORS: vectors}, objective, self.optimiser, self.iterations, state)
         return train(*parts, keep_best=True)
+
+    def require_own(self, task: Task, state: Training) -> None:
+        state.require_like(self.start(task), self.count_iterations(task))
 
     def tell(self, task: Task, vectors: Tensor, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of prompts in which the word reads as `vectors` (n, D).
@@ -185,11 +190,9 @@ class Effect(Method):
         )
 
     def artefacts(self, task: Task, state: Training) -> Mapping[str, Writer]:
-        """The word, as diffusers' `load_textual_inversion` reads it."""
-        from safetensors.torch import save_file
-
-        vectors = {self.word: _best(state).contiguous().cpu()}
-        writer: Any = lambda path: save_file(vectors, path)  # noqa: E731
+        """The word as a textual inversion, as `save_word` says who reads it."""
+        vectors, text = _best(state), task.model.text
+        writer: Any = lambda path: save_word(path, self.word, vectors, text)  # noqa: E731
         return {"embedding.safetensors": writer}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,7 @@ class ILVR(OneShot):
 
     kind: Literal["ilvr"] = "ilvr"
     needs = Needs.PHOTO
+    to_change_more: ClassVar[str] = "raise its factor, or lower its stop"
     factor: int = Field(
         default=4, ge=1, description="How coarse what is kept is, in latent pixels."
     )

@@ -56,6 +56,12 @@ class InversionState(State):
     y: Tensor
     images: Tensor
     facts: Tensor
+    layout: ClassVar[Mapping[str, str]] = {
+        "x": "B C h w",
+        "y": "B C h w",
+        "images": "B 3 H W",
+        "facts": "2 4",
+    }
 
 
 class Inversion(Method):

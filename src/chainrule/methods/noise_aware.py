@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ class EnergyGuidance(OneShot):
     """Pushes each step by an energy of the noisy latent: the task's, or one that is bundled."""
 
     with_photo = ("strength",)
+    to_change_more: ClassVar[str] = "raise its scale, or its strength"
     scale: float = Field(default=300.0, description="How hard the energy pushes.")
     strength: Strength = 1.0
     eta: Eta = 0.0

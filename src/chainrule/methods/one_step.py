@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,7 @@ class OneStepGuidance(OneShot):
 
     kind: Literal["one-step"] = "one-step"
     needs = Needs.LOSS
+    to_change_more: ClassVar[str] = "raise its scale, or its strength"
     with_photo = ("strength", "mix", "turns", "coupling")
     scale: float = Field(default=5.0, description="How hard the loss pushes.")
     strength: Strength = 0.5

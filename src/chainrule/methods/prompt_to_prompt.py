@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -63,6 +63,7 @@ class PromptToPrompt(OneShot):
 
     kind: Literal["prompt-to-prompt"] = "prompt-to-prompt"
     needs = Needs.PHOTO | Needs.PROMPT | Needs.SOURCE
+    to_change_more: ClassVar[str] = "lower its cross and self_attention"
     cross: float = Field(
         default=0.8, ge=0, le=1, description="The share of steps with the source's cross-attention."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.solvers.edict import EDICT
@@ -32,6 +32,7 @@ class Reconstruction(OneShot):
 
     kind: Literal["reconstruction"] = "reconstruction"
     needs = Needs.PHOTO
+    to_change_more: ClassVar[str] = ""
     strength: Strength = 1.0
     steps: Steps = 50
     mix: Mix = 0.93

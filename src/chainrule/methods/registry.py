@@ -11,6 +11,7 @@ from chainrule.methods.blended import BlendedDiffusion
 from chainrule.methods.ddim_inversion import DDIMInversion
 from chainrule.methods.diffedit import DiffEdit
 from chainrule.methods.doodl import DOODL
+from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.edict import EDICTEdit
 from chainrule.methods.effect import Effect
 from chainrule.methods.ilvr import ILVR
@@ -24,6 +25,7 @@ from chainrule.methods.repaint import RePaint
 from chainrule.methods.sdedit import SDEdit
 from chainrule.methods.semantic import SemanticGuidance
 from chainrule.methods.stylize import Stylize
+from chainrule.methods.textual_inversion import TextualInversion
 from chainrule.specs import Registry
 
 OWN: tuple[type[Method], ...] = (
@@ -47,6 +49,8 @@ OWN: tuple[type[Method], ...] = (
     Asyrp,
     Effect,
     Stylize,
+    TextualInversion,
+    DreamBooth,
     Audit,
 )
 """One line a method."""

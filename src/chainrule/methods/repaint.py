@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -31,6 +31,7 @@ class RePaint(OneShot):
 
     kind: Literal["repaint"] = "repaint"
     needs = Needs.PHOTO | Needs.MASK
+    to_change_more: ClassVar[str] = "mark more in the mask, or name another prompt"
     jump: int = Field(default=10, ge=1, description="How many steps the chain jumps back.")
     repeats: int = Field(default=10, ge=1, description="How often it comes down in all.")
     eta: Eta = 1.0

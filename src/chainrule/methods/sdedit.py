@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ class SDEdit(OneShot):
 
     kind: Literal["sdedit"] = "sdedit"
     needs = Needs.PHOTO
+    to_change_more: ClassVar[str] = "raise its strength"
     strength: float = Field(
         default=0.6, ge=0, le=1, description="How much of the chain is redone: more changes more."
     )

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from chainrule import bundled
@@ -38,7 +38,7 @@ from chainrule.methods.training import Training, train
 from chainrule.models import BUNDLED
 from chainrule.models.base import Model
 from chainrule.models.lora import add_lora, has_lora, remove_lora, reset_lora, save_lora
-from chainrule.noise import Noise
+from chainrule.noise import Noise, read_seeds
 from chainrule.optimise import Adam
 from chainrule.specs import NetworkName
 
@@ -109,7 +109,7 @@ class Stylize(Method):
         "vision network; the bundled CLIP (style) and classifier (content).",
     )
     other: tuple[str, ...] = Field(default=(), description="Prompts on which it is tried only.")
-    other_seeds: tuple[int, ...] = Field(
+    other_seeds: Annotated[tuple[int, ...], BeforeValidator(read_seeds)] = Field(
         default=(100, 101), description="Seeds on which it is tried only."
     )
     rank: int = Field(default=8, ge=1, description="The rank of the LoRA.")
@@ -174,6 +174,9 @@ class Stylize(Method):
         """The state before the first batch: with it, the network draws what it drew."""
         with _tuned(task.model, self.rank) as weights:
             return Training.begin(weights, 2)
+
+    def require_own(self, task: StyleTask, state: Training) -> None:
+        state.require_like(self.start(task), self.count_iterations(task))
 
     def run(
         self, task: StyleTask, state: Training | None = None, on_step: OnStep | None = None

@@ -14,6 +14,7 @@ from torch import Tensor
 from chainrule.errors import UserError
 from chainrule.memory import begin_phase
 from chainrule.methods.base import State
+from chainrule.methods.fitting import not_its_own, require_layout, require_like
 from chainrule.optimise import Optimiser
 
 
@@ -27,40 +28,58 @@ class Training(State):
         losses: (k, n), the n terms of the loss at each iteration so far.
         best: The values of the lowest loss so far, by name; empty where each iteration has a loss
             of its own.
+        given: What was made once, before the first iteration, by name: latents of pictures.
     """
 
     values: Mapping[str, Tensor]
     memory: Mapping[str, Tensor]
     losses: Tensor
     best: Mapping[str, Tensor] = field(default_factory=dict)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, parameters: Mapping[str, Tensor], terms: int) -> Training:
+    def begin(cls, parameters: Mapping[str, Tensor], terms: int, **given: Tensor) -> Training:
         """The state before the first iteration, of a loss of so many `terms`.
 
         Args:
             parameters: What is trained, by name.
             terms: How many terms the loss has.
+            given: What was made before it.
         """
         values = {name: value.detach().clone() for name, value in parameters.items()}
         memory = {name: torch.stack([0 * value, 0 * value]) for name, value in values.items()}
-        return cls(values, memory, torch.zeros(0, terms))
+        return cls(values, memory, torch.zeros(0, terms), given=given)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Training:
         if "losses" not in tensors:
             raise UserError("this is not the state of a training (it has no losses)", "delete it")
-        values, memory, best = (
+        values, memory, best, given = (
             {name.removeprefix(kind): t for name, t in tensors.items() if name.startswith(kind)}
-            for kind in ("value ", "memory ", "best ")
+            for kind in ("value ", "memory ", "best ", "given ")
         )
-        return cls(values, memory, tensors["losses"].cpu(), best)
+        return cls(values, memory, tensors["losses"].cpu(), best, given)
 
     def tensors(self) -> dict[str, Tensor]:
         values = {f"value {name}": value for name, value in self.values.items()}
         memory = {f"memory {name}": value for name, value in self.memory.items()}
         best = {f"best {name}": value for name, value in self.best.items()}
-        return values | memory | best | {"losses": self.losses}
+        given = {f"given {name}": value for name, value in self.given.items()}
+        return values | memory | best | given | {"losses": self.losses}
+
+    def require_like(self, own: Training, most: int) -> None:
+        """Raise UserError for a state, from a file, that is none of this training.
+
+        Args:
+            own: The state before the first iteration.
+            most: How many iterations there are.
+        """
+        require_layout({"losses": self.losses}, {"losses": "k n"}, {"n": own.losses.shape[1]})
+        if len(self.losses) > most:
+            raise not_its_own(f"it has {len(self.losses)} iterations of {most}")
+        best = own.values if self.best else {}
+        expected = replace(own, best=best, losses=self.losses)
+        require_like(self.tensors(), expected.tensors())
 
     @property
     def iteration(self) -> int:
@@ -83,6 +102,7 @@ def train(
     state: Training,
     *,
     keep_best: bool = False,
+    every: int = 1,
 ) -> Iterator[Training]:
     """The states after each iteration from `state` on.
 
@@ -96,6 +116,8 @@ def train(
         state: Where to begin.
         keep_best: Whether all iterations have one loss, so that the values of the lowest are kept.
             What the last update left behind is judged then too, in one iteration more.
+        every: After how many iterations there is a state. Where much is trained and an iteration
+            is short, more than one: whoever executes a run writes each down.
 
     Raises:
         UserError: If the loss or a gradient stops being finite.
@@ -120,9 +142,13 @@ def train(
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
                 change, memory[name] = optimiser.update(parameter, gradient, state.memory[name], k)
                 parameter += change
-        values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        state = replace(state, values=values, memory=memory)
-        yield state
+        state = replace(state, memory=memory)
+        due = (k + 1) % every == 0 or k + 1 == iterations
+        if due or keep_best:
+            values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+            state = replace(state, values=values)
+        if due:
+            yield state
 
 
 def _sum_parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ MORE = {
     8: "it sees a photo too, as InstructPix2Pix does",
 }
 """What networks of so many channels are."""
+FAR = 2.0
+"""How many times the pixels of what a network learnt from, or which part of them, is much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,4 +143,21 @@ def latent_sides(
             f"this model's sides are multiples of {multiple}",
             "size",
         )
+    _warn_if_far(size, default, factor)
     return height // factor, width // factor
+
+
+def _warn_if_far(size: tuple[int, int], default: Sides, factor: int) -> None:
+    """Say it if images have many more or fewer pixels than those that the network learnt from."""
+    if default is None:
+        return
+    h, w = (factor * side for side in ((default, default) if isinstance(default, int) else default))
+    (height, width), share = size, size[0] * size[1] / (h * w)
+    if not 1 / FAR <= share <= FAR:
+        seen = "show things twice" if share > 1 else "be blurred or show nothing"
+        warnings.warn(
+            f"images of {height}x{width} have {share:.3g} times the pixels of the {h}x{w} that "
+            f"this checkpoint was trained for, so that they may {seen}: choose a size nearer to "
+            "it, and enlarge or shrink the images afterwards",
+            stacklevel=2,
+        )

@@ -92,9 +92,9 @@ class Backbone(Network):
     schedule: Schedule
     parameterization: Parameterization
 
-    def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
+    def __call__(self, x: Tensor, t: float | Tensor, conditioning: Conditioning) -> Tensor:
         dtype = self._typical_weight.dtype
-        times = torch.full((len(x),), t, device=x.device, dtype=torch.float32)
+        times = torch.as_tensor(t, device=x.device, dtype=torch.float32).expand(len(x))
         # the gradients of its own weights would stay scaled: train those in float32
         trained = any(weight.requires_grad for weight in self.weights)
         scaling = GradientScaling(on=dtype == torch.float16 and not trained)

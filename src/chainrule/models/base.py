@@ -135,8 +135,9 @@ class Text(Brief, Portable, ABC):
 
         Args:
             word: In angle brackets, for example `<effect>`.
-            vectors: The token embeddings (n, D) that it stands for. They get their gradients
-                through the conditioning.
+            vectors: The token embeddings (n, D) that it stands for, D the sum of `widths`: those
+                of the text encoders side by side, in turn. They get their gradients through the
+                conditioning; who changes them in place changes the word.
 
         Raises:
             UserError: The word is not a new one, or the family cannot learn any.
@@ -144,11 +145,29 @@ class Text(Brief, Portable, ABC):
         raise _cannot_learn()
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each text encoder's token embeddings; none if no word can be learnt."""
+        return ()
+
+    @property
     def pad_embedding(self) -> Tensor:
-        """The token embedding (D,) that prompts are padded with: it adds nothing to a prompt.
+        """The token embedding (D,) that prompts are padded with: it adds next to nothing to one.
+
+        Nothing at all where a CLIP is padded with its end mark, as in Stable Diffusion 1.x.
 
         Raises:
             UserError: The family cannot learn a new word, which is what this is for.
+        """
+        raise _cannot_learn()
+
+    def word_embedding(self, word: str) -> Tensor:
+        """The token embedding (D,) of a known word, for a new one that is to start as it.
+
+        Args:
+            word: As one types it; of several tokens the mean is taken.
+
+        Raises:
+            UserError: The model does not know it, or its family cannot learn a new word.
         """
         raise _cannot_learn()
 
@@ -170,8 +189,8 @@ def _listed(call: Callable[[Any, Sequence[str]], Conditioning]) -> Any:
 
 def _cannot_learn() -> UserError:
     return UserError(
-        "this model's family cannot be taught a word",
-        "choose Stable Diffusion 1.x or 2.x or the bundled model, which have one CLIP for text",
+        "this model cannot be taught a word",
+        "choose one that reads its prompts with a CLIP or a T5, as Stable Diffusion",
         "model",
     )
 

@@ -1,16 +1,19 @@
-"""A LoRA (Hu et al. 2022) on a model's cross-attention: W + B A, where B = 0 at first."""
+"""A LoRA (Hu et al. 2022) on a model's attention: W + B A, where B = 0 at first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from chainrule.errors import UserError
 from chainrule.models.base import Model
+
+Layers = Literal["cross", "attention"]
+"""Which layers have a LoRA: the attention to the prompt, or all attention."""
 
 ADAPTER = "chainrule"
 """The name of the LoRA in the network."""
@@ -19,12 +22,13 @@ SEED = 0
 """The seed of its first weights."""
 
 
-def add_lora(model: Model, rank: int) -> dict[str, Tensor]:
-    """The LoRA on a model's cross-attention; it is added, in place, if there is none.
+def add_lora(model: Model, rank: int, layers: Layers = "cross") -> dict[str, Tensor]:
+    """The LoRA on a model's attention; it is added, in place, if there is none.
 
     Args:
         model: The model.
         rank: The rank of each matrix, 1 or more, if the LoRA is added.
+        layers: Which layers it is on, likewise.
 
     Returns:
         Its weights by name. They want gradients, and are at least float32.
@@ -33,7 +37,7 @@ def add_lora(model: Model, rank: int) -> dict[str, Tensor]:
         UserError: peft is not installed, or the network takes no LoRA.
     """
     network = _network(model)
-    targets = _cross_attention(model, network)
+    targets = _attention(model, network, layers)
     known = getattr(network, "peft_config", {})
     if known and ADAPTER not in known:
         raise UserError(
@@ -109,8 +113,8 @@ def _network(model: Model) -> Any:
     return getattr(model.network, "module", None)
 
 
-def _cross_attention(model: Model, network: Any) -> list[str]:
-    """The layers that a LoRA goes on: the projections of the attention to the prompt."""
+def _attention(model: Model, network: Any, layers: Layers) -> list[str]:
+    """The layers that a LoRA goes on: the projections of attention."""
     from diffusers.utils import is_peft_available
 
     if not is_peft_available():
@@ -124,4 +128,6 @@ def _cross_attention(model: Model, network: Any) -> list[str]:
             "choose a Stable Diffusion or a Flux",
             "model",
         )
-    return [f"{there[0]}.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0")]
+    every = ("to_q", "to_k", "to_v", "to_out.0")
+    own = ["attn1"] if layers == "attention" and there[0] == "attn2" else []
+    return [f"{kind}.{part}" for kind in (*own, there[0]) for part in every]

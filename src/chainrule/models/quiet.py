@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from chainrule.errors import UserError
+from chainrule.errors import UserError, find_reason
 
 SILENT = 60
 """Above logging.CRITICAL."""
@@ -60,5 +60,5 @@ def first_line(reason: object) -> str:
     >>> first_line(ValueError("no beta.\\nTry another."))
     'no beta'
     """
-    lines = str(reason).strip().splitlines() or [type(reason).__name__]
-    return lines[0].strip().rstrip(".:")[:300]
+    known = reason if isinstance(reason, BaseException) else ValueError(reason)
+    return find_reason(known).strip().rstrip(".:")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,22 +23,34 @@ from chainrule.models.prompts import check_prompts
 
 LONGEST = 10_000
 """More tokens than any CLIP reads."""
+START = "\u2581"
+"""What a T5 marks the start of a word with."""
+SUFFIXES = ("", "_2", "_3")
+"""Of the first to third text encoder of a pipeline, and of its tokenizer."""
 CLIP_TOKENS = 77
 """What the public CLIPs read. The networks of shorter ones have seen one chunk only."""
 
 
 def text_encoders(pipeline: Any) -> tuple[nn.Module, ...]:
     """The text encoders of a pipeline, those that it has of its first to third."""
-    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    parts = [getattr(pipeline, name, None) for name in names]
+    parts = [getattr(pipeline, f"text_encoder{suffix}", None) for suffix in SUFFIXES]
     return tuple(part for part in parts if isinstance(part, nn.Module))
 
 
 def tokenizers(pipeline: Any) -> tuple[Any, ...]:
     """The tokenizers of a pipeline, those that it has of its first to third."""
-    names = ("tokenizer", "tokenizer_2", "tokenizer_3")
-    parts = [getattr(pipeline, name, None) for name in names]
+    parts = [getattr(pipeline, f"tokenizer{suffix}", None) for suffix in SUFFIXES]
     return tuple(part for part in parts if part is not None)
+
+
+def embeddings_of(pipeline: Any) -> tuple[tuple[Any, Any], ...]:
+    """The tokenizer and the token embeddings of each text encoder that a pipeline has."""
+    pairs = [
+        (getattr(pipeline, f"tokenizer{suffix}", None), getattr(pipeline, f"text_encoder{suffix}"))
+        for suffix in SUFFIXES
+        if isinstance(getattr(pipeline, f"text_encoder{suffix}", None), nn.Module)
+    ]
+    return tuple((each, encoder.get_input_embeddings()) for each, encoder in pairs if each)
 
 
 def taught_words(pipeline: Any) -> tuple[str, ...]:
@@ -57,20 +69,57 @@ def is_known(tokenizer: Any, word: str) -> bool:
     small = word.lower()
     added = {token.lower() for token in tokenizer.added_tokens_encoder}
     known = tokenizer.get_vocab()
-    return small in added or any(each in known for each in (word, small, f"{small}</w>"))
+    forms = (word, small, f"{small}</w>", f"{START}{word}", f"{START}{small}")
+    return small in added or any(each in known for each in forms)
 
 
 def read_groups(tokenizer: Any, prompt: str) -> list[list[int]]:
     """The tokens of a prompt, without marks: of a taught word all of its own, of another one."""
     added = tokenizer.added_tokens_encoder
     words = {number: word for word, number in added.items()}
-    groups = []
+    groups, prompt = [], _spell(tokenizer, prompt)
     for number in tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids:
         group, word = [number], words.get(number)
         while word is not None and f"{word}_{len(group)}" in added:
             group.append(added[f"{word}_{len(group)}"])
         groups.append(group)
     return groups
+
+
+def _spell(tokenizer: Any, prompt: str) -> str:
+    """A prompt with its taught words as they were taught: a T5 tells capital letters apart."""
+    special = set(tokenizer.all_special_tokens)
+    taught = {word.lower(): word for word in tokenizer.added_tokens_encoder if word not in special}
+    if not taught:
+        return prompt
+    patterns = [
+        # as the tokenizers look for them: a plain word is not found within others
+        r"(?<!\w)" * word[0].isalnum() + re.escape(word) + r"(?!\w)" * word[-1].isalnum()
+        for word in sorted(taught, key=len, reverse=True)
+    ]
+    found = re.compile("|".join(patterns), re.IGNORECASE)
+    return found.sub(lambda match: taught.get(match[0].lower(), match[0]), prompt)
+
+
+def read_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+    """Prompts as `length` tokens each, padded; what is longer is cut before its end mark.
+
+    Args:
+        tokenizer: A CLIP's or a T5's.
+        prompts: B prompts.
+        length: How many tokens are read, with the marks.
+
+    Returns:
+        The token numbers (B, length), and which are not padding (B, length), 1 or 0.
+    """
+    *start, end = tokenizer("").input_ids
+    rows = []
+    for prompt in prompts:
+        numbers = [number for group in read_groups(tokenizer, prompt) for number in group]
+        rows.append([*start, *numbers[: length - len(start) - 1], end])
+    padded = [row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows]
+    there = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
+    return torch.tensor(padded), torch.tensor(there)
 
 
 def check_length(
@@ -163,9 +212,9 @@ def token_strings(
         ids = chunk_ids(pipeline, (tokenizer,), [prompt])[0].flatten().tolist()
     else:
         check_length(pipeline, tokenizer, [prompt], limit)
-        ids = tokenizer(prompt, padding="max_length", max_length=limit).input_ids
+        ids = read_ids(tokenizer, [prompt], limit)[0][0].tolist()
     tokens = tokenizer.convert_ids_to_tokens(ids)
-    return [token.removesuffix("</w>").strip("\u2581") for token in tokens]
+    return [token.removesuffix("</w>").strip(START) for token in tokens]
 
 
 def chunk_ids(
@@ -276,35 +325,110 @@ def lengthen(text: Tensor, tokens: int, nothing: Tensor) -> Tensor:
     return torch.cat([text, nothing.to(text).repeat(len(text), count, 1)], dim=1)
 
 
-def find_end_by_name(encoder: Any, tokenizer: Any) -> None:
-    """Let a CLIP, in place, find the end of a prompt where it is.
+def find_ends_by_name(pipeline: Any) -> None:
+    """Let a pipeline's CLIPs, in place, find the end of a prompt where it is.
 
-    Configurations of before 2023 take the greatest number for the end; a taught word's is greater.
+    What they pool lies there. Configurations of before 2023 take the greatest number for the end;
+    a taught word's is greater.
     """
-    for module in encoder.modules():
-        if getattr(module, "eos_token_id", None) == 2:  # what those configurations say
-            module.eos_token_id = tokenizer.eos_token_id
+    for suffix in SUFFIXES:
+        encoder = getattr(pipeline, f"text_encoder{suffix}", None)
+        tokenizer = getattr(pipeline, f"tokenizer{suffix}", None)
+        if encoder is None or tokenizer is None:
+            continue
+        for module in encoder.modules():
+            if getattr(module, "eos_token_id", None) == 2:  # what those configurations say
+                module.eos_token_id = tokenizer.eos_token_id
+
+
+def word_widths(pipeline: Any) -> tuple[int, ...]:
+    """The widths of the token embeddings of a pipeline's text encoders, in turn."""
+    return tuple(int(each.embedding_dim) for _, each in embeddings_of(pipeline))
+
+
+def embed_padding(pipeline: Any) -> Tensor:
+    """The token embeddings (D,) of padding, those of all text encoders joined."""
+    return _embed(pipeline, lambda tokenizer: [tokenizer.pad_token_id])
+
+
+def embed_word(pipeline: Any, word: str) -> Tensor:
+    """The token embeddings (D,) of a word that a pipeline knows, the mean where it is several.
+
+    Args:
+        pipeline: The diffusers pipeline.
+        word: As one types it.
+
+    Returns:
+        Those of all text encoders joined, in turn.
+
+    Raises:
+        UserError: It is no word, or a tokenizer has no token for it.
+    """
+    check_prompts([word])
+
+    def read(tokenizer: Any) -> list[int]:
+        ids = [number for group in read_groups(tokenizer, word) for number in group]
+        none = tokenizer.unk_token_id
+        if not ids or (none != tokenizer.eos_token_id and none in ids):
+            raise UserError(
+                f"the model does not know the word {word!r:.60}", "name another", "word"
+            )
+        return ids
+
+    return _embed(pipeline, read)
+
+
+def _embed(pipeline: Any, read: Callable[[Any], list[int]]) -> Tensor:
+    """The mean token embeddings (D,) of what is read of each tokenizer, joined."""
+    parts = []
+    for tokenizer, embeddings in embeddings_of(pipeline):
+        device = next(embeddings.parameters()).device
+        found = embeddings(torch.tensor(read(tokenizer), device=device))
+        parts.append(found.detach().mean(dim=0))
+    return torch.cat(parts)
 
 
 def add_token(pipeline: Any, word: str, vectors: Tensor) -> Any:
-    """A copy of a frozen pipeline whose CLIP knows a new word.
+    """A copy of a frozen pipeline whose text encoders know a new word.
 
-    Its tokens are named as in diffusers' textual inversion: word, word_1, word_2 ...
+    Its tokens are named as in diffusers' textual inversion: word, word_1, word_2 ... The vectors
+    are read anew each time that a prompt is: who changes them in place changes the word.
 
     Args:
-        pipeline: A frozen diffusers pipeline with one CLIP; it stays as it is.
+        pipeline: A frozen diffusers pipeline with CLIPs and T5s; it stays as it is.
         word: In angle brackets.
-        vectors: Its n token embeddings (n, D), which get gradients.
+        vectors: Its n token embeddings (n, D), which get gradients. Those of all text encoders are
+            joined, in turn.
 
     Raises:
-        UserError: The word is not a new one.
+        UserError: The word is not a new one, or the vectors are of other widths.
     """
-    view = copy.copy(pipeline)
-    view.tokenizer = copy.deepcopy(pipeline.tokenizer)
-    view.text_encoder = copy_frozen(pipeline.text_encoder)
-    known = len(view.tokenizer)
-    tokens = [word, *(f"{word}_{i}" for i in range(1, len(vectors)))]
-    taken = set(tokens) & set(view.tokenizer.get_vocab())
+    _check_new(pipeline, word, vectors)
+    view, start = copy.copy(pipeline), 0
+    for suffix in SUFFIXES:
+        encoder = getattr(pipeline, f"text_encoder{suffix}", None)
+        tokenizer = copy.deepcopy(getattr(pipeline, f"tokenizer{suffix}", None))
+        if encoder is None or tokenizer is None:
+            continue
+        encoder, known = copy_frozen(encoder), len(tokenizer)
+        tokenizer.add_tokens(_name_tokens(word, len(vectors)))
+        embeddings = encoder.get_input_embeddings()
+        encoder.set_input_embeddings(_Extended(embeddings, known, vectors, start))
+        start += embeddings.embedding_dim
+        setattr(view, f"tokenizer{suffix}", tokenizer)
+        setattr(view, f"text_encoder{suffix}", encoder)
+    return view
+
+
+def _check_new(pipeline: Any, word: str, vectors: Tensor) -> None:
+    """Raise UserError for a word that is not a new one, or vectors of other widths."""
+    widths = word_widths(pipeline)
+    if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != sum(widths):
+        parts = f" ({' + '.join(map(str, widths))})" if len(widths) > 1 else ""
+        cause = f"vectors of shape {tuple(vectors.shape)} are not a word of this model"
+        raise UserError(cause, f"give (n, {sum(widths)}){parts}", "vectors")
+    tokens = set(_name_tokens(word, len(vectors)))
+    taken = any(tokens & set(tokenizer.get_vocab()) for tokenizer in tokenizers(pipeline))
     in_brackets = len(word) > 2 and word.startswith("<") and word.endswith(">")
     if taken or not in_brackets:
         raise UserError(
@@ -312,25 +436,36 @@ def add_token(pipeline: Any, word: str, vectors: Tensor) -> Any:
             "choose one in angle brackets, for example <effect>",
             "word",
         )
-    view.tokenizer.add_tokens(tokens)
-    embeddings = view.text_encoder.get_input_embeddings()
-    view.text_encoder.set_input_embeddings(_Extended(embeddings, known, vectors))
-    return view
+
+
+def _name_tokens(word: str, count: int) -> list[str]:
+    """The tokens of a word of `count` vectors."""
+    return [word, *(f"{word}_{i}" for i in range(1, count))]
 
 
 class _Extended(nn.Module):
-    """Token embeddings, and `vectors` (n, D) for the tokens after the first `known`."""
+    """Token embeddings, and those of the tokens after the first `known`.
 
-    def __init__(self, embeddings: nn.Module, known: int, vectors: Tensor) -> None:
+    Args:
+        embeddings: (tokens, d).
+        known: How many tokens it knows.
+        vectors: (n, D), those of the new tokens.
+        start: Which of their columns is the first of the d that are read here.
+    """
+
+    def __init__(self, embeddings: nn.Module, known: int, vectors: Tensor, start: int) -> None:
         super().__init__()
-        self.embeddings, self.known = embeddings, known
+        self.embeddings, self.known, self.start = embeddings, known, start
+        self.embedding_dim = int(embeddings.embedding_dim)  # type: ignore[arg-type]
         self.vectors = (vectors,)  # not a parameter of the network: the caller's own
 
     def forward(self, ids: Tensor) -> Tensor:
         (vectors,), new = self.vectors, ids >= self.known
         found: Tensor = self.embeddings(ids.masked_fill(new, 0))
-        own = vectors.to(found)[(ids - self.known).clamp(0, len(vectors) - 1)]
-        return torch.where(new[..., None], own, found)
+        # read here, not once: they may have been changed in place since
+        own = vectors[:, self.start : self.start + self.embedding_dim].to(found)
+        rows = own[(ids - self.known).clamp(0, len(own) - 1)]
+        return torch.where(new[..., None], rows, found)
 
 
 def class_number(prompt: str, labels: Mapping[str, int], count: int) -> int:

@@ -139,7 +139,7 @@ def measure(label: str, method: Method, task: Any) -> Measured:
         method: The method.
         task: What it takes (`Method.prepare`).
     """
-    iterates = method.count_iterations(task) is not None
+    iterates = method.differentiates and method.count_iterations(task) is not None
     lengths = (SHORT, SHORT + 1)
     bare = task.under(task.plan.model_copy(update={"keep": 0}))
     short, longer = (_probe(method, bare, steps) for steps in lengths)

@@ -18,13 +18,15 @@ class MethodBegun(Event):
 
     Args:
         label: Its name in the run.
-        total: How many iterations it has; None of one that draws once.
+        total: How many iterations its first part has; None of one that draws once.
         done: How many were done before.
+        part: What is counted: "iteration", or another part of the method, in words.
     """
 
     label: str
     total: int | None
     done: int = 0
+    part: str = "iteration"
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,18 @@ class Iteration(Event):
 
     Args:
         label: The method's name in the run.
-        done: How many are done.
+        done: How many are done, of those that were asked for: the last is told twice by a method
+            that judges what it left.
         total: How many there are; None if that is not known.
         numbers: How it goes, by name: means over the images.
+        part: What is counted: "iteration", or another part of the method, in words.
     """
 
     label: str
     done: int
     total: int | None
     numbers: Mapping[str, float]
+    part: str = "iteration"
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainrule.errors import UserError
+from chainrule.errors import UserError, find_reason
 from chainrule.memory import arrange
-from chainrule.methods.base import Method, State
+from chainrule.methods.base import Method, Stage, State
 from chainrule.methods.chunking import run_within_memory
 from chainrule.models import Model
 from chainrule.runs._coroutine import Coroutine, Emit, Stopped
@@ -41,7 +41,16 @@ from chainrule.runs.events import (
     Step,
     Warned,
 )
-from chainrule.runs.folder import SPEC, Folder, Kept, require_empty
+from chainrule.runs.folder import (
+    AGAIN,
+    SPEC,
+    DamagedStateError,
+    Folder,
+    Kept,
+    StateError,
+    delete_partial,
+    require_empty,
+)
 from chainrule.runs.load import load_model, load_task, prepare_methods, warn_of_photo
 from chainrule.runs.passes import Passes, count_passes
 from chainrule.runs.report import Outcome, Reporter, write_artefacts
@@ -90,6 +99,7 @@ class _Run:
         emit: Told what happens.
         outcomes: What each method has made so far.
         waiting: Warnings that wait until no mistake is in the way; None: they need not.
+        begun: When it began, in seconds since 1970.
     """
 
     spec: RunSpec
@@ -98,6 +108,7 @@ class _Run:
     emit: Emit[Event]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     waiting: list[str] | None = field(default_factory=list)
+    begun: float = field(default_factory=time.time)
 
     def do(self) -> None:
         """All of it."""
@@ -116,10 +127,14 @@ class _Run:
             self._tell_waiting()
             warn_of_photo(spec, task)
             folder = folder or Folder.create(self.path, spec)
-            reporter = Reporter.of(folder, task)
+            reporter, refused = Reporter.of(folder, task), None
             try:
                 for label, (method, own) in methods.items():
-                    _Work(folder, label, method, own, passes, self.emit, self._keep).do(reporter)
+                    work = _Work(folder, label, method, own, passes, self.emit, self._keep)
+                    try:
+                        work.do(reporter)
+                    except StateError as error:  # no reason for the others not to go on
+                        refused = refused or error
             except UserError:
                 with suppress(UserError):  # what came first is what is told
                     self._finish(reporter)
@@ -127,7 +142,11 @@ class _Run:
             except (Stopped, KeyboardInterrupt):
                 self._finish(reporter)
                 raise
-            self.emit(Done(folder.path, self._finish(reporter)))
+            if refused is None or self.outcomes:
+                picture = self._finish(reporter)
+            if refused is not None:
+                raise refused
+            self.emit(Done(folder.path, picture))
 
     def _warn(self, message: str) -> None:
         if self.waiting is None:
@@ -159,7 +178,9 @@ class _Run:
         for outcome in self.outcomes.values():
             if not outcome.finished:
                 reporter.write_images(outcome)
-        return reporter.write_all(list(self.outcomes.values()))
+        picture = reporter.write_all(list(self.outcomes.values()))
+        delete_partial(reporter.folder.path, self.begun)
+        return picture
 
 
 @dataclass
@@ -186,12 +207,11 @@ class _Work:
 
     def do(self, reporter: Reporter) -> None:
         """Do what is not yet done."""
-        device = self.folder.spec.checkpoint.device
-        kept = self.folder.read_state(self.label, device) or Kept({})
-        state = self._state(kept)
+        state, kept = self._read()
         begun = 0 if state is None else state.iteration
         try:
-            self.emit(MethodBegun(self.label, self._total(), begun))
+            stage = self._stage(begun)
+            self.emit(MethodBegun(self.label, stage.total, stage.done, stage.part))
             if not kept.finished:
                 state, kept = self._iterate(state, kept)
         except UserError:
@@ -208,9 +228,37 @@ class _Work:
         for path in reporter.write_images(outcome):
             self.emit(PictureReady(self.label, path))
 
-    def _total(self) -> int | None:
+    def _stage(self, iteration: int) -> Stage:
+        """Where the method is, of what is done of it: one that was stopped is done in part."""
         limit = self.folder.spec.stop_after.get(self.label)
-        return limit if limit is not None else self.method.count_iterations(self.task)
+        stage = self.method.stage(self.task, iteration)
+        if limit is None or stage.total is None:
+            return stage
+        last = self.method.stage(self.task, limit)
+        return stage._replace(total=last.done) if last.part == stage.part else stage
+
+    def _read(self) -> tuple[State | None, Kept]:
+        """Where the file says that it is; at the beginning, if there is none or it is damaged.
+
+        Raises:
+            StateError: It is another's, or no state of this task.
+        """
+        try:
+            kept = self.folder.read_state(self.label, self.folder.spec.checkpoint.device)
+        except DamagedStateError as error:
+            warnings.warn(f"{error.cause}: {self.label} begins again", stacklevel=2)
+            kept = None
+        kept = kept or Kept({})
+        try:
+            state = self._state(kept)
+            if state is not None:
+                self.method.require_own(self.task, state)
+                _ = state.iteration, state.numbers
+        except (UserError, RuntimeError, TypeError, ValueError, IndexError) as error:
+            cause = error.cause if isinstance(error, UserError) else find_reason(error)
+            path = self.folder.state_path(self.label)
+            raise StateError(f"{path} cannot be gone on from ({cause})", AGAIN) from error
+        return state, kept
 
     def _state(self, kept: Kept) -> State | None:
         if not kept.tensors:
@@ -232,8 +280,9 @@ class _Work:
                 passes = before.passes + self.passes.total - counted
                 kept = Kept(_as_read(state.tensors()), False, seconds, passes)
                 self.folder.write_state(self.label, kept)
-                done = Iteration(self.label, state.iteration, self._total(), state.numbers)
-                self.emit(done)
+                stage = self._stage(state.iteration)
+                told = (self.label, stage.done, stage.total, state.numbers, stage.part)
+                self.emit(Iteration(*told))
                 if limit is not None and state.iteration >= limit:
                     break
         if state is not None:
@@ -243,10 +292,11 @@ class _Work:
 
     def _keep_last(self) -> None:
         """Give what the file holds: the best so far of what was stopped."""
-        device = self.folder.spec.checkpoint.device
-        kept = self.folder.read_state(self.label, device)
-        state = None if kept is None else self._state(kept)
-        if kept is not None and state is not None:
+        with warnings.catch_warnings(), suppress(StateError):  # it was said at the beginning
+            warnings.simplefilter("ignore")
+            state, kept = self._read()
+            if state is None:
+                return
             self.keep(self._outcome(state, kept))
 
     def _outcome(self, state: State, kept: Kept) -> Outcome:
@@ -262,6 +312,7 @@ class _Work:
             kept.finished,
             kept.seconds,
             kept.passes,
+            self.method.stage(self.task, state.iteration),
         )
 
 

@@ -5,7 +5,8 @@
     digests.json            of spec.json and of these files
     networks.json           fingerprints of the networks that are files here, if there are any
     <method>.safetensors    a method's state after its last iteration, with its own digest
-    images/                 <method>-<seed>.png
+    images/                 <method>-<seed>.png; a method that trains, audits or inverts shows its
+                            images in contact-sheet.png instead, and lists them in report.csv
     contact-sheet.png, loss.png, report.json, report.csv
 
 Every file is written under another name and then renamed, so that a stop at any moment leaves whole
@@ -22,8 +23,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,20 @@ NETWORKS = "networks.json"
 INPUTS, IMAGES = "inputs", "images"
 LONGEST = 80
 """How many letters of a method's settings, or of an input's name, a file's name may have."""
+
+
+AGAIN = "delete it, and the method begins again"
+"""What helps against a state that is none."""
+PARTIAL = ".part-"
+"""How the name of a file begins that is not yet whole."""
+
+
+class StateError(UserError):
+    """A method's state that nothing can go on from; it is left as it is, for its owner."""
+
+
+class DamagedStateError(StateError):
+    """One that has lost what it held, so that nothing is lost if it is made again."""
 
 
 @dataclass(frozen=True)
@@ -153,27 +168,35 @@ class Folder:
             device: Where its tensors should be.
 
         Raises:
-            UserError: If the file is damaged, or of another run.
+            DamagedStateError: If the file is damaged.
+            StateError: If it is of another run, or cannot be read.
         """
         from safetensors import safe_open
 
-        path = self._state(label)
+        path = self.state_path(label)
         if not os.path.lexists(path):
             return None
-        cure = "delete it, and the method begins again"
+        try:
+            with path.open("rb"):  # what the system refuses is not damaged
+                pass
+        except OSError as error:
+            cause = f"{path} cannot be read ({find_reason(error)})"
+            raise StateError(cause, "mend that, or move it away") from error
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 facts = dict(file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            digest = facts.pop("digest", None)
-            kept = _kept({name: each.to(device) for name, each in tensors.items()}, facts)
+            digest, own = facts.pop("digest", None), facts.get("run") == self._identity(label)
+            if digest != _digest_state(tensors, facts) and (own or digest is not None):
+                raise ValueError("its digest is another")
+            kept = _kept(tensors, facts)
+        except MemoryError:
+            raise
         except Exception as error:  # of what is damaged, its readers raise many kinds
-            raise UserError(f"{path} is damaged ({find_reason(error)})", cure) from error
-        if facts.get("run") != self._identity(label):
-            raise UserError(f"{path} is the state of another run", cure)
-        if digest != _digest_state(tensors, facts):
-            raise UserError(f"{path} is damaged (its digest is another)", cure)
-        return kept
+            raise DamagedStateError(f"{path} is damaged ({find_reason(error)})", AGAIN) from error
+        if not own:
+            raise StateError(f"{path} is the state of another run", AGAIN)
+        return replace(kept, tensors={name: each.to(device) for name, each in tensors.items()})
 
     def write_state(self, label: str, kept: Kept) -> None:
         """Write a method's work so far, in the place of what was there.
@@ -193,10 +216,15 @@ class Folder:
             "passes": str(kept.passes),
         }
         facts["digest"] = _digest_state(tensors, facts)
-        with write_atomically(self._state(label)) as path:
+        with write_atomically(self.state_path(label)) as path:
             save_file(tensors, path, metadata=facts)
 
-    def _state(self, label: str) -> Path:
+    def state_path(self, label: str) -> Path:
+        """The file of a method's state, which may not be there.
+
+        Args:
+            label: The method's name in the run.
+        """
         return self.path / f"{name_file(label)}.safetensors"
 
     def _identity(self, label: str) -> str:
@@ -253,7 +281,7 @@ def require_empty(path: Path) -> None:
     What a run that was killed while its folder was made has left behind is nothing.
     """
     made = (DIGESTS, NETWORKS, SPEC)
-    begun = {INPUTS, DIGESTS, NETWORKS, *(f".part-{name}" for name in made)}
+    begun = {INPUTS, DIGESTS, NETWORKS, *(f"{PARTIAL}{name}" for name in made)}
     with _explain(path):
         if path.is_dir() and not {found.name for found in path.iterdir()} <= begun:
             raise UserError(
@@ -360,7 +388,7 @@ def require_input(file: Path, where: Path) -> None:
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` only when all is written."""
-    partial = path.with_name(f".part-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     with _explain(path):
         partial.unlink(missing_ok=True)  # a link is not followed
         try:
@@ -369,6 +397,21 @@ def write_atomically(path: Path) -> Iterator[Path]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def delete_partial(path: Path, before: float) -> None:
+    """Delete what killed runs left half-written in a run's folder.
+
+    Args:
+        path: The folder.
+        before: What was written since this time, in seconds since 1970, may be another's who works
+            on the same run now: it stays.
+    """
+    for folder in (path, path / INPUTS, path / IMAGES):
+        for found in folder.glob(f"{PARTIAL}*"):
+            with suppress(OSError):  # another may have been quicker, and nobody misses it
+                if found.is_file() and found.lstat().st_mtime <= before:
+                    found.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,7 +23,7 @@ from chainrule.images import (
     shrink_mask,
 )
 from chainrule.losses.base import sum_losses
-from chainrule.memory import is_out_of_memory
+from chainrule.memory import is_out_of_memory, told_out_of_memory
 from chainrule.methods.base import Method, Needs, Photo, Task
 from chainrule.methods.chains import constrain_to_mask, warn_if_unlike
 from chainrule.methods.diffedit import find_difference
@@ -50,6 +50,7 @@ def load_model(checkpoint: Checkpoint) -> Model:
     )
 
 
+@told_out_of_memory()
 def load_task(spec: RunSpec, model: Model | None = None) -> Task:
     """The task that all of a run's methods share. Nothing is written.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -16,7 +17,16 @@ from chainrule.images import open_picture
 from chainrule.models import BUNDLED
 from chainrule.runs.folder import SPEC, digest_file, require_input, require_own, write_atomically
 from chainrule.runs.spec import RunSpec, parse_spec
-from chainrule.specs import Spec, explain_error, list_files, list_networks, locate, map_files
+from chainrule.specs import (
+    Spec,
+    check_path,
+    explain_error,
+    list_files,
+    list_networks,
+    locate,
+    make_whole,
+    map_files,
+)
 
 CARRIED = "chainrule"
 """The name of the text in the picture."""
@@ -117,10 +127,17 @@ def _read_text(picture: Path, cure: str) -> str | None:
         raise UserError(error.cause, cure) from error
 
 
-def find_run(picture: str | Path, *, trust: bool = False, model: str | None = None) -> RunSpec:
+def find_run(
+    picture: str | Path,
+    *,
+    trust: bool = False,
+    model: str | None = None,
+    inputs: Sequence[str | Path] = (),
+) -> RunSpec:
     """The run that makes a picture again, its method alone if it is one image.
 
-    The files that it was made of are looked for in the picture's own run folder, and nowhere else.
+    The files that it was made of are looked for among those that are named, and in the picture's
+    own run folder; nowhere else. They are known by their digests.
     A picture may be a stranger's: of the networks that it names, those that chainrule does not
     bring are neither loaded nor looked for unless they are trusted.
 
@@ -128,6 +145,7 @@ def find_run(picture: str | Path, *, trust: bool = False, model: str | None = No
         picture: The picture.
         trust: Whether the networks that it names may be loaded.
         model: The model, named by whoever asks, in the place of the picture's.
+        inputs: Files that it was made of, in any order, wherever they are and whatever their names.
 
     Raises:
         UserError: If files are not there or are not what they were, or if networks are named that
@@ -148,7 +166,7 @@ def find_run(picture: str | Path, *, trust: bool = False, model: str | None = No
     if model is not None:
         named = spec.checkpoint.model_copy(update={"model": locate(model)})
         spec = spec.model_copy(update={"checkpoint": named})
-    return _find_inputs(picture, spec, origin.digests)
+    return _find_inputs(picture, spec, origin.digests, _digest_given(inputs))
 
 
 def list_strange(spec: RunSpec, *, named: bool = False) -> list[str]:
@@ -164,30 +182,55 @@ def list_strange(spec: RunSpec, *, named: bool = False) -> list[str]:
     return [name for name in list_networks(spec) if name not in ("", BUNDLED)]
 
 
-def _find_inputs(picture: Path, spec: RunSpec, digests: Mapping[str, str]) -> RunSpec:
-    """`spec` with its files in the folder of the picture's run."""
+def _digest_given(files: Sequence[str | Path]) -> dict[str, Path]:
+    """Files by their digests. Raises UserError for what is no file."""
+    found: dict[str, Path] = {}
+    for file in files:
+        whole = make_whole(check_path(file))
+        if not os.path.isfile(whole):
+            raise UserError(f"there is no file {file}", "name one", "input")
+        found[digest_file(whole)] = whole
+    return found
+
+
+def _find_inputs(
+    picture: Path, spec: RunSpec, digests: Mapping[str, str], given: Mapping[str, Path]
+) -> RunSpec:
+    """`spec` with its files as they are given, or in the folder of the picture's run."""
     names = list(dict.fromkeys(list_files(spec)))
-    if not names:
-        return spec
     for name in names:
         require_input(name, picture)
         if name.as_posix() not in digests:
             raise UserError(f"{picture} names files without their digests", "name another picture")
+    wanted = {name: digests[name.as_posix()] for name in names}
+    for digest, file in given.items():
+        if digest not in wanted.values():
+            raise UserError(f"{picture} was not made of {file}", "name the very file", "input")
+    places = {name: given[digest] for name, digest in wanted.items() if digest in given}
+    missing = [name for name in names if name not in places]
+    if missing:
+        folder = _find_folder(picture, missing)
+        for name in missing:
+            here = folder / name
+            if not here.is_file() or digest_file(here) != wanted[name]:
+                cure = "put it back, or say where the same file is"
+                raise UserError(f"{here} is missing, or not what it was", cure, "input")
+            places[name] = here
+    return map_files(spec, lambda file: places[file])
+
+
+def _find_folder(picture: Path, names: Sequence[Path]) -> Path:
+    """The folder of a picture's run, which holds `names`. Raises UserError if there is none."""
     for folder in (picture.resolve().parent, picture.resolve().parent.parent):
         if (folder / SPEC).is_file():
-            break
-    else:
-        made_of = ", ".join(name.as_posix() for name in names)
-        raise UserError(
-            f"{picture} was made of {made_of}, which a picture does not carry",
-            "name the picture in its run's own folder",
-        )
-    require_own(folder)
-    for name in names:
-        here = folder / name
-        if not here.is_file() or digest_file(here) != digests[name.as_posix()]:
-            raise UserError(f"{here} is missing, or not what it was", "put it back")
-    return map_files(spec, lambda file: folder / file)
+            require_own(folder)
+            return folder
+    made_of = ", ".join(name.as_posix() for name in names)
+    raise UserError(
+        f"{picture} was made of {made_of}, which a picture does not carry",
+        "name the picture in its run's own folder, or say where the same files are",
+        "input",
+    )
 
 
 def _pick_method(spec: RunSpec, label: str) -> RunSpec:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +20,7 @@ from torch import Tensor
 
 import chainrule
 from chainrule.images import contact_sheet, loss_curves, restore_proportions, to_pil
-from chainrule.methods.base import Method, Result, Sheet, Task
+from chainrule.methods.base import Method, Result, Sheet, Stage, Task
 from chainrule.methods.chunking import evaluate
 from chainrule.runs.folder import (
     IMAGES,
@@ -47,10 +49,11 @@ class Outcome:
         label: Its name in the run.
         method: Itself.
         result: What there is.
-        done: How many iterations were done.
+        done: How many iterations were done, of all parts of the method.
         finished: Whether that is all.
         seconds: How long it took.
         passes: How often the network was evaluated on one latent, both ways.
+        stage: Where that is, for people.
     """
 
     label: str
@@ -60,6 +63,7 @@ class Outcome:
     finished: bool
     seconds: float
     passes: int
+    stage: Stage
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class Reporter:
         self._write_attention(outcomes, origin)
         self._write_own_pictures(origin)
         scores = {each.label: self._ask(each.result) for each in outcomes}
+        self._warn_of_holes(outcomes, scores)
         self._write_report(outcomes, scores)
         self._write_table(outcomes, scores)
         path = self.folder.path / SHEET
@@ -263,11 +268,13 @@ class Reporter:
         for each in outcomes:
             entry: dict[str, Any] = {
                 "kind": each.method.kind,
-                "iterations": each.done,
+                "iterations": each.stage.done,
                 "finished": each.finished,
                 "seconds": round(each.seconds, 3),
                 "passes": each.passes,
             }
+            if each.stage.part != Stage(0, None).part:
+                entry["part"] = each.stage.part
             if isinstance(each.result, Sheet):
                 entry["numbers"] = each.result.numbers
             else:
@@ -285,7 +292,24 @@ class Reporter:
         }
         if photo is not None and self.score is not None:
             report["photo"] = {name: self._ask_images(photo.images)}
-        write_text(self.folder.path / "report.json", json.dumps(report, indent=1))
+        write_text(self.folder.path / "report.json", dump_json(report))
+
+    def _warn_of_holes(
+        self, outcomes: Sequence[Outcome], scores: Mapping[str, list[float]]
+    ) -> None:
+        """Say it of each method with numbers that are none, which no JSON can hold."""
+        for each in outcomes:
+            if isinstance(each.result, Sheet):
+                found = {**each.result.numbers, "table": each.result.records}
+            else:
+                found = {"scores": scores[each.label], **self._measure(each.result)}
+            holes = [name for name, part in found.items() if has_holes(part)]
+            if holes:
+                warnings.warn(
+                    f"{each.label} has numbers that are not finite ({', '.join(holes)}): the "
+                    "report has null in their place, and the table nothing",
+                    stacklevel=2,
+                )
 
     def _measure(self, result: Result) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -331,6 +355,46 @@ class Reporter:
                     row[self.score.name] = scores[each.label][i]
                 rows.append(row)
         write_text(self.folder.path / "report.csv", _as_csv(rows))
+
+
+def fill_holes(value: Any) -> Any:
+    """A value of which JSON is made, with None for each number that is not finite.
+
+    >>> fill_holes({"loss": [0.5, float("nan")], "word": "inf"})
+    {'loss': [0.5, None], 'word': 'inf'}
+
+    Args:
+        value: Numbers, texts, lists and mappings of them.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: fill_holes(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [fill_holes(part) for part in value]
+    return value
+
+
+def has_holes(value: Any) -> bool:
+    """Whether a number in a value is not finite.
+
+    Args:
+        value: Numbers, texts, lists and mappings of them.
+    """
+    if isinstance(value, Mapping):
+        return any(map(has_holes, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(has_holes, value))
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def dump_json(value: Any) -> str:
+    """A value as JSON that every program reads: null for a number that is not finite.
+
+    Args:
+        value: Numbers, texts, lists and mappings of them.
+    """
+    return json.dumps(fill_holes(value), indent=1, allow_nan=False)
 
 
 def describe_environment(spec: RunSpec) -> dict[str, Any]:
@@ -405,6 +469,8 @@ def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _defuse(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
+    """A cell that no spreadsheet takes for a formula, or for a word where it is no number."""
+    if isinstance(cell, float) and not math.isfinite(cell):
+        return None
     formula = isinstance(cell, str) and cell.lstrip().startswith(("=", "+", "-", "@"))
     return f"'{cell}" if formula else cell

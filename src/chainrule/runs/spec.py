@@ -27,7 +27,7 @@ from chainrule.memory import parse_bytes
 from chainrule.methods.base import Method
 from chainrule.methods.registry import METHODS
 from chainrule.models import BUNDLED, parse_embedding, parse_lora
-from chainrule.noise import as_seeds, parse_seeds
+from chainrule.noise import read_seeds
 from chainrule.specs import (
     AS_WRITTEN,
     NETWORK,
@@ -50,14 +50,6 @@ DTYPES = {
 }
 AnyMethod = Annotated[SerializeAsAny[Method], WrapValidator(METHODS.parse)]
 """A method of any kind, as the type of a pydantic field."""
-
-
-def _seeds_or_one(value: Any) -> Any:
-    """Seeds in any of the forms that `Noise` takes."""
-    whole = hasattr(value, "__index__") and not isinstance(value, bool)
-    if isinstance(value, range) or whole or type(value).__module__ in ("numpy", "torch"):
-        return as_seeds(value)
-    return parse_seeds(value)
 
 
 def _require_distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -83,7 +75,18 @@ def parse_size(value: Any) -> Any:
 
 
 def parse_memory(value: Any) -> Any:
-    """The bytes that a text names ("8GB"). Anything else stays."""
+    """The bytes that a text names ("8GB"). Anything else stays.
+
+    Raises:
+        UserError: For what is no amount, or so small a number that its unit was left out.
+    """
+    plain = str(value).strip()
+    if not isinstance(value, bool) and re.fullmatch(r"\d{1,4}(\.\d+)?", plain) and float(plain):
+        raise UserError(
+            f"{plain} is so many bytes, in which nothing fits",
+            f"did you mean {plain}GiB?",
+            "memory",
+        )
     return parse_bytes(value) if isinstance(value, str) and not value.isdecimal() else value
 
 
@@ -131,7 +134,7 @@ EmbeddingName = Annotated[str, NETWORK, BeforeValidator(_write_embedding)]
 LoraName = Annotated[str, NETWORK, BeforeValidator(_write_lora)]
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**31)], ...],
-    BeforeValidator(_seeds_or_one),
+    BeforeValidator(read_seeds),
     AfterValidator(_require_distinct),
 ]
 Prompts = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
@@ -229,7 +232,8 @@ class RunSpec(Spec):
     )
     stop_after: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict,
-        description="Of a method that was stopped, how many iterations it is done again for.",
+        description="Of a method that was stopped, how many iterations it is done again for, "
+        "the draws of a search among them.",
     )
 
     def labelled(self) -> Iterator[tuple[str, Method]]:

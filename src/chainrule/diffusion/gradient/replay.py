@@ -18,6 +18,8 @@ from chainrule.diffusion.gradient.base import Chain
 from chainrule.diffusion.solvers.base import State
 from chainrule.errors import UserError
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class RandomNumbers:
     """Where the global generators (the CPU's, the devices') stood at moments of a walk.
@@ -104,6 +106,12 @@ class Reads:
         self.start = {f"starting latent {i}": tensor for i, tensor in enumerate(state)}
         self.modes = [(each, each.training) for net in chain.networks for each in net.modules()]
         self.tensors = self._find()
+        weights = (weight for net in chain.networks for weight in net.parameters())
+        self.half = _is_cast({each.device.type for each in state}) or any(
+            each.dtype in HALF for each in (*self.tensors.values(), *weights)
+        )
+        """Whether something is computed in half precision, by the caller's autocast perhaps: to be
+        asked at the walk, as backwards it is no longer on."""
         self.prints = {name: _fingerprint(tensor) for name, tensor in self.tensors.items()}
         self.buffers = {id(each) for net in chain.networks for each in net.buffers()}
         self.frozen = {id(each) for each in self.tensors.values() if not each.requires_grad}
@@ -146,6 +154,11 @@ class Reads:
         return {**self.start, **self.chain.reads}
 
 
+def _is_cast(devices: Iterable[str]) -> bool:
+    """Whether autocast is on for one of some types of devices."""
+    return any(torch.is_autocast_enabled(each) for each in devices if each != "meta")
+
+
 def _fingerprint(tensor: Tensor) -> tuple[object, ...]:
     """What changes with a tensor that is changed in place; moving it to a device changes nothing.
 
@@ -179,7 +192,9 @@ def measure_drift(again: State, ran: State) -> Tensor:
     return (torch.as_tensor(away) / torch.as_tensor(whole).clamp(min=1e-30)).sqrt()
 
 
-def require_same_steps(chain: Chain, gradient: str, drifts: Sequence[tuple[int, Tensor]]) -> None:
+def require_same_steps(
+    chain: Chain, gradient: str, drifts: Sequence[tuple[int, Tensor]], *, half: bool
+) -> None:
     """Refuse the gradient of other steps than those that ran.
 
     A solver or denoiser that remembers something in `self`, a hook that was removed, a weight that
@@ -189,13 +204,13 @@ def require_same_steps(chain: Chain, gradient: str, drifts: Sequence[tuple[int, 
         chain: The walk.
         gradient: The name of what computed it again.
         drifts: Of some steps: their number, and how far what was computed again is from what ran.
+        half: Whether they were computed in half precision (`Reads.half`), which rounds otherwise
+            in another kernel.
     """
     if not drifts:
         return
-    dtypes = {each.dtype for network in chain.networks for each in network.parameters()}
-    rough = torch.is_autocast_enabled() or dtypes & {torch.float16, torch.bfloat16}
     rounds = gradient == "Reversible"  # once more, on its way back
-    limit = 0.1 if rough or rounds else 1e-3
+    limit = 0.1 if half or rounds else 1e-3
     keep = "keep more states (Reversible(every=10)), " if rounds else ""
     found = torch.stack([drift.cpu() for _, drift in drifts]).tolist()
     for (i, _), drift in zip(drifts, found, strict=True):

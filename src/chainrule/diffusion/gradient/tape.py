@@ -134,7 +134,7 @@ class _OnTape(torch.autograd.Function):
             totals = [_add(total, new) for total, new in zip(totals, of_inputs, strict=True)]
             found = [gradient for gradient in (*gradients, *of_inputs) if gradient is not None]
             healthy.append(_are_finite(found) if found else healthy[-1])
-        require_same_steps(ctx.chain, ctx.tape.gradient, drifts)
+        require_same_steps(ctx.chain, ctx.tape.gradient, drifts, half=ctx.tape.reads.half)
         _check_health(torch.stack(healthy).tolist(), ctx.stop, len(ctx.chain))
         state_gradients = gradients if ask_state else (None,) * ctx.width
         return (None, None, None, None, *state_gradients, *totals)

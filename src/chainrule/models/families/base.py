@@ -1,12 +1,12 @@
-"""What the U-Nets that read a text share."""
+"""What families share: U-Nets that read a text, and text encoders that learn words."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chainrule.errors import UserError
 from chainrule.models.autoencoder import Autoencoder, read_autoencoder
@@ -15,8 +15,52 @@ from chainrule.models.base import (
     DistilledGuidance,
     Guidance,
     PictureConditioning,
+    Text,
 )
 from chainrule.models.inpainting import Picture, fills_in
+from chainrule.models.tokens import (
+    add_token,
+    embed_padding,
+    embed_word,
+    taught_words,
+    text_encoders,
+    word_widths,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineText(Text):
+    """The text encoders of a pipeline, CLIPs and T5s, which learn new words.
+
+    Args:
+        pipeline: The diffusers pipeline.
+    """
+
+    pipeline: Any
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return text_encoders(self.pipeline)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return taught_words(self.pipeline)
+
+    def with_token(self, word: str, vectors: Tensor) -> Text:
+        if not self.widths:
+            return super().with_token(word, vectors)
+        return replace(self, pipeline=add_token(self.pipeline, word, vectors))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return word_widths(self.pipeline)
+
+    @property
+    def pad_embedding(self) -> Tensor:
+        return embed_padding(self.pipeline) if self.widths else super().pad_embedding
+
+    def word_embedding(self, word: str) -> Tensor:
+        return embed_word(self.pipeline, word) if self.widths else super().word_embedding(word)
 
 
 def check_unet(unet: Any, name: str, addition: str | None = None) -> None:

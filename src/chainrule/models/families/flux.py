@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from chainrule.diffusion.denoiser import Conditioning, Flow
 from chainrule.models.autoencoder import read_autoencoder
 from chainrule.models.backbone import Backbone
-from chainrule.models.base import DistilledGuidance, Guidance, Model, NoGuidance, Text
+from chainrule.models.base import DistilledGuidance, Guidance, Model, NoGuidance
+from chainrule.models.families.base import PipelineText
 from chainrule.models.schedulers import read_flow_schedule
-from chainrule.models.tokens import check_length, text_encoders
+from chainrule.models.tokens import check_length, find_ends_by_name, read_ids
 
 PATCH = 2
 """The sides of a patch of latents that is packed into one token."""
@@ -32,9 +33,11 @@ T5_TOKENS = 512
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     """A `FluxPipeline` as a Model."""
+    find_ends_by_name(pipeline)  # its text encoders are copies
     transformer = pipeline.transformer
     channels, sides = transformer.config.in_channels // PATCH**2, pipeline.default_sample_size
-    codec = read_autoencoder(pipeline, channels, PATCH, sides, size)
+    # it learnt from sizes of all kinds: with one that is named, the pipeline's own means nothing
+    codec = read_autoencoder(pipeline, channels, PATCH, None if size else sides, size)
     tokens = prod(side // PATCH for side in codec.latent_shape[1:])
     schedule = read_flow_schedule(pipeline.scheduler, tokens, uniform=True)
     guided = transformer.config.guidance_embeds
@@ -112,20 +115,13 @@ def _positions(rows: int, columns: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Encoders(Text):
-    pipeline: Any
-
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        return text_encoders(self.pipeline)
-
+class _Encoders(PipelineText):
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         # of a longer prompt CLIP reads the beginning and T5 all: that is how the family works
-        check_length(self.pipeline, self.pipeline.tokenizer_2, prompts, T5_TOKENS)
-        text, pooled, _ = self.pipeline.encode_prompt(
-            prompt=list(prompts),
-            prompt_2=None,
-            device=self.pipeline.text_encoder.device,
-            max_sequence_length=T5_TOKENS,
-        )
-        return text, pooled
+        pipeline = self.pipeline
+        clip, t5 = pipeline.text_encoder, pipeline.text_encoder_2
+        check_length(pipeline, pipeline.tokenizer_2, prompts, T5_TOKENS)
+        short, _ = read_ids(pipeline.tokenizer, prompts, pipeline.tokenizer_max_length)
+        long, _ = read_ids(pipeline.tokenizer_2, prompts, T5_TOKENS)
+        pooled = clip(short.to(clip.device)).pooler_output
+        return t5(long.to(t5.device))[0].to(t5.dtype), pooled

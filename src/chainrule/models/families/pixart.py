@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from chainrule.diffusion.denoiser import Conditioning
 from chainrule.models.autoencoder import read_autoencoder
 from chainrule.models.backbone import Backbone
-from chainrule.models.base import Model, Text
+from chainrule.models.base import Model
+from chainrule.models.families.base import PipelineText
 from chainrule.models.schedulers import read_parameterization, read_schedule
-from chainrule.models.tokens import check_length, text_encoders, token_strings
+from chainrule.models.tokens import check_length, read_ids, token_strings
 
 ALPHA_TOKENS, SIGMA_TOKENS = 120, 300
 """How many tokens of a prompt each reads."""
@@ -62,23 +63,22 @@ class _Transformer(Backbone):
 
 
 @dataclass(frozen=True, eq=False)
-class _T5(Text):
-    pipeline: Any
+class _T5(PipelineText):
     limit: int
-
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        return text_encoders(self.pipeline)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         check_length(self.pipeline, self.pipeline.tokenizer, prompts, self.limit)
-        text, there, _, _ = self.pipeline.encode_prompt(
-            prompt=list(prompts),
-            do_classifier_free_guidance=False,
-            device=self.pipeline.text_encoder.device,
-            max_sequence_length=self.limit,
-        )
-        return text, there
+        encoder = self.pipeline.text_encoder
+        ids, there = read_ids(self.pipeline.tokenizer, [*map(_make_small, prompts)], self.limit)
+        there = there.to(encoder.device)
+        text = encoder(ids.to(encoder.device), attention_mask=there)[0]
+        return text.to(encoder.dtype), there
 
     def tokens(self, prompt: str) -> list[str]:
-        return token_strings(self.pipeline, self.pipeline.tokenizer, prompt, self.limit)
+        small = _make_small(prompt)
+        return token_strings(self.pipeline, self.pipeline.tokenizer, small, self.limit)
+
+
+def _make_small(prompt: str) -> str:
+    """A prompt as the family was trained to read it."""
+    return prompt.lower().strip()

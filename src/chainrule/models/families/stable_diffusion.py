@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from chainrule.diffusion.denoiser import Conditioning
 from chainrule.models.backbone import Backbone
-from chainrule.models.base import Model, Text
-from chainrule.models.families.base import check_unet, read_codec, read_guidance
+from chainrule.models.base import Model
+from chainrule.models.families.base import PipelineText, check_unet, read_codec, read_guidance
 from chainrule.models.inpainting import Inpainting
 from chainrule.models.schedulers import read_parameterization, read_schedule
 from chainrule.models.tokens import (
-    add_token,
     chunk_ids,
     encode_chunks,
     join_chunks,
     lengthen,
-    taught_words,
-    text_encoders,
     token_strings,
     warn_unknown_words,
 )
@@ -62,18 +59,12 @@ class _UNet(Backbone):
 
 
 @dataclass(frozen=True, eq=False)
-class _Clip(Text):
+class _Clip(PipelineText):
     """Args:
-    pipeline: The diffusers pipeline.
     known: All words that the model has seen, if they are few.
     """
 
-    pipeline: Any
     known: tuple[str, ...] = ()
-
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        return text_encoders(self.pipeline)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
@@ -89,17 +80,5 @@ class _Clip(Text):
         (nothing,) = self([""])
         return tuple((lengthen(text, most, nothing), *rest) for text, *rest in conditionings)
 
-    @property
-    def words(self) -> tuple[str, ...]:
-        return taught_words(self.pipeline)
-
     def tokens(self, prompt: str) -> list[str]:
         return token_strings(self.pipeline, self.pipeline.tokenizer, prompt)
-
-    def with_token(self, word: str, vectors: Tensor) -> Text:
-        return replace(self, pipeline=add_token(self.pipeline, word, vectors))
-
-    @property
-    def pad_embedding(self) -> Tensor:
-        weights: Tensor = self.pipeline.text_encoder.get_input_embeddings().weight
-        return weights[self.pipeline.tokenizer.pad_token_id]

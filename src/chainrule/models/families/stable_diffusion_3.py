@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from chainrule.diffusion.denoiser import Conditioning, Flow
 from chainrule.errors import UserError
 from chainrule.models.autoencoder import read_autoencoder
 from chainrule.models.backbone import Backbone
-from chainrule.models.base import Model, Text
+from chainrule.models.base import Model
+from chainrule.models.families.base import PipelineText
 from chainrule.models.schedulers import read_flow_schedule
-from chainrule.models.tokens import check_length, text_encoders
+from chainrule.models.tokens import check_length, find_ends_by_name, read_ids
 
 T5_TOKENS = 256
 """What diffusers' pipeline reads unless told otherwise."""
@@ -23,6 +26,7 @@ T5_TOKENS = 256
 
 def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     """A `StableDiffusion3Pipeline` as a Model."""
+    find_ends_by_name(pipeline)  # its text encoders are copies
     transformer = pipeline.transformer
     config, patch = transformer.config, transformer.config.patch_size
     codec = read_autoencoder(pipeline, config.in_channels, patch, config.sample_size, size)
@@ -58,27 +62,36 @@ class _Transformer(Backbone):
 
 
 @dataclass(frozen=True, eq=False)
-class _Encoders(Text):
+class _Encoders(PipelineText):
     """Without a T5 (which may be left out to save memory) its tokens are zeros, as in diffusers."""
-
-    pipeline: Any
-
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        return text_encoders(self.pipeline)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         # of a longer prompt the CLIPs read the beginning and T5 all: that is how the family works
-        tokenizer, limit = self.pipeline.tokenizer, None
-        if self.pipeline.text_encoder_3 is not None:
-            tokenizer, limit = self.pipeline.tokenizer_3, T5_TOKENS
-        check_length(self.pipeline, tokenizer, prompts, limit)
-        text, _, pooled, _ = self.pipeline.encode_prompt(
-            prompt=list(prompts),
-            prompt_2=None,
-            prompt_3=None,
-            device=self.pipeline.text_encoder.device,
-            do_classifier_free_guidance=False,
-            max_sequence_length=T5_TOKENS,
-        )
-        return text, pooled
+        pipeline = self.pipeline
+        tokenizer, limit = pipeline.tokenizer, None
+        if pipeline.text_encoder_3 is not None:
+            tokenizer, limit = pipeline.tokenizer_3, T5_TOKENS
+        check_length(pipeline, tokenizer, prompts, limit)
+        parts, pooled = [], []
+        for tokenizer, encoder in (
+            (pipeline.tokenizer, pipeline.text_encoder),
+            (pipeline.tokenizer_2, pipeline.text_encoder_2),
+        ):
+            ids, _ = read_ids(tokenizer, prompts, pipeline.tokenizer_max_length)
+            read = encoder(ids.to(encoder.device), output_hidden_states=True)
+            parts.append(read.hidden_states[-2])
+            pooled.append(read[0])
+        long = self._read_long(prompts, parts[0])
+        short = torch.cat(parts, dim=-1)
+        short = pad(short, (0, long.shape[-1] - short.shape[-1]))
+        return torch.cat([short, long], dim=-2), torch.cat(pooled, dim=-1)
+
+    def _read_long(self, prompts: Sequence[str], like: Tensor) -> Tensor:
+        """What T5 makes of B prompts, (B, tokens, D)."""
+        encoder, tokenizer = self.pipeline.text_encoder_3, self.pipeline.tokenizer_3
+        if encoder is None:
+            width = self.pipeline.transformer.config.joint_attention_dim
+            return like.new_zeros(len(prompts), T5_TOKENS, width)
+        ids, _ = read_ids(tokenizer, prompts, T5_TOKENS)
+        text: Tensor = encoder(ids.to(encoder.device))[0].to(encoder.dtype)
+        return text

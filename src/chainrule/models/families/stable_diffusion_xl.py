@@ -7,23 +7,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from chainrule.diffusion.denoiser import Conditioning
 from chainrule.errors import UserError
 from chainrule.models.backbone import Backbone
-from chainrule.models.base import Model, Text
-from chainrule.models.families.base import check_unet, read_codec, read_guidance
+from chainrule.models.base import Model
+from chainrule.models.families.base import PipelineText, check_unet, read_codec, read_guidance
 from chainrule.models.inpainting import Inpainting
 from chainrule.models.schedulers import read_parameterization, read_schedule
 from chainrule.models.tokens import (
     chunk_ids,
     encode_chunks,
-    find_end_by_name,
+    find_ends_by_name,
     join_chunks,
     lengthen,
-    taught_words,
-    text_encoders,
     token_strings,
 )
 
@@ -45,12 +43,7 @@ def adapt(pipeline: Any, name: str, size: tuple[int, int] | None) -> Model:
     codec = replace(codec, float32_in_half=bool(codec.vae.config.get("force_upcast", False)))
     if codec.vae.dtype == torch.float16 and codec.float32_in_half:
         codec.vae.float()
-    for encoder, tokenizer in (
-        (pipeline.text_encoder, pipeline.tokenizer),
-        (pipeline.text_encoder_2, pipeline.tokenizer_2),
-    ):
-        if encoder is not None and tokenizer is not None:
-            find_end_by_name(encoder, tokenizer)  # of these copies; what it pools lies there
+    find_ends_by_name(pipeline)  # its text encoders are copies
     schedule, parameterization = read_schedule(scheduler), read_parameterization(scheduler)
     network: Backbone = _UNet(unet, schedule, parameterization, codec.factor)
     if picture is not None:
@@ -92,13 +85,7 @@ class _UNet(Backbone):
 
 
 @dataclass(frozen=True, eq=False)
-class _TwoClips(Text):
-    pipeline: Any
-
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        return text_encoders(self.pipeline)
-
+class _TwoClips(PipelineText):
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         pipeline = self.pipeline
         tokenizers = (pipeline.tokenizer, pipeline.tokenizer_2)
@@ -124,10 +111,6 @@ class _TwoClips(Text):
             # what is read as zeros stays so
             matched.append((longer * text.flatten(1).any(dim=1)[:, None, None], *rest))
         return tuple(matched)
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        return taught_words(self.pipeline)
 
     def tokens(self, prompt: str) -> list[str]:
         # the other tokenizer's are the same words

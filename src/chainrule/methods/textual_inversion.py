@@ -1,0 +1,137 @@
+"""Textual inversion: Gal et al., "An Image is Worth One Word", 2023."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from chainrule.diffusion.gradient.base import OnStep
+from chainrule.diffusion.matching import matching_loss
+from chainrule.methods.base import Method, Needs, Sheet, Situation, State, Steps, Task, Writer
+from chainrule.methods.thing import (
+    draw_batch,
+    draw_prompts,
+    encode_pictures,
+    name_thing,
+    require_name,
+    show,
+)
+from chainrule.methods.training import Training, train
+from chainrule.models.base import Text
+from chainrule.optimise import Adam
+
+VECTORS = "vectors"
+
+
+class TextualInversion(Method):
+    """Learns a new word from a few pictures of a thing.
+
+        v = argmin  E |eps - eps_theta(x_t, t, c(v))|^2        eq. 2
+
+    Gal et al., "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual
+    Inversion", 2023. Only the word's token embeddings are learnt, one or several; they start as an
+    ordinary word. Each prompt has `{}` where the thing is.
+
+    Limits: one vector holds less than a picture shows; a good initial word matters.
+    """
+
+    kind: Literal["textual-inversion"] = "textual-inversion"
+    needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT | Needs.PROMPTS
+    state: ClassVar[type[State]] = Training
+    word: str = Field(default="<thing>", description="The new word, in angle brackets.")
+    initial: str = Field(
+        default="", description="The ordinary word that it starts as: dog. Empty: padding."
+    )
+    vectors: int = Field(default=1, ge=1, description="How many token embeddings it has.")
+    templates: tuple[str, ...] = Field(
+        default=(
+            *("a photo of a {}", "a rendering of a {}", "a cropped photo of the {}"),
+            *("the photo of a {}", "a close-up photo of a {}", "a good photo of a {}"),
+        ),
+        description="What the pictures are said to show, in turn; {} is the word.",
+    )
+    iterations: int = Field(default=5000, ge=1, description="How often the word is improved.")
+    batch: int = Field(default=4, ge=1, description="How many pictures are asked at a time.")
+    optimiser: Adam = Adam(rate=0.005, beta2=0.999, decay=0.01)
+    steps: Steps = 50
+    guidance_scale: float | None = Field(
+        default=None, description="Of the images that show it; the model's own."
+    )
+
+    @classmethod
+    def preset(cls, situation: Situation) -> dict[str, Any]:
+        """In the bundled world: its own words, and fewer iterations."""
+        if situation.name == "faithful":
+            return {}
+        return BUNDLED_WORLD
+
+    def count_iterations(self, task: Any) -> int:
+        return self.iterations
+
+    def probe(self, steps: int) -> TextualInversion:
+        return self.model_copy(update={"steps": steps, "iterations": 1})
+
+    def prepare(self, task: Task) -> Task:
+        prepared: Task = super().prepare(task)
+        require_name(prepared.prompts)
+        require_name(self.templates)
+        self.read(prepared, self.first(prepared))(name_thing(prepared.prompts, self.word))
+        return prepared
+
+    def first(self, task: Task) -> Tensor:
+        """What the word starts as, (n, D)."""
+        text = task.model.text
+        start = text.word_embedding(self.initial) if self.initial else text.pad_embedding
+        return start.float().expand(self.vectors, -1)
+
+    def read(self, task: Task, vectors: Tensor) -> Text:
+        """The text encoder that knows the word as `vectors` (n, D)."""
+        return task.model.text.with_token(self.word, vectors)
+
+    def run(
+        self, task: Task, state: Training | None = None, on_step: OnStep | None = None
+    ) -> Iterator[Training]:
+        if state is None:
+            given = {"latents": encode_pictures(task)}
+            state = Training.begin({VECTORS: self.first(task)}, 1, **given)
+        vectors, latents = state.values[VECTORS].clone().requires_grad_(), state.given["latents"]
+        text = self.read(task, vectors)
+
+        def objective(k: int) -> Tensor:
+            batch = draw_batch(self.kind, k, latents, self.batch, task.model)
+            prompts = [self.templates[(k * self.batch + i) % len(self.templates)] for i in range(self.batch)]
+            told = task.model.denoiser(text(name_thing(prompts, self.word)), guidance_scale=1.0)
+            return matching_loss(told, latents[batch.rows], batch.eps, batch.times).mean()[None]
+
+        return train({VECTORS: vectors}, objective, self.optimiser, self.iterations, state, every=10)
+
+    @torch.no_grad()
+    def result(self, task: Task, state: Training) -> Sheet:
+        prompts = name_thing(task.prompts, self.word)
+        return show(task, prompts, self.draw(task, state, prompts), self.word, state.numbers)
+
+    def draw(self, task: Task, state: Training, prompts: list[str]) -> Tensor:
+        """The images (P, B, 3, H, W) of prompts that say the word."""
+        text = self.read(task, state.values[VECTORS])
+        return draw_prompts(task, prompts, self.steps, self.guidance_scale, text)
+
+    def artefacts(self, task: Task, state: Training) -> Mapping[str, Writer]:
+        """The word, as diffusers' `load_textual_inversion`, A1111 and ComfyUI read it."""
+        from chainrule.models.embedding_files import save_word
+
+        def write(path: Any) -> None:
+            save_word(path, self.word, state.values[VECTORS], task.model.text)
+
+        return {"embedding.safetensors": write}
+
+
+BUNDLED_WORLD: dict[str, Any] = {
+    "templates": ("a {}",),
+    "initial": "shape",
+    "iterations": 500,
+    "steps": 20,
+}
