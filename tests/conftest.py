@@ -108,7 +108,8 @@ class TinyNetwork(Network):
         self.calls += 1
         first, last, text = self.layers
         (c,), dtype = conditioning, first.weight.dtype
-        h = torch.tanh(first(x.to(dtype)) + text(c.to(dtype))[:, :, None, None] + t / 1000)
+        times = torch.as_tensor(t, dtype=dtype).expand(len(x))[:, None, None, None]
+        h = torch.tanh(first(x.to(dtype)) + text(c.to(dtype))[:, :, None, None] + times / 1000)
         return 0.5 * x + last(h).to(x.dtype)
 
     @property

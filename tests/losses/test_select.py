@@ -17,6 +17,7 @@ from chainrule.losses import (
     Brightness,
     Call,
     Classifier,
+    ClipDirection,
     ClipImage,
     ClipText,
     ColourHistogram,
@@ -35,6 +36,7 @@ from chainrule.losses.base import find_networks
 from chainrule.vision import Preprocess
 
 BATCH, SIDE = 4, 32
+TEXTS = ("a red circle", "a blue circle")
 NOISE = Noise((3, 1, 4, 5)).stream("doodl/crops")
 
 
@@ -81,6 +83,11 @@ MAKE: dict[str, Callable[[Tiny], Loss]] = {
     "classifier": lambda tiny: Classifier(tiny.classifier, "b"),
     "text": lambda tiny: ClipText(tiny.clip, "a red circle"),
     "image": lambda tiny: ClipImage(tiny.clip, [draw(3, 20, 20), draw(3, 9, 9)]),
+    "direction": lambda tiny: ClipDirection(tiny.clip, draw(3, 9, 9), *TEXTS),
+    "direction each": lambda tiny: ClipDirection(tiny.clip, draw(BATCH, 3, 9, 9), *TEXTS),
+    "direction, given photos": lambda tiny: (
+        Brightness(0.2) + 3.0 * ClipDirection(tiny.clip, None, *TEXTS)
+    ).given(draw(BATCH, 3, 9, 9)),
     "aesthetic": lambda tiny: Aesthetic(tiny.rater, 10.0),
     "symmetry": lambda tiny: Symmetry(),
     "brightness": lambda tiny: Brightness(0.3),
@@ -121,7 +128,7 @@ def test_selecting_commutes_with_judging(tiny: Tiny, name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("name", ["picture each", "perceptual each", "call each", "histogram each"])
+@pytest.mark.parametrize("name", ["picture each", "perceptual each", "call each", "histogram each", "direction each"])
 def test_each_image_has_a_reference_of_its_own(tiny: Tiny, name: str) -> None:
     loss, images = MAKE[name](tiny), draw(1, 3, SIDE, SIDE).expand(BATCH, -1, -1, -1)
     assert len(set(loss(images).tolist())) == BATCH

@@ -37,6 +37,7 @@ LINES = {
     "classifier=heart": "classifier=heart",
     "text=a red shape": "CLIP text=a red shape",
     "image=FILE,FILE": "CLIP image",
+    "clip-direction=a dog > a cat": "CLIP direction=a dog > a cat",
     "aesthetic=9.5": "aesthetic=9.5",
     "symmetry": "symmetry",
     "brightness=0.8": "brightness",
@@ -55,10 +56,11 @@ def test_every_kind_can_be_written_loaded_and_read_again(line: str, picture: Pat
     (written,) = wanted.losses
     assert written.weight == 0.5
     assert written.label == f"0.5*{line.replace(str(picture), picture.name)}"
-    loss, images = written.build(), torch.rand(2, 3, 64, 64)
+    images, photos = torch.rand(2, 2, 3, 64, 64)
+    loss = written.build().given(photos)
     assert loss.names == (f"0.5*{name}",)
     assert loss(images).shape == (2,)
-    torch.testing.assert_close(loss(images), 0.5 * written.load("cpu")(images))
+    torch.testing.assert_close(loss(images), 0.5 * written.load("cpu").given(photos)(images))
 
 
 def test_every_kind_is_listed_and_says_what_it_wants() -> None:

@@ -281,7 +281,7 @@ def test_a_solver_without_a_name_is_refused_with_the_way_to_use_it(solver: Any) 
     if solver == SOLVERS["ab3"]():
         assert Plain(solver=solver).solver == "ab3"
         return
-    with pytest.raises(UserError, match="has no name there: .*register yours .*sample") as caught:
+    with pytest.raises(UserError, match=r"has no name there: .*register yours .*sample") as caught:
         Plain(solver=solver)
     assert caught.value.field == "solver"
 

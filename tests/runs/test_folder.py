@@ -327,8 +327,9 @@ def test_what_killed_runs_left_half_written_goes_and_what_another_writes_now_sta
     assert sorted(path.relative_to(copy) for path in copy.rglob("*")) == whole
     (copy / names[0]).write_bytes(b"half")
     events = resume(copy, MODEL)
-    assert next(events)
-    events.close()  # type: ignore[attr-defined]
+    for event in events:
+        if isinstance(event, MethodBegun):
+            events.close()  # type: ignore[attr-defined]
     assert not list(copy.rglob(".part-*"))
 
 

@@ -29,6 +29,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "classifier": {"target": "heart", "objective": "bce"},
     "text": {"target": "a red heart", "clip": {"": 0.5, "other": 2.0}},
     "image": {"target": ("/tmp/a.png", "/tmp/b.png")},
+    "clip-direction": {"target": "a dog > a cat", "source": "/tmp/a.png"},
     "aesthetic": {"target": 10.0, "rater": "/tmp/head.pth"},
     "symmetry": {},
     "brightness": {"target": 0.8},

@@ -10,6 +10,7 @@ from chainrule.losses.classifier import (
     load_classifier,
 )
 from chainrule.losses.clip import Clip, load_clip
+from chainrule.losses.clip_direction import ClipDirection, ClipDirectionSpec
 from chainrule.losses.cutouts import Cutouts
 from chainrule.losses.features import Features, load_backbone, load_features, load_vgg
 from chainrule.losses.histogram import ColourHistogram, HistogramSpec
@@ -32,6 +33,8 @@ __all__ = [
     "Classifier",
     "ClassifierSpec",
     "Clip",
+    "ClipDirection",
+    "ClipDirectionSpec",
     "ClipImage",
     "ClipText",
     "ColourHistogram",

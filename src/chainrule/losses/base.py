@@ -63,6 +63,14 @@ class Loss(Brief, ABC):
         """
         return self
 
+    def given(self, photos: Tensor) -> Loss:
+        """This loss of edits of some photos; another one only where it compares with them.
+
+        Args:
+            photos: What the images are edits of, (B, 3, H, W) in [0, 1].
+        """
+        return self
+
     def __add__(self, other: Loss | Callable[[Tensor], Tensor]) -> Loss:
         return Sum((self, as_loss(other)))
 
@@ -163,6 +171,9 @@ class Checked(Loss):
     def select(self, rows: Sequence[int]) -> Loss:
         return Checked(self.loss.select(rows))
 
+    def given(self, photos: Tensor) -> Loss:
+        return Checked(self.loss.given(photos))
+
 
 @dataclass(frozen=True)
 class Sum(Loss):
@@ -186,6 +197,9 @@ class Sum(Loss):
 
     def select(self, rows: Sequence[int]) -> Loss:
         return Sum(tuple(part.select(rows) for part in self.parts))
+
+    def given(self, photos: Tensor) -> Loss:
+        return Sum(tuple(part.given(photos) for part in self.parts))
 
 
 @dataclass(frozen=True)
@@ -211,6 +225,9 @@ class Scaled(Loss):
 
     def select(self, rows: Sequence[int]) -> Loss:
         return Scaled(self.part.select(rows), self.weight)
+
+    def given(self, photos: Tensor) -> Loss:
+        return Scaled(self.part.given(photos), self.weight)
 
 
 def as_loss(value: Any) -> Loss:
@@ -424,6 +441,9 @@ class LossSpec(Spec, ABC):
         Raises:
             UserError: A file or a network is not there, or does not fit.
         """
+
+    def require_photo(self) -> None:
+        """Raise UserError if images that are no edits of a photo cannot be judged by it."""
 
     def build(self, device: str | torch.device = "cpu") -> Loss:
         """The weighted loss. Raises UserError as `load` does."""

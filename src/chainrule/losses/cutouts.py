@@ -77,6 +77,9 @@ class Cutouts(Loss):
     def select(self, rows: Sequence[int]) -> Loss:
         return replace(self, loss=self.loss.select(rows), noise=_select(self.noise, rows))
 
+    def given(self, photos: Tensor) -> Loss:
+        return replace(self, loss=self.loss.given(photos))
+
     def _draw(self, batch: int) -> Tensor:
         """What decides about each crop of each image, (B, count, 3)."""
         shape = (self.count, 3)

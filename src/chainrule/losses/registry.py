@@ -12,6 +12,7 @@ from chainrule.losses.aesthetic import AestheticSpec
 from chainrule.losses.base import LossSpec
 from chainrule.losses.brightness import BrightnessSpec
 from chainrule.losses.classifier import ClassifierSpec
+from chainrule.losses.clip_direction import ClipDirectionSpec
 from chainrule.losses.histogram import HistogramSpec
 from chainrule.losses.image import ImageSpec
 from chainrule.losses.perceptual import PerceptualSpec
@@ -28,6 +29,7 @@ LOSSES: Registry[type[LossSpec]] = Registry(
         "classifier": ClassifierSpec,
         "text": TextSpec,
         "image": ImageSpec,
+        "clip-direction": ClipDirectionSpec,
         "aesthetic": AestheticSpec,
         "symmetry": SymmetrySpec,
         "brightness": BrightnessSpec,

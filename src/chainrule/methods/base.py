@@ -220,6 +220,8 @@ class Task(Brief):
                 f"there are {len(self.photo.images)} photos and {len(self.seeds)} seeds",
                 "give one seed for each photo",
             )
+        if self.photo is not None and self.loss is not None:
+            object.__setattr__(self, "loss", self.loss.given(self.photo.images))
 
     @property
     def noise(self) -> Noise:

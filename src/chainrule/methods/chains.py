@@ -230,7 +230,6 @@ def warn_if_unlike(images: Tensor, photos: Tensor, cause: str, cure: str) -> Non
         warnings.warn(f"{cause} to {worst:.1f} dB only (below {FAITHFUL:g}): {cure}", stacklevel=3)
 
 
-@torch.no_grad()
 def warn_if_unchanged(method: Method, task: Task, result: Result) -> None:
     """Say it if an edit is, within its mask, what the autoencoder makes of the photo alone.
 
@@ -242,11 +241,11 @@ def warn_if_unchanged(method: Method, task: Task, result: Result) -> None:
     photo = task.photo
     if photo is None or not method.to_change_more or getattr(method, "strength", None) == 0:
         return
-    z, made = encode_photos(task), result.latents.detach()
+    z, made = encode_photos(task).detach(), result.latents.detach()
     away = (made - z).flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1)
     if not (away < NEAR).any():
         return
-    off = (result.images.detach() - decode(task, z)).float().square().mean(dim=1, keepdim=True)
+    off = (result.images - decode(task, z)).detach().float().square().mean(dim=1, keepdim=True)
     inside = torch.ones_like(off) if photo.mask is None else photo.mask.to(off)
     error = (inside * off).sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3)).clamp(min=1)
     found = -10 * error.clamp(min=1e-12).log10()

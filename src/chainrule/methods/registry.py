@@ -22,6 +22,7 @@ from chainrule.methods.plain import Plain
 from chainrule.methods.prompt_to_prompt import PromptToPrompt
 from chainrule.methods.reconstruction import Reconstruction
 from chainrule.methods.repaint import RePaint
+from chainrule.methods.reward import RewardTuning
 from chainrule.methods.sdedit import SDEdit
 from chainrule.methods.semantic import SemanticGuidance
 from chainrule.methods.stylize import Stylize
@@ -51,6 +52,7 @@ OWN: tuple[type[Method], ...] = (
     Stylize,
     TextualInversion,
     DreamBooth,
+    RewardTuning,
     Audit,
 )
 """One line a method."""

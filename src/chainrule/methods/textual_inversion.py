@@ -103,11 +103,13 @@ class TextualInversion(Method):
 
         def objective(k: int) -> Tensor:
             batch = draw_batch(self.kind, k, latents, self.batch, task.model)
-            prompts = [self.templates[(k * self.batch + i) % len(self.templates)] for i in range(self.batch)]
-            told = task.model.denoiser(text(name_thing(prompts, self.word)), guidance_scale=1.0)
+            said = name_thing(self.templates, self.word)
+            prompts = [said[(k * self.batch + i) % len(said)] for i in range(self.batch)]
+            told = task.model.denoiser(text(prompts), guidance_scale=1.0)
             return matching_loss(told, latents[batch.rows], batch.eps, batch.times).mean()[None]
 
-        return train({VECTORS: vectors}, objective, self.optimiser, self.iterations, state, every=10)
+        parts: Any = ({VECTORS: vectors}, objective, self.optimiser, self.iterations, state)
+        return train(*parts, every=10)
 
     @torch.no_grad()
     def result(self, task: Task, state: Training) -> Sheet:
@@ -132,6 +134,8 @@ class TextualInversion(Method):
 BUNDLED_WORLD: dict[str, Any] = {
     "templates": ("a {}",),
     "initial": "shape",
+    "vectors": 2,
     "iterations": 500,
+    "optimiser": Adam(rate=0.02, beta2=0.999),
     "steps": 20,
 }

@@ -12,7 +12,7 @@ from chainrule.diffusion.matching import training_times
 from chainrule.errors import UserError
 from chainrule.images import crop, shorten
 from chainrule.methods.base import Sheet, Task
-from chainrule.methods.plain import Plain
+from chainrule.methods.chains import generate
 from chainrule.models.base import Model, Text
 from chainrule.noise import Noise
 
@@ -115,8 +115,8 @@ def draw_latents(
     told = (text or task.model.text)(prompt)
     denoiser = task.model.denoiser(told, guidance_scale=scale)
     asked = Task(task.model, denoiser, tuple(seeds), plan=task.plan, prompts=(prompt,))
-    plain, at_once = Plain(steps=steps), task.plan.batch_size or AT_ONCE
-    return torch.cat([plain.draw(part).latents for _, part in asked.split(at_once)])
+    parts = asked.split(task.plan.batch_size or AT_ONCE)
+    return torch.cat([generate(part, part.x_T, steps).latents for _, part in parts])
 
 
 def draw_prompts(

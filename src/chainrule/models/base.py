@@ -142,7 +142,7 @@ class Text(Brief, Portable, ABC):
         Raises:
             UserError: The word is not a new one, or the family cannot learn any.
         """
-        raise _cannot_learn()
+        raise cannot_learn()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -158,7 +158,7 @@ class Text(Brief, Portable, ABC):
         Raises:
             UserError: The family cannot learn a new word, which is what this is for.
         """
-        raise _cannot_learn()
+        raise cannot_learn()
 
     def word_embedding(self, word: str) -> Tensor:
         """The token embedding (D,) of a known word, for a new one that is to start as it.
@@ -169,7 +169,7 @@ class Text(Brief, Portable, ABC):
         Raises:
             UserError: The model does not know it, or its family cannot learn a new word.
         """
-        raise _cannot_learn()
+        raise cannot_learn()
 
 
 def _listed(call: Callable[[Any, Sequence[str]], Conditioning]) -> Any:
@@ -187,7 +187,8 @@ def _listed(call: Callable[[Any, Sequence[str]], Conditioning]) -> Any:
     return listed
 
 
-def _cannot_learn() -> UserError:
+def cannot_learn() -> UserError:
+    """What to raise where no word can be learnt."""
     return UserError(
         "this model cannot be taught a word",
         "choose one that reads its prompts with a CLIP or a T5, as Stable Diffusion",

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from chainrule.errors import UserError
-from chainrule.models.base import Text
+from chainrule.models.base import Text, cannot_learn
 from chainrule.models.tensor_files import find_file, open_box, read_tensors, require_finite
-from chainrule.models.tokens import is_known, text_encoders, tokenizers
+from chainrule.models.tokens import check_vectors, is_known, text_encoders, tokenizers
 
 FIELD = "embeddings"
 WHAT = "a textual inversion"
@@ -73,14 +73,14 @@ def save_word(path: str | Path, word: str, vectors: Tensor, text: Text) -> None:
         text: The text encoders that they are for.
 
     Raises:
-        UserError: The vectors are not for these text encoders.
+        UserError: The vectors are not for these text encoders, or these learn no words.
     """
     from safetensors.torch import save_file
 
     names, widths = _name_encoders(text.networks), text.widths
-    if not widths or vectors.ndim != 2 or vectors.shape[1] != sum(widths):
-        cause = f"vectors of shape {tuple(vectors.shape)} are not a word of this model"
-        raise UserError(cause, f"give (n, {sum(widths)})", "vectors")
+    if not widths:
+        raise cannot_learn()
+    check_vectors(vectors, widths)
     parts = [part.detach().cpu().contiguous() for part in vectors.split(widths, dim=1)]
     if names == ENCODERS[:1]:
         save_file({word: parts[0]}, path)

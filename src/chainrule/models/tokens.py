@@ -420,13 +420,17 @@ def add_token(pipeline: Any, word: str, vectors: Tensor) -> Any:
     return view
 
 
-def _check_new(pipeline: Any, word: str, vectors: Tensor) -> None:
-    """Raise UserError for a word that is not a new one, or vectors of other widths."""
-    widths = word_widths(pipeline)
+def check_vectors(vectors: Tensor, widths: Sequence[int]) -> None:
+    """Raise UserError unless vectors are (n, D), D the sum of some widths."""
     if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != sum(widths):
         parts = f" ({' + '.join(map(str, widths))})" if len(widths) > 1 else ""
         cause = f"vectors of shape {tuple(vectors.shape)} are not a word of this model"
         raise UserError(cause, f"give (n, {sum(widths)}){parts}", "vectors")
+
+
+def _check_new(pipeline: Any, word: str, vectors: Tensor) -> None:
+    """Raise UserError for a word that is not a new one, or vectors of other widths."""
+    check_vectors(vectors, word_widths(pipeline))
     tokens = set(_name_tokens(word, len(vectors)))
     taken = any(tokens & set(tokenizer.get_vocab()) for tokenizer in tokenizers(pipeline))
     in_brackets = len(word) > 2 and word.startswith("<") and word.endswith(">")

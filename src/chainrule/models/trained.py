@@ -26,11 +26,22 @@ class Part:
         rank: The rank of a LoRA on its attention; None: all weights of the network.
         layers: Which attention the LoRA is on.
         text: Whether all weights of the text encoders are trained too.
+
+    Raises:
+        UserError: Text encoders would be trained beside a LoRA, whose file does not hold them.
     """
 
     rank: int | None = None
     layers: Layers = "cross"
     text: bool = False
+
+    def __post_init__(self) -> None:
+        if self.text and self.rank is not None:
+            raise UserError(
+                "a LoRA is on the network, and does not hold text encoders",
+                "omit the rank, or the text encoder",
+                "text_encoder",
+            )
 
     def networks(self, model: Model) -> tuple[nn.Module, ...]:
         """The networks all of whose weights are trained."""

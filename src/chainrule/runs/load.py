@@ -136,6 +136,8 @@ def _check(spec: RunSpec, model: Model) -> None:
     if inputs.has_mask and not inputs.edits:
         raise UserError("a mask is a part of a picture", "name the picture to edit", "photo")
     _check_heeded(spec)
+    for loss in () if inputs.edits else spec.losses:
+        loss.require_photo()
     example = model.text.example
     learns = any(Needs.PICTURES in type(method).needs for method in spec.methods)
     told = all(prompt.strip() for prompt in inputs.prompt)
