@@ -179,7 +179,7 @@ class _Run:
             if not outcome.finished:
                 reporter.write_images(outcome)
         picture = reporter.write_all(list(self.outcomes.values()))
-        str(reporter.folder.path, self.begun)
+        delete_partial(reporter.folder.path, self.begun)
         return picture
 
 
