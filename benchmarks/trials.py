@@ -27,6 +27,10 @@ LONGEST = 600
 P, Q = "a red circle on a white background", "a green circle on a white background"
 EDIT = "edit {photo} --from '{p}' --prompt '{q}' --steps 2 --seed 0"
 GUIDE = "guide '{p}' --steps 2 --seed 0-1 --loss"
+TUNE = (
+    "tune {photo} {after} --prompt 'a {{}} on a white background' --iterations 60 --steps 2 "
+    "--seed 0-1 --method"
+)
 ASKS = {
     "plain": "generate '{p}' --steps 3 --seed 0-2 --method plain",
     "one-step": f"{GUIDE} classifier=heart --method one-step",
@@ -50,6 +54,10 @@ ASKS = {
     "effect": "effect {photo} {after} --prompt '{p}' --iterations 4 --steps 2 --vectors 2 --seed 0",
     "stylize": "stylize {after} --prompt '{p}' --prompt '{q}' --seed 0-1 --epochs 2 --batch 2 "
     "--other '{p}' --other-seeds 100 --steps 2",
+    "textual-inversion": f"{TUNE} textual-inversion --batch 2",
+    "dreambooth": f"{TUNE} dreambooth --rank 2 --prior-images 2 --batch 1",
+    "reward": "tune --prompt '{p}' --prompt '{q}' --loss symmetry --method reward --rank 2 "
+    "--iterations 30 --steps 2 --batch 1 --seed 0-1",
     "audit": "audit '{p}' '{q}' --seed 0-1 --tau 0.1,0.3 --iterations 2 --steps 4 --batch 4",
 }
 """A small run of each method: how it is asked for."""

@@ -26,7 +26,7 @@ import tiny
 from chainrule import bundled
 from chainrule.methods import METHODS, Sheet
 from chainrule.methods.doodl import QUICK
-from chainrule.models import Model
+from chainrule.models import Model, trained
 from chainrule.optimise import Adam
 from chainrule.runs import load_model, load_task, parse_spec
 from chainrule.runs.passes import count_passes
@@ -91,10 +91,20 @@ EDIT: dict[str, tuple[str, dict[str, Any]]] = {
 LEARN: dict[str, tuple[str, dict[str, Any]]] = {
     "effect": ("effect", {"vectors": 2, "iterations": 2, "steps": 2}),
     "stylize": ("stylize", {"epochs": 1, "batch": 2, "steps": 2, "rank": 2, "other_seeds": (100,)}),
+    "textual-inversion": (
+        "textual-inversion",
+        {"initial": "shape", "templates": ("a {}",), "iterations": 3, "steps": 2},
+    ),
+    "dreambooth": (
+        "dreambooth",
+        {"noun": "shape", "iterations": 3, "prior_images": 2, "steps": 2, "rank": 2},
+    ),
+    "reward": ("reward", {"iterations": 2, "batch": 2, "steps": 2, "rank": 2}),
     "audit": ("audit", {"tau": (0.1, 0.3), "iterations": 2, "steps": 2}),
 }
 CASES = NOISE | EDIT | LEARN
 SHOWN, WANTED = "a red circle on a white background", "a green circle on a white background"
+THING = ("a {} on a white background", "a {}")
 LEARNT = {
     "effect": {"prompt": (SHOWN,), "seed": (0,), "pictures": ("photo.png", "after.png")},
     "stylize": {
@@ -102,6 +112,9 @@ LEARNT = {
         "seed": (0, 1),
         "pictures": ("after.png",),
     },
+    "textual-inversion": {"prompt": THING, "seed": (0,), "pictures": ("photo.png", "after.png")},
+    "dreambooth": {"prompt": THING, "seed": (0,), "pictures": ("photo.png", "after.png")},
+    "reward": {"prompt": (SHOWN, WANTED), "seed": (0, 1)},
     "audit": {"prompt": (SHOWN, "a blue circle on a black background"), "seed": (0, 1)},
 }
 
@@ -138,7 +151,7 @@ def spec_of(family: str, name: str) -> Any:
         inputs |= {"prompt": WANTED, "source": SHOWN, "guidance_scale": 3.0}
         inputs |= {} if own else {"photo": files() / "photo.png", "mask": files() / "mask.png"}
     if name in LEARNT:
-        inputs, losses = dict(LEARNT[name]), []
+        inputs, losses = dict(LEARNT[name]), HEART if name == "reward" else []
         inputs["pictures"] = tuple(files() / picture for picture in inputs.get("pictures", ()))
     if family != "bundled" and name == "stylize":
         settings = {**settings, "features": str(bundled.CLASSIFIER)}
@@ -192,13 +205,13 @@ def shown(method: Any, task: Any, state: Any) -> Tensor:
     if method.kind == "effect":
         noise = torch.cat([method.find_noise(task), task.model.noise(task.seeds)])
         return method.draw(task, state.best["vectors"], f"{SHOWN} {method.word}", noise)
+    if method.kind != "stylize":
+        return torch.cat(list(result.columns.values()))
     wanted = [
         ("a red square on a white background", 0),
         ("a blue circle on a black background", 100),
     ]
-    from chainrule.methods.stylize import _tuned
-
-    with _tuned(task.model, method.rank, state.values):
+    with trained.use(task.model, method.part, state.values):
         return method.draw(task.model, wanted)
 
 

@@ -50,6 +50,8 @@ SHARED = {
     "methods/audit": ("audited", "audit_report"), "methods/audit_report": ("audited",),
     # it is the same guidance with other energies
     "methods/semantic": ("noise_aware",),
+    # they learn one photo; one of them draws as SDEdit does
+    "methods/imagic": ("one_photo",), "methods/unitune": ("one_photo", "sdedit"),
     # it is the same loop with other settings
     "methods/adjoint_dpm": ("doodl",),
     # an optimisation may start at the best of several draws

@@ -47,6 +47,10 @@ BASE: dict[str, dict[str, Any]] = {
     "effect": {"iterations": 1, "vectors": 1, "steps": 2, "optimiser": Adam(rate=0.5)},
     "stylize": {"epochs": 1, "steps": 2, "batch": 2, "rank": 1, "optimiser": Adam(rate=0.05),
                 "features": str(bundled.CLASSIFIER), "other_seeds": (7,)},
+    "textual-inversion": {"iterations": 1, "steps": 2, "batch": 1, "optimiser": Adam(rate=0.5)},
+    "dreambooth": {"iterations": 1, "steps": 2, "prior_images": 2, "rank": 1,
+                   "optimiser": Adam(rate=0.1)},
+    "reward": {"iterations": 1, "steps": 2, "batch": 1, "rank": 1, "optimiser": Adam(rate=0.1)},
     "audit": {"tau": (0.1,), "iterations": 1, "judge": str(bundled.JUDGE)},
 }  # fmt: skip
 """Few iterations, and what a tiny model needs."""
@@ -78,6 +82,11 @@ OTHER: dict[str, Any] = {
     "factor": 1,
     "jump": 2,
     "average": False,
+    "initial": "circle",
+    "templates": ("the {}",),
+    "rank": 2,
+    "token": "xyz",
+    "noun": "circle",
 }
 """Another value of a setting, where one more, or the other choice, does not do."""
 WITH: dict[tuple[str, str], dict[str, Any]] = {
@@ -86,6 +95,12 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("doodl", "adjoint"): {"mix": None, "adjoint": True},
     ("stylize", "batch"): {"batch": 1},
     ("effect", "optimiser"): {"optimiser": Adam(rate=0.1)},
+    ("textual-inversion", "optimiser"): {"optimiser": Adam(rate=0.1)},
+    ("dreambooth", "optimiser"): {"optimiser": Adam(rate=0.01)},
+    ("dreambooth", "text_encoder"): {"rank": None, "text_encoder": True},
+    ("reward", "optimiser"): {"optimiser": Adam(rate=0.01)},
+    ("reward", "last"): {"through": "last", "last": 2},
+    ("reward", "through"): {"through": "last"},
     ("stylize", "optimiser"): {"optimiser": Adam(rate=0.01)},
     ("adjoint-dpm", "optimiser"): {"optimiser": Adam(rate=0.02)},
     ("one-step", "strength"): {"strength": 1.0},
@@ -94,6 +109,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
 """What a setting is changed with, where it is one of several or another value is needed."""
 UNSEEN = {
     ("effect", "word"): "a word by any other name is the same vectors",
+    ("textual-inversion", "word"): "likewise",
     ("audit", "batch"): "how many images are computed at a time: the same images",
     ("audit", "classifier"): "the bundled one is the only one that is small",
     ("audit", "judge"): "likewise",
@@ -148,6 +164,8 @@ def task(
     shown, told = (model.denoiser(prompt, guidance_scale=2.0) for prompt in (SHOWN, WANTED))
     masked = Needs.MASK in needs if mask is None else mask
     edited = Photo(images, shown, (16, 16), shape if masked else None, prompts=(SHOWN,))
+    prompts = (SHOWN, WANTED) if Needs.PROMPTS in needs else (WANTED,)
+    prompts = ("a {} on white", "a {}") if kind in ("textual-inversion", "dreambooth") else prompts
     takes = not needs & (Needs.NOISE | Needs.PICTURES) if photo is None else photo
     return Task(
         model,
@@ -155,7 +173,7 @@ def task(
         (0,),
         None if kind == "semantic" else Call(dark),
         edited if takes else None,
-        prompts=(SHOWN, WANTED) if Needs.PROMPTS in needs else (WANTED,),
+        prompts=prompts,
         pictures=tuple(torch.rand(2, 3, 16, 16, generator=draw))[: 2 if kind == "effect" else 1],
         energy=lambda x, t: x.square().mean(dim=(1, 2, 3)),
     )

@@ -239,11 +239,12 @@ COMMANDS = (
     ),
     Command(
         "tune",
-        "Teach the model what pictures show: a word, a LoRA, or weights; {} is the thing.",
+        "Teach the model what pictures show, or a loss asks for; {} in a prompt is the thing.",
         [
-            argument(Inputs, "pictures", several=True),
+            argument(Inputs, "pictures", several=True, optional=True),
             *pick_inputs("prompt"),
             PROMPTS_FILE,
+            LOSS,
             METHOD,
             PRESET,
             SEED,

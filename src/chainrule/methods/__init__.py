@@ -11,9 +11,11 @@ from chainrule.methods.chains import constrain_to_mask
 from chainrule.methods.ddim_inversion import DDIMInversion
 from chainrule.methods.diffedit import DiffEdit
 from chainrule.methods.doodl import DOODL, DOODLState
+from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.edict import EDICTEdit
 from chainrule.methods.effect import Effect
 from chainrule.methods.ilvr import ILVR
+from chainrule.methods.imagic import Imagic
 from chainrule.methods.inversion import Inversion
 from chainrule.methods.noise_aware import NoiseAwareGuidance
 from chainrule.methods.one_step import OneStepGuidance
@@ -22,9 +24,12 @@ from chainrule.methods.prompt_to_prompt import PromptToPrompt
 from chainrule.methods.reconstruction import Reconstruction
 from chainrule.methods.registry import METHODS
 from chainrule.methods.repaint import RePaint
+from chainrule.methods.reward import RewardTuning
 from chainrule.methods.sdedit import SDEdit
 from chainrule.methods.semantic import SemanticGuidance
 from chainrule.methods.stylize import StyleTask, Stylize
+from chainrule.methods.textual_inversion import TextualInversion
+from chainrule.methods.unitune import UniTune
 from chainrule.optimise import Adam, Momentum
 
 __all__ = [
@@ -41,8 +46,10 @@ __all__ = [
     "DDIMInversion",
     "DOODLState",
     "DiffEdit",
+    "DreamBooth",
     "EDICTEdit",
     "Effect",
+    "Imagic",
     "Inversion",
     "Method",
     "Momentum",
@@ -55,6 +62,7 @@ __all__ = [
     "RePaint",
     "Reconstruction",
     "Result",
+    "RewardTuning",
     "SDEdit",
     "SemanticGuidance",
     "Sheet",
@@ -63,5 +71,7 @@ __all__ = [
     "StyleTask",
     "Stylize",
     "Task",
+    "TextualInversion",
+    "UniTune",
     "constrain_to_mask",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -84,14 +85,15 @@ class DreamBooth(Method):
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
         require_name(prepared.prompts)
-        return prepared
+        model = prepared.model
+        return replace(prepared, model=replace(model, text=model.text.knowing(self.token)))
 
     def run(
         self, task: Task, state: Training | None = None, on_step: OnStep | None = None
     ) -> Iterator[Training]:
-        given = self.gather(task) if state is None else state.given
+        state = self.start(task, self.gather(task)) if state is None else state
+        given = state.given
         with trained.train(task.model, self.part) as weights:
-            state = Training.begin(weights, 2, **given) if state is None else state
 
             def objective(k: int) -> Iterator[Tensor]:
                 yield torch.stack([self.match(task.model, given, k), torch.zeros(())])
@@ -100,6 +102,24 @@ class DreamBooth(Method):
                     yield torch.stack([torch.zeros(()), preserved])
 
             yield from train(weights, objective, self.optimiser, self.iterations, state, every=20)
+
+    def start(self, task: Task, given: Mapping[str, Tensor]) -> Training:
+        """The state before the first iteration.
+
+        Args:
+            task: What is tuned.
+            given: The latents of the thing, and of its class.
+        """
+        with trained.train(task.model, self.part) as weights:
+            return Training.begin(weights, 2, **given)
+
+    def require_own(self, task: Task, state: Training) -> None:
+        counts = {"thing": len(task.pictures)} | (
+            {"class": self.prior_images} if self.prior else {}
+        )
+        shape = task.model.codec.latent_shape
+        given = {name: torch.zeros(count, *shape) for name, count in counts.items()}
+        state.require_like(self.start(task, given), self.iterations)
 
     def match(
         self, model: Model, given: Mapping[str, Tensor], k: int, *, prior: bool = False

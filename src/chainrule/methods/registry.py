@@ -15,6 +15,7 @@ from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.edict import EDICTEdit
 from chainrule.methods.effect import Effect
 from chainrule.methods.ilvr import ILVR
+from chainrule.methods.imagic import Imagic
 from chainrule.methods.inversion import Inversion
 from chainrule.methods.noise_aware import NoiseAwareGuidance
 from chainrule.methods.one_step import OneStepGuidance
@@ -27,6 +28,7 @@ from chainrule.methods.sdedit import SDEdit
 from chainrule.methods.semantic import SemanticGuidance
 from chainrule.methods.stylize import Stylize
 from chainrule.methods.textual_inversion import TextualInversion
+from chainrule.methods.unitune import UniTune
 from chainrule.specs import Registry
 
 OWN: tuple[type[Method], ...] = (
@@ -52,6 +54,8 @@ OWN: tuple[type[Method], ...] = (
     Stylize,
     TextualInversion,
     DreamBooth,
+    Imagic,
+    UniTune,
     RewardTuning,
     Audit,
 )

@@ -73,9 +73,8 @@ class RewardTuning(Method):
     def run(
         self, task: Task, state: Training | None = None, on_step: OnStep | None = None
     ) -> Iterator[Training]:
-        loss = task.require_loss()
+        state, loss = self.start(task) if state is None else state, task.require_loss()
         with trained.train(task.model, self.part) as weights:
-            state = Training.begin(weights, len(loss.names)) if state is None else state
 
             def objective(k: int) -> Iterator[Tensor]:
                 size = task.plan.decoded_at_once or self.batch
@@ -86,6 +85,14 @@ class RewardTuning(Method):
                     yield loss.terms(images).sum(dim=1) / self.batch
 
             yield from train(weights, objective, self.optimiser, self.iterations, state, every=5)
+
+    def start(self, task: Task) -> Training:
+        """The state before the first iteration."""
+        with trained.train(task.model, self.part) as weights:
+            return Training.begin(weights, len(task.require_loss().names))
+
+    def require_own(self, task: Task, state: Training) -> None:
+        state.require_like(self.start(task), self.iterations)
 
     def draw(
         self, task: Task, k: int, numbers: Sequence[int], on_step: OnStep | None = None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from functools import partial
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -35,9 +34,9 @@ from chainrule.methods.base import (
     Writer,
 )
 from chainrule.methods.training import Training, train
-from chainrule.models import BUNDLED
+from chainrule.models import BUNDLED, trained
 from chainrule.models.base import Model
-from chainrule.models.lora import add_lora, has_lora, remove_lora, reset_lora, save_lora
+from chainrule.models.trained import Part
 from chainrule.noise import Noise, read_seeds
 from chainrule.optimise import Adam
 from chainrule.specs import NetworkName
@@ -125,6 +124,11 @@ class Stylize(Method):
         """How many batches all epochs have."""
         return self.epochs * -(-len(task.samples) // self.batch)
 
+    @property
+    def part(self) -> Part:
+        """What is tuned."""
+        return Part(self.rank)
+
     def probe(self, steps: int) -> Stylize:
         return self.model_copy(update={"steps": steps, "epochs": 1})
 
@@ -172,7 +176,7 @@ class Stylize(Method):
 
     def start(self, task: StyleTask) -> Training:
         """The state before the first batch: with it, the network draws what it drew."""
-        with _tuned(task.model, self.rank) as weights:
+        with trained.train(task.model, self.part) as weights:
             return Training.begin(weights, 2)
 
     def require_own(self, task: StyleTask, state: Training) -> None:
@@ -184,7 +188,7 @@ class Stylize(Method):
         state = self.start(task) if state is None else state
         model, samples, size = task.model, task.samples, self._at_once(task)
         style, batches = Style(task.style, task.picture), -(-len(samples) // self.batch)
-        with _tuned(model, self.rank) as weights:
+        with trained.train(model, self.part) as weights:
             with torch.no_grad():
                 before = {
                     pair: image
@@ -211,7 +215,7 @@ class Stylize(Method):
         said = (task.prompts[0], *self.other)
         shown += [(prompt, seed) for prompt in said for seed in self.other_seeds]
         before = torch.cat([self.draw(task.model, [pair]) for pair in shown])
-        with _tuned(task.model, self.rank, state.values):
+        with trained.use(task.model, self.part, state.values):
             after = torch.cat([self.draw(task.model, [pair]) for pair in shown])
         columns, captions = {}, {}
         for i, (prompt, seed) in enumerate(shown):
@@ -226,43 +230,12 @@ class Stylize(Method):
     def artefacts(self, task: StyleTask, state: Training) -> Mapping[str, Writer]:
         """The LoRA, as diffusers' `load_lora_weights` reads it."""
 
-        def write(path: Path) -> None:
-            with _tuned(task.model, self.rank, state.values):
-                save_lora(path, task.model)
-
+        write = partial(trained.save, model=task.model, part=self.part, values=state.values)
         return {"pytorch_lora_weights.safetensors": write}
 
 
 USUAL_FEATURES = (bundled.CLIP, bundled.CLASSIFIER)
 """What sees the bundled world: its CLIP knows colours and stripes, its classifier shapes."""
-
-
-@contextmanager
-def _tuned(
-    model: Model, rank: int, values: Mapping[str, Tensor] | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """While this lasts, the model has a LoRA: the one of `values`, or one that changes nothing.
-
-    What it had before, as within a run, it has again afterwards.
-    """
-    nested = has_lora(model)
-    weights: dict[str, Any] = add_lora(model, rank)
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
-    try:
-        reset_lora(weights)
-        _set(weights, values or {})
-        yield weights
-    finally:
-        if nested:
-            _set(weights, before)
-        else:
-            remove_lora(model)
-
-
-@torch.no_grad()
-def _set(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    for name, value in values.items():
-        weights[name].copy_(value)
 
 
 def _split(samples: Samples, size: int) -> list[Samples]:

@@ -95,9 +95,7 @@ class TextualInversion(Method):
     def run(
         self, task: Task, state: Training | None = None, on_step: OnStep | None = None
     ) -> Iterator[Training]:
-        if state is None:
-            given = {"latents": encode_pictures(task)}
-            state = Training.begin({VECTORS: self.first(task)}, 1, **given)
+        state = self.start(task, encode_pictures(task)) if state is None else state
         vectors, latents = state.values[VECTORS].clone().requires_grad_(), state.given["latents"]
         text = self.read(task, vectors)
 
@@ -110,6 +108,19 @@ class TextualInversion(Method):
 
         parts: Any = ({VECTORS: vectors}, objective, self.optimiser, self.iterations, state)
         return train(*parts, every=10)
+
+    def start(self, task: Task, latents: Tensor) -> Training:
+        """The state before the first iteration.
+
+        Args:
+            task: What is learnt.
+            latents: Those of its pictures.
+        """
+        return Training.begin({VECTORS: self.first(task)}, 1, latents=latents)
+
+    def require_own(self, task: Task, state: Training) -> None:
+        latents = torch.zeros(len(task.pictures), *task.model.codec.latent_shape)
+        state.require_like(self.start(task, latents), self.iterations)
 
     @torch.no_grad()
     def result(self, task: Task, state: Training) -> Sheet:

@@ -144,6 +144,14 @@ class Text(Brief, Portable, ABC):
         """
         raise cannot_learn()
 
+    def knowing(self, word: str) -> Text:
+        """This text encoder without a warning that it does not know a word.
+
+        Args:
+            word: A rare one, whose meaning the network is about to learn; or several.
+        """
+        return self
+
     @property
     def widths(self) -> tuple[int, ...]:
         """The width of each text encoder's token embeddings; none if no word can be learnt."""

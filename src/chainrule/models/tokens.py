@@ -179,7 +179,7 @@ def warn_unknown_words(
     for prompt in prompts:
         for word in sorted(taught, key=len, reverse=True):
             prompt = re.sub(re.escape(word), " ", prompt, flags=re.IGNORECASE)
-        words = re.findall(r"[^\s.,;:!?'\"()-]+", prompt.lower())
+        words = re.findall(r"[^\s.,;:!?'\"(){}-]+", prompt.lower())
         _warn_words([word for word in words if word not in known], known)
 
 

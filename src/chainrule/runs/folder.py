@@ -387,16 +387,26 @@ def require_input(file: Path, where: Path) -> None:
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` only when all is written."""
+    """A path to write a file or a folder to, which becomes `path` only when all is written."""
     partial = path.with_name(f"{PARTIAL}{path.name}")
     with _explain(path):
-        partial.unlink(missing_ok=True)  # a link is not followed
+        _remove(partial)
         try:
             yield partial
+            if partial.is_dir():
+                _remove(path)  # a folder cannot take the place of another
             os.replace(partial, path)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            _remove(partial)
             raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder; a link is not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def delete_partial(path: Path, before: float) -> None:
@@ -410,8 +420,8 @@ def delete_partial(path: Path, before: float) -> None:
     for folder in (path, path / INPUTS, path / IMAGES):
         for found in folder.glob(f"{PARTIAL}*"):
             with suppress(OSError):  # another may have been quicker, and nobody misses it
-                if found.is_file() and found.lstat().st_mtime <= before:
-                    found.unlink()
+                if not found.is_symlink() and found.lstat().st_mtime <= before:
+                    _remove(found)
 
 
 def write_text(path: Path, text: str) -> None:

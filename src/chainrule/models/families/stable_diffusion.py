@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from chainrule.diffusion.denoiser import Conditioning
 from chainrule.models.backbone import Backbone
-from chainrule.models.base import Model
+from chainrule.models.base import Model, Text
 from chainrule.models.families.base import PipelineText, check_unet, read_codec, read_guidance
 from chainrule.models.inpainting import Inpainting
 from chainrule.models.schedulers import read_parameterization, read_schedule
@@ -72,6 +72,9 @@ class _Clip(PipelineText):
         if self.known:
             warn_unknown_words(prompts, self.known, self.words)
         return (join_chunks(encode_chunks(encoder, tokenizer, ids)[0], ids),)
+
+    def knowing(self, word: str) -> Text:
+        return replace(self, known=(*self.known, *word.lower().split())) if self.known else self
 
     def match(self, *conditionings: Conditioning) -> tuple[Conditioning, ...]:
         most = max(text.shape[1] for text, *_ in conditionings)
