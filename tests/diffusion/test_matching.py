@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from chainrule import UserError
 from chainrule.diffusion.denoiser import Conditioned, Epsilon, Flow, Parameterization, Velocity
+from chainrule.diffusion.guidance.classifier_free import ClassifierFree
 from chainrule.diffusion.matching import matching_loss, training_times
 from chainrule.diffusion.schedule import FlowMatching
 from conftest import TinyNetwork, latents, scaled_linear
@@ -37,3 +39,10 @@ def test_all_times_are_as_likely() -> None:
         assert (times == times.round()).all()
         counts = torch.bincount(times.int())
         assert counts.max() - counts.min() <= 2
+
+
+def test_a_guided_network_is_refused() -> None:
+    told = Conditioned(TinyNetwork(), (torch.ones(1, 3, dtype=torch.float64),))
+    guided = ClassifierFree(told, told.conditioning, 2.0)
+    with pytest.raises(UserError, match="cannot be trained: give the network unguided"):
+        matching_loss(guided, latents(1), latents(1), torch.zeros(1))

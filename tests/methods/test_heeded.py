@@ -51,6 +51,9 @@ BASE: dict[str, dict[str, Any]] = {
     "dreambooth": {"iterations": 1, "steps": 2, "prior_images": 2, "rank": 1,
                    "optimiser": Adam(rate=0.1)},
     "reward": {"iterations": 1, "steps": 2, "batch": 1, "rank": 1, "optimiser": Adam(rate=0.1)},
+    "imagic": {"embedding_iterations": 1, "iterations": 1, "steps": 2, "rank": 1,
+               "embedding_optimiser": Adam(rate=0.5), "optimiser": Adam(rate=0.1)},
+    "unitune": {"iterations": 1, "batch": 1, "rank": 1, "optimiser": Adam(rate=0.1)},
     "audit": {"tau": (0.1,), "iterations": 1, "judge": str(bundled.JUDGE)},
 }  # fmt: skip
 """Few iterations, and what a tiny model needs."""
@@ -101,6 +104,9 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("reward", "optimiser"): {"optimiser": Adam(rate=0.01)},
     ("reward", "last"): {"through": "last", "last": 2},
     ("reward", "through"): {"through": "last"},
+    ("imagic", "embedding_optimiser"): {"embedding_optimiser": Adam(rate=0.1)},
+    ("imagic", "optimiser"): {"optimiser": Adam(rate=0.01)},
+    ("unitune", "optimiser"): {"optimiser": Adam(rate=0.01)},
     ("stylize", "optimiser"): {"optimiser": Adam(rate=0.01)},
     ("adjoint-dpm", "optimiser"): {"optimiser": Adam(rate=0.02)},
     ("one-step", "strength"): {"strength": 1.0},

@@ -37,6 +37,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "textual-inversion": {"iterations": 12, "batch": 1},
     "dreambooth": {"iterations": 22, "prior_images": 2, "rank": 1},
     "reward": {"iterations": 6, "batch": 1, "rank": 1},
+    "imagic": {"embedding_iterations": 21, "iterations": 21, "rank": 1},
+    "unitune": {"iterations": 17, "batch": 1, "rank": 1},
     "audit": {"tau": (0.1,), "iterations": 2},
 }
 THING = ("a {} on a white background", "a {}")

@@ -17,8 +17,8 @@ import chainrule
 from chainrule import UserError
 from chainrule.methods import Effect, Task
 from chainrule.models import Model
-from chainrule.models.embedding_files import save_word
-from chainrule.models.tokens import read_ids
+from chainrule.models.embedding_files import save_word, teach_file
+from chainrule.models.tokens import read_groups, read_ids
 from tiny import FAMILIES, family, load_once, save_family
 
 READERS = [name for name in FAMILIES if not name.startswith(("DiT", "Pixels"))]
@@ -98,8 +98,7 @@ def draw(pipeline: Any, **prompt: Any) -> Tensor:
     options: dict[str, Any] = {"guidance_scale": 1.0, "output_type": "latent"}
     if "PixArt" in type(pipeline).__name__:
         options |= {"use_resolution_binning": False, "clean_caption": False}
-        if "prompt_embeds" in prompt:
-            options |= {"negative_prompt": None}
+        options |= {"negative_prompt": None} if "prompt_embeds" in prompt else {}
     found: Tensor = pipeline(
         **prompt,
         **options,
@@ -370,9 +369,6 @@ def test_a_word_stays_what_it_is_where_capital_letters_differ(tmp_path: Path) ->
     pipeline = family("Stable Diffusion 3")
     tokenizer = pipeline.tokenizer_3
     before = tokenizer("xcatx a cats", add_special_tokens=False).input_ids
-    from chainrule.models.embedding_files import teach_file
-    from chainrule.models.tokens import read_groups
-
     rows = {"clip_l": torch.ones(2, 16), "clip_g": torch.ones(2, 16), "t5xxl": torch.ones(2, 32)}
     save_file(rows, tmp_path / "Cat.safetensors")
     assert teach_file(pipeline, tmp_path / "Cat.safetensors", None) == ["Cat (2 vectors)"]
@@ -384,8 +380,6 @@ def test_a_word_stays_what_it_is_where_capital_letters_differ(tmp_path: Path) ->
 
 def test_a_t5_keeps_the_rows_that_it_has(tmp_path: Path) -> None:
     """Public ones have more rows than tokens, which other files count on."""
-    from chainrule.models.embedding_files import teach_file
-
     pipeline = family("PixArt-alpha")
     save_file({"t5xxl": torch.ones(1, 32)}, tmp_path / "thing.safetensors")
     assert len(pipeline.tokenizer) < 32

@@ -187,10 +187,10 @@ def add_estimate(app: typer.Typer) -> None:
     """Add `estimate`, which takes what `guide` takes."""
     guide = next(command for command in COMMANDS if command.name == "guide")
     doc = (
-        "Say what a run of `guide` would take, or with --photo one of `edit`: memory, network "
-        "evaluations, and which way fits."
+        "Say what a run of `guide` would take, with --photo one of `edit`, with --pictures one of "
+        "`tune`: memory, network evaluations, and which way fits."
     )
-    photo = [from_field(Inputs, "photo"), *pick_inputs("source")]
+    photo = [from_field(Inputs, "photo"), *pick_inputs("source", "pictures")]
     said = typer.Option("--json", help="Print it as JSON: bytes, from the fastest way down.")
     options = [*guide.options, *photo, *CHECKPOINT, MEMORY, Option("json", bool, said, False)]
     app.command(cls=SettingsCommand)(make_command("estimate", doc, options, _estimate))

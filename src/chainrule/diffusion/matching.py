@@ -11,11 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chainrule.diffusion.denoiser import Conditioned, Prediction, repeat
+from chainrule.diffusion.denoiser import Conditioned, Denoiser, Prediction, repeat
 from chainrule.diffusion.schedule import Schedule
+from chainrule.errors import UserError
 
 
-def matching_loss(told: Conditioned, x_0: Tensor, eps: Tensor, times: Tensor) -> Tensor:
+def matching_loss(told: Denoiser, x_0: Tensor, eps: Tensor, times: Tensor) -> Tensor:
     """How far a network's output is from what it should be, for each image, (B,).
 
     Its gradient reaches the conditioning and the weights that want one.
@@ -25,7 +26,16 @@ def matching_loss(told: Conditioned, x_0: Tensor, eps: Tensor, times: Tensor) ->
         x_0: The pictures' latents (B, C, h, w).
         eps: The noise, as `x_0`.
         times: The time of each image (B,).
+
+    Raises:
+        UserError: The network is guided, which it never is in training.
     """
+    if not isinstance(told, Conditioned):
+        raise UserError(
+            f"a {type(told).__name__} cannot be trained",
+            "give the network unguided, as model.denoiser(prompt, guidance_scale=1)",
+            "denoiser",
+        )
     schedule, network = told.schedule, told.network
     noisy, wanted = [], []
     for z, noise, t in zip(x_0, eps, times.tolist(), strict=True):

@@ -25,7 +25,6 @@ from chainrule.methods.thing import (
 )
 from chainrule.methods.training import Training, train
 from chainrule.models import trained
-from chainrule.models.base import Model
 from chainrule.models.trained import Part
 from chainrule.optimise import Adam
 
@@ -47,6 +46,7 @@ class DreamBooth(Method):
     kind: Literal["dreambooth"] = "dreambooth"
     needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT | Needs.PROMPTS
     state: ClassVar[type[State]] = Training
+    differentiates: ClassVar[bool] = False  # a chain
     token: str = Field(default="sks", description="The rare word, [V].")
     noun: str = Field(default="thing", description="What kind of thing it is, in a word: dog.")
     rank: int | None = Field(default=None, ge=1, description="Of a LoRA; none: all weights.")
@@ -96,10 +96,11 @@ class DreamBooth(Method):
         with trained.train(task.model, self.part) as weights:
 
             def objective(k: int) -> Iterator[Tensor]:
-                yield torch.stack([self.match(task.model, given, k), torch.zeros(())])
-                if self.prior:
-                    preserved = self.prior * self.match(task.model, given, k, prior=True)
-                    yield torch.stack([torch.zeros(()), preserved])
+                nothing = torch.zeros((), device=task.model.device)
+                for off in self.match(task, given, k):
+                    yield torch.stack([off, nothing])
+                for off in self.match(task, given, k, prior=True) if self.prior else ():
+                    yield torch.stack([nothing, self.prior * off])
 
             yield from train(weights, objective, self.optimiser, self.iterations, state, every=20)
 
@@ -122,13 +123,14 @@ class DreamBooth(Method):
         state.require_like(self.start(task, given), self.iterations)
 
     def match(
-        self, model: Model, given: Mapping[str, Tensor], k: int, *, prior: bool = False
-    ) -> Tensor:
-        """A half of the loss in iteration `k`: of the thing, or of its class."""
+        self, task: Task, given: Mapping[str, Tensor], k: int, *, prior: bool = False
+    ) -> Iterator[Tensor]:
+        """A half of the loss in iteration `k`, of the thing or of its class, in parts."""
         x_0, what = (given["class"], self.noun) if prior else (given["thing"], self.name)
-        b = draw_batch(f"dreambooth/{prior}", k, x_0, self.batch, model)
-        told = model.denoiser(f"a {what}", guidance_scale=1.0)
-        return matching_loss(told, x_0[b.rows], b.eps, b.times).mean()
+        batch = draw_batch(f"dreambooth/{prior}", k, x_0, self.batch, task.model)
+        for b in batch.split(task.plan.batch_size):
+            told = task.model.denoiser(f"a {what}", guidance_scale=1.0)
+            yield matching_loss(told, x_0[b.rows], b.eps, b.times).sum() / self.batch
 
     @torch.no_grad()
     def gather(self, task: Task) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample, sample_state
 from chainrule.images import shorten
 from chainrule.methods.base import Method, Needs, Sheet, Situation, State, Steps, Task, Writer
-from chainrule.methods.thing import CHANCE, draw_prompts
+from chainrule.methods.thing import AT_ONCE, CHANCE, draw_prompts
 from chainrule.methods.training import Training, train
 from chainrule.models import trained
 from chainrule.models.trained import Part
@@ -133,7 +133,8 @@ class RewardTuning(Method):
             after = self.show(task, prompts)
         columns, captions, numbers = {}, {}, {}
         for name, images in (("before", before), ("after", after)):
-            off = torch.stack([loss(each) for each in images])
+            each = images.flatten(0, 1).split(task.plan.decoded_at_once or AT_ONCE)
+            off = torch.cat([loss(part) for part in each]).unflatten(0, images.shape[:2])
             columns[name], captions[name] = images[:, 0], [f"loss {v:.3f}" for v in off[:, 0]]
             numbers[f"held-out loss {name}"] = off.mean().item()
         return Sheet(columns, [shorten(prompt) for prompt in prompts], captions, "", numbers)

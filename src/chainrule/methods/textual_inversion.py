@@ -42,6 +42,7 @@ class TextualInversion(Method):
     kind: Literal["textual-inversion"] = "textual-inversion"
     needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT | Needs.PROMPTS
     state: ClassVar[type[State]] = Training
+    differentiates: ClassVar[bool] = False  # a chain
     word: str = Field(default="<thing>", description="The new word, in angle brackets.")
     initial: str = Field(
         default="", description="The ordinary word that it starts as: dog. Empty: padding."
@@ -99,12 +100,16 @@ class TextualInversion(Method):
         vectors, latents = state.values[VECTORS].clone().requires_grad_(), state.given["latents"]
         text = self.read(task, vectors)
 
-        def objective(k: int) -> Tensor:
+        said = name_thing(self.templates, self.word)
+
+        def objective(k: int) -> Iterator[Tensor]:
             batch = draw_batch(self.kind, k, latents, self.batch, task.model)
-            said = name_thing(self.templates, self.word)
-            prompts = [said[(k * self.batch + i) % len(said)] for i in range(self.batch)]
-            told = task.model.denoiser(text(prompts), guidance_scale=1.0)
-            return matching_loss(told, latents[batch.rows], batch.eps, batch.times).mean()[None]
+            for i, part in enumerate(batch.split(task.plan.batch_size)):
+                first = k * self.batch + i * len(part.rows)
+                prompts = [said[(first + n) % len(said)] for n in range(len(part.rows))]
+                told = task.model.denoiser(text(prompts), guidance_scale=1.0)
+                off = matching_loss(told, latents[part.rows], part.eps, part.times)
+                yield off.sum()[None] / self.batch
 
         parts: Any = ({VECTORS: vectors}, objective, self.optimiser, self.iterations, state)
         return train(*parts, every=10)

@@ -38,6 +38,14 @@ class Batch:
     eps: Tensor
     times: Tensor
 
+    def split(self, size: int | None) -> list[Batch]:
+        """The same in parts of `size` (None: all in one), as a plan has it."""
+        size = size or len(self.rows)
+        starts = range(0, len(self.rows), size)
+        eps, times = self.eps.split(size), self.times.split(size)
+        rows = [self.rows[i : i + size] for i in starts]
+        return [Batch(*part) for part in zip(rows, eps, times, strict=True)]
+
 
 def draw_batch(name: str, k: int, latents: Tensor, size: int, model: Model) -> Batch:
     """The pictures of iteration `k`, each in its turn, with their noise and times.

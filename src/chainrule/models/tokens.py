@@ -410,13 +410,13 @@ def add_token(pipeline: Any, word: str, vectors: Tensor) -> Any:
         tokenizer = copy.deepcopy(getattr(pipeline, f"tokenizer{suffix}", None))
         if encoder is None or tokenizer is None:
             continue
-        encoder, known = copy_frozen(encoder), len(tokenizer)
+        known, copied = len(tokenizer), copy_frozen(encoder)
         tokenizer.add_tokens(_name_tokens(word, len(vectors)))
-        embeddings = encoder.get_input_embeddings()
-        encoder.set_input_embeddings(_Extended(embeddings, known, vectors, start))
+        embeddings: Any = copied.get_input_embeddings()  # type: ignore[operator]
+        copied.set_input_embeddings(_Extended(embeddings, known, vectors, start))  # type: ignore[operator]
         start += embeddings.embedding_dim
         setattr(view, f"tokenizer{suffix}", tokenizer)
-        setattr(view, f"text_encoder{suffix}", encoder)
+        setattr(view, f"text_encoder{suffix}", copied)
     return view
 
 

@@ -159,13 +159,13 @@ def _exchange(
             key = f"{number} {name}"
             value = weight.detach() if values is None else values[key]
             value = value.to(weight.device, torch.float32 if trained else weight.dtype)
-            own = nn.Parameter(value.clone() if trained else value, requires_grad=trained)
-            fresh[id(weight)] = found[key] = own
+            leaf = nn.Parameter(value.clone() if trained else value, requires_grad=trained)
+            fresh[id(weight)] = found[key] = leaf
         for module in network.modules():
-            for name, weight in list(module._parameters.items()):
-                if weight is not None:
-                    module._parameters[name] = fresh[id(weight)]
-                    undo.callback(module._parameters.__setitem__, name, weight)
+            for name, own in list(module._parameters.items()):
+                if own is not None:
+                    module._parameters[name] = fresh[id(own)]
+                    undo.callback(module._parameters.__setitem__, name, own)
     return found
 
 

@@ -54,7 +54,7 @@ class CountedNetwork(Network):
         """The module of diffusers inside, if there is one."""
         return getattr(self.inner, "module", None)
 
-    def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
+    def __call__(self, x: Tensor, t: float | Tensor, conditioning: Conditioning) -> Tensor:
         out = self.inner(x, t, conditioning)
         self.passes.forward += len(x)
         if out.requires_grad:
