@@ -23,6 +23,10 @@ WORDS = ["--from", SHOWN, "--prompt", WANTED]
 EDITS = [
     "asyrp", "blended", "ddim", "diffedit", "edict", "ilvr", "prompt-to-prompt", "repaint", "sdedit", "semantic",
 ]  # fmt: skip
+TRAINED = {
+    "imagic": "imagic:embedding_iterations=1,iterations=1,batch=1",
+    "unitune": "unitune:iterations=1,batch=1",
+}
 EVERY = [option for method in EDITS for option in ("--method", method)]
 
 
@@ -51,7 +55,23 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 def test_every_method_that_edits_by_words_is_tried() -> None:
     photos = {kind for kind in METHODS.own if Needs.PHOTO in METHODS[kind].needs}
-    assert photos - {"reconstruction", "inversion"} | {"semantic"} == set(EDITS)
+    assert photos - {"reconstruction", "inversion", *TRAINED} | {"semantic"} == set(EDITS)
+
+
+def test_methods_that_train_edit_beside_the_others(photo: Path, mask: Path, tmp_path: Path) -> None:
+    """Few iterations; the rest outside the mask is kept, and the grid of etas is beside the images."""
+    methods = [option for method in ("sdedit", *TRAINED.values()) for option in ("--method", method)]
+    run = tmp_path / "run"
+    options = ("--prompt", WANTED, *methods, "--mask", mask, "--exact", *QUICK)
+    code, output = call("edit", photo, *options, "-o", run)
+    assert code == 0, output
+    before, free = np.asarray(Image.open(photo)), np.asarray(Image.open(mask)) > 127
+    made = pixels(run)
+    assert len(made) == 2 * 3
+    for name, picture in made.items():
+        assert (picture == before)[~free].all(), name
+        assert (picture != before)[free].any(), name
+    assert list(run.rglob("etas.png"))
 
 
 def test_all_methods_side_by_side(photo: Path, mask: Path, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ EDICT = {"doodl, of a photo's pair": ("doodl", {"iterations": 1, "mix": 0.99})}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     kind: (kind, SMALL.get(kind, {})) for kind in METHODS.own
 } | EDICT
+TRAIN = ("stylize", "textual-inversion", "dreambooth", "imagic", "unitune")
 ONE_SHOT = [kind for kind, method in METHODS.own.items() if issubclass(method, OneShot)]
 
 
@@ -110,7 +111,7 @@ def test_it_is_called_on_a_task(case: str) -> None:
         assert (found.losses is None) == (prepared.loss is None)
     assert torch.isfinite(shown).all()
     assert 0 <= shown.min() < shown.max() <= 1
-    tells = case not in ("stylize", "textual-inversion", "dreambooth")  # which tell of iterations
+    tells = case not in TRAIN  # which tell of iterations
     assert told or not tells
     assert all(1 <= done <= total for done, total in told)
 

@@ -489,6 +489,8 @@ class Method(Spec, ABC):
     state: ClassVar[type[State]] = Drawn
     judges_last: ClassVar[bool] = False
     """Whether its last iteration is not asked for: it only judges what the one before left."""
+    trains: ClassVar[bool] = False
+    """Whether it trains something, so that pictures on the way say how it goes."""
     differentiates: ClassVar[bool] = True
     """Whether its iterations, if it has some, follow a gradient: then graphs can be kept."""
     with_photo: ClassVar[tuple[str, ...]] = ()

@@ -46,6 +46,7 @@ class DreamBooth(Method):
     kind: Literal["dreambooth"] = "dreambooth"
     needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT | Needs.PROMPTS
     state: ClassVar[type[State]] = Training
+    trains: ClassVar[bool] = True
     differentiates: ClassVar[bool] = False  # a chain
     token: str = Field(default="sks", description="The rare word, [V].")
     noun: str = Field(default="thing", description="What kind of thing it is, in a word: dog.")

@@ -53,6 +53,7 @@ class Effect(Method):
     kind: Literal["effect"] = "effect"
     needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT
     state: ClassVar[type[State]] = Training
+    trains: ClassVar[bool] = True
     judges_last = True
     word: str = Field(default="<effect>", description="The new word, in angle brackets.")
     other: tuple[str, ...] = Field(default=(), description="Prompts with which the word is tried.")

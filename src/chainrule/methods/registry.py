@@ -54,9 +54,9 @@ OWN: tuple[type[Method], ...] = (
     Stylize,
     TextualInversion,
     DreamBooth,
+    RewardTuning,
     Imagic,
     UniTune,
-    RewardTuning,
     Audit,
 )
 """One line a method."""

@@ -42,6 +42,7 @@ class RewardTuning(Method):
     kind: Literal["reward"] = "reward"
     needs = Needs.NOISE | Needs.PROMPT | Needs.PROMPTS | Needs.LOSS
     state: ClassVar[type[State]] = Training
+    trains: ClassVar[bool] = True
     through: Through = Field(
         default="chain", description="Which steps the gradient goes through: chain, last, random."
     )
@@ -128,7 +129,8 @@ class RewardTuning(Method):
     def result(self, task: Task, state: Training) -> Sheet:
         """The prompts, and others, from noise that it was not tuned on, before and after."""
         prompts, loss = [*task.prompts[:3], *self.other], task.require_loss()
-        before = self.show(task, prompts)
+        with trained.use(task.model, self.part, {}):
+            before = self.show(task, prompts)
         with trained.use(task.model, self.part, state.values):
             after = self.show(task, prompts)
         columns, captions, numbers = {}, {}, {}

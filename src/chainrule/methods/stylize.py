@@ -102,6 +102,7 @@ class Stylize(Method):
     kind: Literal["stylize"] = "stylize"
     needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT | Needs.PROMPTS
     state: ClassVar[type[State]] = Training
+    trains: ClassVar[bool] = True
     features: NetworkName | None = Field(
         default=None,
         description="What sees style and content: a VGG's weights (a file) or a transformers "
@@ -214,7 +215,8 @@ class Stylize(Method):
         shown = [(prompt, task.seeds[0]) for prompt in task.prompts[:3]]
         said = (task.prompts[0], *self.other)
         shown += [(prompt, seed) for prompt in said for seed in self.other_seeds]
-        before = torch.cat([self.draw(task.model, [pair]) for pair in shown])
+        with trained.use(task.model, self.part, {}):
+            before = torch.cat([self.draw(task.model, [pair]) for pair in shown])
         with trained.use(task.model, self.part, state.values):
             after = torch.cat([self.draw(task.model, [pair]) for pair in shown])
         columns, captions = {}, {}

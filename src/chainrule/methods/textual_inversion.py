@@ -42,6 +42,7 @@ class TextualInversion(Method):
     kind: Literal["textual-inversion"] = "textual-inversion"
     needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT | Needs.PROMPTS
     state: ClassVar[type[State]] = Training
+    trains: ClassVar[bool] = True
     differentiates: ClassVar[bool] = False  # a chain
     word: str = Field(default="<thing>", description="The new word, in angle brackets.")
     initial: str = Field(

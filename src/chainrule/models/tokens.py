@@ -410,10 +410,11 @@ def add_token(pipeline: Any, word: str, vectors: Tensor) -> Any:
         tokenizer = copy.deepcopy(getattr(pipeline, f"tokenizer{suffix}", None))
         if encoder is None or tokenizer is None:
             continue
-        known, copied = len(tokenizer), copy_frozen(encoder)
+        known = len(tokenizer)
+        copied: Any = copy_frozen(encoder)
         tokenizer.add_tokens(_name_tokens(word, len(vectors)))
-        embeddings: Any = copied.get_input_embeddings()  # type: ignore[operator]
-        copied.set_input_embeddings(_Extended(embeddings, known, vectors, start))  # type: ignore[operator]
+        embeddings = copied.get_input_embeddings()
+        copied.set_input_embeddings(_Extended(embeddings, known, vectors, start))
         start += embeddings.embedding_dim
         setattr(view, f"tokenizer{suffix}", tokenizer)
         setattr(view, f"text_encoder{suffix}", copied)

@@ -56,6 +56,9 @@ from chainrule.runs.passes import Passes, count_passes
 from chainrule.runs.report import Outcome, Reporter, write_artefacts
 from chainrule.runs.spec import RunSpec
 
+PREVIEWS = 4
+"""In how many parts previews divide a training, if it has at least two iterations in each."""
+
 
 def execute(spec: RunSpec, folder: str | Path, model: Model | None = None) -> Iterator[Event]:
     """Do a run, or what is not yet done of it, and tell of it on the way.
@@ -213,7 +216,7 @@ class _Work:
             stage = self._stage(begun)
             self.emit(MethodBegun(self.label, stage.total, stage.done, stage.part))
             if not kept.finished:
-                state, kept = self._iterate(state, kept)
+                state, kept = self._iterate(state, kept, reporter)
         except UserError:
             with suppress(UserError):  # what came first is what is told
                 self._keep_last()
@@ -266,16 +269,26 @@ class _Work:
         found: State = type(self.method).state.from_tensors(kept.tensors)
         return found
 
-    def _iterate(self, state: State | None, before: Kept) -> tuple[State | None, Kept]:
+    def _iterate(
+        self, state: State | None, before: Kept, reporter: Reporter
+    ) -> tuple[State | None, Kept]:
         """Iterate to the end; each state is on disk before anybody is told."""
         limit = self.folder.spec.stop_after.get(self.label)
         clock, counted = time.monotonic(), self.passes.total
         on_step = partial(_tell_step, self.emit, self.label)
         states = run_within_memory(self.method, self.task, state, on_step)
-        kept = before
+        kept, done = before, 0 if state is None else state.iteration
         with ExitStack() as closing:
             closing.callback(states.close)
             for state, self.task in states:
+                shown = None
+                if self._is_due(done, state.iteration):  # before the state: a kill loses neither
+                    began, asked = time.monotonic(), self.passes.total
+                    result = self.method.result(self.task, state)
+                    shown = reporter.write_preview(self.label, state.iteration, result)
+                    # what is shown on the way is no part of the work
+                    clock += time.monotonic() - began
+                    counted += self.passes.total - asked
                 seconds = before.seconds + time.monotonic() - clock
                 passes = before.passes + self.passes.total - counted
                 kept = Kept(_as_read(state.tensors()), False, seconds, passes)
@@ -283,12 +296,22 @@ class _Work:
                 stage = self._stage(state.iteration)
                 told = (self.label, stage.done, stage.total, state.numbers, stage.part)
                 self.emit(Iteration(*told))
+                if shown is not None:
+                    self.emit(PictureReady(self.label, shown))
+                done = state.iteration
                 if limit is not None and state.iteration >= limit:
                     break
         if state is not None:
             kept = Kept(kept.tensors, True, kept.seconds, kept.passes)
             self.folder.write_state(self.label, kept)
         return self._state(kept) if kept.tensors else state, kept
+
+    def _is_due(self, before: int, now: int) -> bool:
+        """Whether a preview is due between two iterations, of a method that trains."""
+        total = self.method.count_iterations(self.task)
+        if not self.method.trains or total is None or total < 2 * PREVIEWS or now >= total:
+            return False
+        return before * PREVIEWS // total < now * PREVIEWS // total
 
     def _keep_last(self) -> None:
         """Give what the file holds: the best so far of what was stopped."""

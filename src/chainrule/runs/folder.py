@@ -7,6 +7,7 @@
     <method>.safetensors    a method's state after its last iteration, with its own digest
     images/                 <method>-<seed>.png; a method that trains, audits or inverts shows its
                             images in contact-sheet.png instead, and lists them in report.csv
+    previews/               of a training, <method>-<iteration>.png: what it had learnt by then
     contact-sheet.png, loss.png, report.json, report.csv
 
 Every file is written under another name and then renamed, so that a stop at any moment leaves whole
@@ -40,7 +41,7 @@ from chainrule.specs import expand, list_files, map_files
 
 SPEC, DIGESTS, SHEET = "spec.json", "digests.json", "contact-sheet.png"
 NETWORKS = "networks.json"
-INPUTS, IMAGES = "inputs", "images"
+INPUTS, IMAGES, PREVIEWS = "inputs", "images", "previews"
 LONGEST = 80
 """How many letters of a method's settings, or of an input's name, a file's name may have."""
 
@@ -294,7 +295,7 @@ def require_own(path: Path) -> None:
 
     Nothing outside of it can be read or written through what is left.
     """
-    folders = [path, *(path / name for name in (INPUTS, IMAGES))]
+    folders = [path, *(path / name for name in (INPUTS, IMAGES, PREVIEWS))]
     for folder in folders:  # in this order: a link is found before it is looked into
         if not folder.is_dir():
             continue
@@ -417,7 +418,7 @@ def delete_partial(path: Path, before: float) -> None:
         before: What was written since this time, in seconds since 1970, may be another's who works
             on the same run now: it stays.
     """
-    for folder in (path, path / INPUTS, path / IMAGES):
+    for folder in (path, path / INPUTS, path / IMAGES, path / PREVIEWS):
         for found in folder.glob(f"{PARTIAL}*"):
             with suppress(OSError):  # another may have been quicker, and nobody misses it
                 if not found.is_symlink() and found.lstat().st_mtime <= before:

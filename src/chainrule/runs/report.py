@@ -24,6 +24,7 @@ from chainrule.methods.base import Method, Result, Sheet, Stage, Task
 from chainrule.methods.chunking import evaluate
 from chainrule.runs.folder import (
     IMAGES,
+    PREVIEWS,
     SHEET,
     Folder,
     delete,
@@ -109,6 +110,25 @@ class Reporter:
             save_picture(to_pil(image), path, origin)
             paths.append(path)
         return paths
+
+    def write_preview(self, label: str, iteration: int, result: Result | Sheet) -> Path:
+        """Write what a training has learnt so far, as a contact sheet; its path.
+
+        Args:
+            label: The method's name in the run.
+            iteration: How many iterations are done.
+            result: What there is.
+        """
+        if isinstance(result, Sheet):
+            columns, rows, captions = result.columns, result.rows, result.captions
+        else:
+            columns, rows = {label: result.images}, [f"seed {seed}" for seed in self._seeds]
+            captions = {label: [""] * len(rows)}
+        sheet = contact_sheet(columns, rows, captions, title=f"{label}, iteration {iteration}")
+        make_folder(self.folder.path / PREVIEWS)
+        path = self.folder.path / PREVIEWS / f"{name_file(label)}-{iteration:06d}.png"
+        save_picture(sheet, path, describe_origin(self.folder.written, self.digests))
+        return path
 
     def write_all(self, outcomes: Sequence[Outcome]) -> Path:
         """Write the contact sheet, the curves, the reports; the sheet's path."""
