@@ -259,27 +259,34 @@ def adam(rate: float) -> Adam:
     return Adam(rate=rate, beta2=0.999)
 
 
+WORDS = ((1, 0.02, 500), (2, 0.02, 500), (4, 0.02, 500), (2, 0.05, 500), (2, 0.02, 1000))
+BOOTHS = ((None, 1e-4, 400), (None, 2e-4, 200), (None, 2e-4, 400), (None, 5e-4, 200))
+LORAS = ((8, 1e-3, 400), (8, 3e-3, 400), (32, 1e-3, 400))
+REWARDS = (("chain", 1e-3), ("chain", 2e-3), ("last", 2e-3), ("last", 5e-3))
 TUNING = (
     *(
-        word_at(f"word, {vectors} vectors, rate {rate:g}, {count} iterations",
-                vectors=vectors, optimiser=adam(rate), iterations=count)
-        for vectors, rate, count in ((1, 0.02, 500), (2, 0.02, 500), (4, 0.02, 500), (2, 0.05, 500), (2, 0.02, 1000))
+        word_at(
+            f"word, {vectors} vectors, rate {rate:g}, {count} iterations",
+            vectors=vectors,
+            optimiser=adam(rate),
+            iterations=count,
+        )
+        for vectors, rate, count in WORDS
     ),
     *(
-        booth_at(f"DreamBooth, rate {rate:g}, {count} iterations",
-                 optimiser=adam(rate), iterations=count)
-        for rate, count in ((1e-4, 400), (2e-4, 200), (2e-4, 400), (5e-4, 200))
+        booth_at(
+            f"DreamBooth, rank {rank}, rate {rate:g}, {count} iterations",
+            rank=rank,
+            optimiser=adam(rate),
+            iterations=count,
+        )
+        for rank, rate, count in (*BOOTHS, *LORAS)
     ),
     *(
-        booth_at(f"DreamBooth, LoRA {rank}, rate {rate:g}", rank=rank, optimiser=adam(rate))
-        for rank, rate in ((8, 1e-3), (8, 3e-3), (32, 1e-3))
+        reward_at(f"reward, {through}, rate {rate:g}", optimiser=adam(rate), through=through)
+        for through, rate in REWARDS
     ),
-    *(
-        reward_at(f"reward, rate {rate:g}, {count} iterations, {through}",
-                  optimiser=adam(rate), iterations=count, through=through)
-        for rate, count, through in ((1e-3, 60, "chain"), (2e-3, 60, "chain"), (2e-3, 60, "last"), (5e-3, 60, "last"))
-    ),
-)  # fmt: skip
+)
 
 
 # --- the judge ------------------------------------------------------------------------------------

@@ -60,7 +60,9 @@ def test_every_method_that_edits_by_words_is_tried() -> None:
 
 def test_methods_that_train_edit_beside_the_others(photo: Path, mask: Path, tmp_path: Path) -> None:
     """Few iterations; the rest outside the mask is kept, and the grid of etas is beside the images."""
-    methods = [option for method in ("sdedit", *TRAINED.values()) for option in ("--method", method)]
+    methods = [
+        option for method in ("sdedit", *TRAINED.values()) for option in ("--method", method)
+    ]
     run = tmp_path / "run"
     options = ("--prompt", WANTED, *methods, "--mask", mask, "--exact", *QUICK)
     code, output = call("edit", photo, *options, "-o", run)

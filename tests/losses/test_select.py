@@ -128,7 +128,9 @@ def test_selecting_commutes_with_judging(tiny: Tiny, name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("name", ["picture each", "perceptual each", "call each", "histogram each", "direction each"])
+@pytest.mark.parametrize(
+    "name", ["picture each", "perceptual each", "call each", "histogram each", "direction each"]
+)
 def test_each_image_has_a_reference_of_its_own(tiny: Tiny, name: str) -> None:
     loss, images = MAKE[name](tiny), draw(1, 3, SIDE, SIDE).expand(BATCH, -1, -1, -1)
     assert len(set(loss(images).tolist())) == BATCH

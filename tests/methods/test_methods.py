@@ -42,7 +42,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "audit": {"tau": (0.1,), "iterations": 2},
 }
 THING = ("a {} on a white background", "a {}")
-PROMPTS = {"stylize": (SHOWN, WANTED), "audit": (SHOWN, WANTED), "textual-inversion": THING, "dreambooth": THING}
+PROMPTS = {
+    "stylize": (SHOWN, WANTED),
+    "audit": (SHOWN, WANTED),
+    "textual-inversion": THING,
+    "dreambooth": THING,
+}
 EDICT = {"doodl, of a photo's pair": ("doodl", {"iterations": 1, "mix": 0.99})}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     kind: (kind, SMALL.get(kind, {})) for kind in METHODS.own

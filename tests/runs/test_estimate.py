@@ -24,10 +24,14 @@ from chainrule.methods import (
     Audit,
     AuditTask,
     Effect,
+    Imagic,
     Method,
+    Needs,
+    Photo,
     Plain,
     Stylize,
     Task,
+    UniTune,
 )
 from chainrule.runs import (
     Done,
@@ -102,6 +106,9 @@ def prepared(method: Any) -> Any:
         prompts=(SHOWN,) if isinstance(method, Effect) else (SHOWN, WANTED),
         pictures=(after,) if isinstance(method, Stylize) else (before, after),
     )
+    if Needs.PHOTO in method.needs:
+        photo = Photo(before[None], told.denoiser, (64, 64))
+        told = replace(told, photo=photo, prompts=(WANTED,))
     asked = method.prepare(told)
     if isinstance(
         asked, AuditTask
@@ -116,6 +123,8 @@ ITERATING: dict[str, Method] = {
     "effect": Effect(steps=5, vectors=2, iterations=2),
     "stylize": Stylize(steps=4, batch=2, rank=2, epochs=1),
     "audit": Audit(steps=4, tau=(0.1, 0.2), iterations=2),
+    "imagic": Imagic(steps=4, embedding_iterations=0, iterations=21, rank=2),
+    "unitune": UniTune(steps=4, iterations=17, rank=2, batch=2),
 }
 
 

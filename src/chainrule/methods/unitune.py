@@ -72,7 +72,7 @@ class UniTune(Method):
 
     @classmethod
     def preset(cls, situation: Situation) -> dict[str, Any]:
-        """In the bundled world: what suits its small network."""
+        """In the bundled world: its text encoder reads a rare word as letters, and bears one."""
         return {} if situation.name == "faithful" else BUNDLED_WORLD
 
     @property
@@ -145,8 +145,9 @@ class UniTune(Method):
 
 
 BUNDLED_WORLD: dict[str, Any] = {
-    "iterations": 100,
+    "token": "x",
+    "iterations": 32,
     "optimiser": Adam(rate=1e-4, beta2=0.999, decay=0.01),
-    "strength": 0.8,
+    "strength": 0.7,
     "steps": 20,
 }
