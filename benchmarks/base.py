@@ -22,6 +22,7 @@ TOY = {
     "steps": 2,
     "final_steps": 3,
     "iterations": 1,
+    "prior_images": 2,
     "epochs": 1,
     "start_of": 2,
     "count": 2,

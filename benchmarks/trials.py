@@ -58,7 +58,7 @@ ASKS = {
     "dreambooth": f"{TUNE} dreambooth --rank 2 --prior-images 2 --batch 1",
     "reward": "tune --prompt '{p}' --prompt '{q}' --loss symmetry --method reward --rank 2 "
     "--iterations 30 --steps 2 --batch 1 --seed 0-1",
-    "imagic": f"{EDIT} --method imagic --rank 2 --embedding-iterations 30 --iterations 30 --batch 1",
+    "imagic": f"{EDIT} --method imagic --rank 2 --embedding-iterations 30 --iterations 30",
     "unitune": f"{EDIT} --method unitune --rank 2 --iterations 60 --batch 1",
     "audit": "audit '{p}' '{q}' --seed 0-1 --tau 0.1,0.3 --iterations 2 --steps 4 --batch 4",
 }
