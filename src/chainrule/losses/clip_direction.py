@@ -78,7 +78,7 @@ class ClipDirection(Term):
     Args:
         clip: Who sees both ways.
         photos: What the images are edits of: a picture (3, h, w) or (1, 3, h, w) in [0, 1], or one
-            for each image, (B, 3, h, w); None: not known yet (`given`).
+            for each image, (B, 3, h, w), on the CLIP's device; None: not known yet (`given`).
         source: What the photo shows.
         target: What the image should show.
     """
@@ -118,7 +118,7 @@ class ClipDirection(Term):
             raise _no_photo(self.name)
         photos = self.photos.reshape(-1, *self.photos.shape[-3:])
         with torch.no_grad():
-            return self.clip.embed_images(photos.to(self.clip.network.device))
+            return self.clip.embed_images(photos)
 
     def __call__(self, images: Tensor) -> Tensor:
         origins = self.origins.to(images)
@@ -160,7 +160,7 @@ class ClipDirectionSpec(LossSpec):
     )
 
     def load(self, device: str | torch.device = "cpu") -> Loss:
-        photo = None if self.source is None else load_picture(self.source)
+        photo = None if self.source is None else load_picture(self.source).to(device)
         texts = split_change(self.target)
         return sum_losses(
             [

@@ -82,7 +82,7 @@ class Imagic(Method):
 
     @classmethod
     def preset(cls, situation: Situation) -> dict[str, Any]:
-        """In the bundled world: larger steps, and fewer of them."""
+        """In the bundled world: larger steps, fewer of them, and all of the prompt's meaning."""
         return {} if situation.name == "faithful" else BUNDLED_WORLD
 
     @property
@@ -239,6 +239,7 @@ def _join(learnt: Training, tuned: Training) -> Training:
 
 
 BUNDLED_WORLD: dict[str, Any] = {
+    "eta": 1.0,
     "embedding_iterations": 200,
     "iterations": 300,
     "batch": 4,
