@@ -436,7 +436,8 @@ def test_a_model_can_be_pickled(way: Callable[[Any], Any], name: str) -> None:
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_a_task_of_every_loss_can_be_pickled(kind: str, every_loss: dict[str, Loss]) -> None:
-    model, loss = load_once(), 0.5 * every_loss[kind] + Brightness(0.3)
+    picture = torch.full((1, 3, 64, 64), 0.5)
+    model, loss = load_once(), 0.5 * every_loss[kind].given(picture) + Brightness(0.3)
     task = Task(model, tell(model), (0, 1), loss, plan=Plan(batch_size=1), gradient=Checkpoint())
     before = Plain(steps=1)(task)
     after = Plain(steps=1)(again(task))

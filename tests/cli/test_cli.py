@@ -412,7 +412,7 @@ BAD = {
     "unknown class": ([*G, "--loss", "classifier=hart"], "no class 'hart': it has, for example, heart"),
     "unknown loss": ([*G, "--loss", "beauty"], "'beauty' is not a loss: write classifier=CLASS"),
     "unknown classifier": ([*HEART, "--classifier", "./nope"], "there is no image classifier at ./nope"),
-    "unknown method": ([*HEART, "--method", "magic"], "there is no method 'magic': choose among adjoint-dpm"),
+    "unknown method": ([*HEART, "--method", "nosuch"], "there is no method 'nosuch': choose among adjoint-dpm"),
     "unknown preset": ([*HEART, "--preset", "magic"], "there is no preset 'magic': choose faithful, tuned, quick"),
     "unknown setting": ([*HEART, "--stepz", "3"], "there is no option or setting --stepz: did you mean --steps"),
     "unknown setting of a method": (

@@ -43,7 +43,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edi
 
 SHORT = {"steps": 2, "iterations": 2, "start_of": 3, "count": 3, "final_steps": 5, "crops": 2}
 """The most that a setting is here."""
-TARGETS = {"classifier": "heart", "text": "a red heart", "aesthetic": "10", "brightness": "0.7"}
+TARGETS = {
+    "classifier": "heart",
+    "text": "a red heart",
+    "aesthetic": "10",
+    "brightness": "0.7",
+    "clip-direction": "a red shape > a blue shape",
+}
 KINDS = [kind for kind in LOSSES.own if "FILE" not in LOSSES.own[kind].hint]
 """The losses that need no file."""
 
@@ -158,7 +164,7 @@ def build(kind: str) -> Loss:
     line = f"{kind}={TARGETS[kind]}" if "=" in LOSSES.own[kind].hint else kind
     found: Any = TypeAdapter(AnyLoss).validate_python(parse_loss(line))
     loss: Loss = found.build()
-    return loss
+    return loss.given(torch.full((1, 3, 64, 64), 0.5))
 
 
 @pytest.mark.parametrize("name", PRESETS)

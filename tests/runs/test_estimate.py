@@ -29,6 +29,7 @@ from chainrule.methods import (
     Needs,
     Photo,
     Plain,
+    RewardTuning,
     Stylize,
     Task,
     UniTune,
@@ -102,7 +103,7 @@ def prepared(method: Any) -> Any:
         model,
         model.denoiser(WANTED, guidance_scale=2.0),
         (0, 1) if draws else (0,),
-        Classifier(load_classifier(), "heart") if draws else None,
+        Classifier(load_classifier(), "heart") if Needs.LOSS in method.needs or draws else None,
         prompts=(SHOWN,) if isinstance(method, Effect) else (SHOWN, WANTED),
         pictures=(after,) if isinstance(method, Stylize) else (before, after),
     )
@@ -125,6 +126,7 @@ ITERATING: dict[str, Method] = {
     "audit": Audit(steps=4, tau=(0.1, 0.2), iterations=2),
     "imagic": Imagic(steps=4, embedding_iterations=0, iterations=21, rank=2),
     "unitune": UniTune(steps=4, iterations=17, rank=2, batch=2),
+    "reward": RewardTuning(steps=4, iterations=2, rank=2, batch=2),
 }
 
 

@@ -146,7 +146,7 @@ class ClipDirectionSpec(LossSpec):
     Without a photo to edit, the picture that it should differ from is named.
     """
 
-    hint: ClassVar[str] = "clip-direction=WORDS > WORDS"
+    hint: ClassVar[str] = "clip-direction=WORDS > OTHERS"
     kind: Literal["clip-direction"] = "clip-direction"
     target: Change = Field(
         description="What the photo shows, and what the image should: 'a dog > a cat'."

@@ -14,6 +14,7 @@ from chainrule.diffusion.gradient import Checkpoint
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample, sample_state
 from chainrule.images import shorten
+from chainrule.losses.base import check_finite, check_terms
 from chainrule.methods.base import Method, Needs, Sheet, Situation, State, Steps, Task, Writer
 from chainrule.methods.thing import AT_ONCE, CHANCE, draw_prompts
 from chainrule.methods.training import Training, train
@@ -83,7 +84,9 @@ class RewardTuning(Method):
                 for first in numbers[::size]:
                     part = [i for i in numbers if first <= i < first + size]
                     images = task.model.decode(self.draw(task, k, part, on_step))
-                    yield loss.terms(images).sum(dim=1) / self.batch
+                    terms = check_terms(loss, images)
+                    check_finite(terms, loss.names, [f"image {i}" for i in part])
+                    yield terms.sum(dim=1) / self.batch
 
             yield from train(weights, objective, self.optimiser, self.iterations, state, every=5)
 

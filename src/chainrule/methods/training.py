@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from chainrule.errors import UserError
+from chainrule.losses.base import unconnected
 from chainrule.memory import begin_phase
 from chainrule.methods.base import State
 from chainrule.methods.fitting import not_its_own, require_layout, require_like
@@ -161,10 +162,23 @@ def _sum_parts(
         for part in (parts,) if isinstance(parts, Tensor) else parts:
             begin_phase("back")
             if parameters:
-                gradients.append(torch.autograd.grad(part.sum(), parameters))
+                gradients.append(_differentiate(part, parameters))
             terms.append(part.detach())
             begin_phase("walk")
     return reduce(add, terms), tuple(reduce(add, each) for each in zip(*gradients, strict=True))
+
+
+def _differentiate(part: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The gradients of a part of a loss; zero where it does not depend on something."""
+    found: Sequence[Tensor | None] = [None]
+    if part.requires_grad:
+        found = torch.autograd.grad(part.sum(), parameters, allow_unused=True)
+    if all(gradient is None for gradient in found):
+        raise unconnected("of this training")
+    return tuple(
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(parameters, found, strict=True)
+    )
 
 
 def _check(values: list[float], k: int) -> None:
