@@ -29,7 +29,7 @@ FLOORS = {
     "models": (
         "quiet", "folders", "hub", "single_file", "frozen", "base", "backbone", "autoencoder", "inpainting",
         "schedulers", "prompts", "tokens", "lora", "trained", "noise_aware", "families",
-        "tensor_files", "embedding_files", "lora_files", "_extras", "_load",
+        "tensor_files", "tuned", "embedding_files", "lora_files", "_extras", "_load",
     ),
     "runs": (
         "events", "_coroutine", "spec", "networks", "folder", "origin", "passes", "scores", "load", "estimate", "report",

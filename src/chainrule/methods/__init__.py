@@ -10,6 +10,7 @@ from chainrule.methods.blended import BlendedDiffusion
 from chainrule.methods.chains import constrain_to_mask
 from chainrule.methods.ddim_inversion import DDIMInversion
 from chainrule.methods.diffedit import DiffEdit
+from chainrule.methods.diffusion_clip import DiffusionCLIP, DiffusionCLIPEdit
 from chainrule.methods.doodl import DOODL, DOODLState
 from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.edict import EDICTEdit
@@ -46,6 +47,8 @@ __all__ = [
     "DDIMInversion",
     "DOODLState",
     "DiffEdit",
+    "DiffusionCLIP",
+    "DiffusionCLIPEdit",
     "DreamBooth",
     "EDICTEdit",
     "Effect",

@@ -10,6 +10,7 @@ from chainrule.methods.best_of import BestOf
 from chainrule.methods.blended import BlendedDiffusion
 from chainrule.methods.ddim_inversion import DDIMInversion
 from chainrule.methods.diffedit import DiffEdit
+from chainrule.methods.diffusion_clip import DiffusionCLIP, DiffusionCLIPEdit
 from chainrule.methods.doodl import DOODL
 from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.edict import EDICTEdit
@@ -54,6 +55,8 @@ OWN: tuple[type[Method], ...] = (
     Stylize,
     TextualInversion,
     DreamBooth,
+    DiffusionCLIP,
+    DiffusionCLIPEdit,
     RewardTuning,
     Imagic,
     UniTune,
