@@ -103,8 +103,8 @@ OPTIONS: dict[str, dict[str, bool]] = {
     "guidance_scale": NUMBERS,
     "output": dict.fromkeys(
         ["{photo}", "{photo}/x", "/dev/null", "/proc/nosuch/x", "x" * 300, "{folder}", "{fifo}",
-        "{loop}", ".", ""],
-        BAD) | {"~nosuchuser/x": FINE, "\udcff": FINE, "a\nb": FINE, "[red]": FINE},
+        "{loop}", ""],
+        BAD) | {".": FINE, "~nosuchuser/x": FINE, "\udcff": FINE, "a\nb": FINE, "[red]": FINE},
     "prompts": dict.fromkeys([path for path in PATHS if path != "/dev/null"],
     BAD) | {"{letters}": BAD, "{text}": FINE},
     "photo": dict.fromkeys(PATHS, BAD),

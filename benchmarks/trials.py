@@ -18,6 +18,9 @@ from typing import Any
 
 from PIL import Image
 
+import chainrule
+from chainrule.models import trained
+from chainrule.models.trained import Part
 from chainrule.scenes.base import Scene, Thing, render
 from forks import Ask, Ended, Forks
 
@@ -60,6 +63,9 @@ ASKS = {
     "--iterations 30 --steps 2 --batch 1 --seed 0-1",
     "imagic": f"{EDIT} --method imagic --rank 2 --embedding-iterations 30 --iterations 30",
     "unitune": f"{EDIT} --method unitune --rank 2 --iterations 60 --batch 1",
+    "diffusion-clip": "tune {photo} {after} --method diffusion-clip --rank 2 --iterations 20 "
+    "--change 'a red circle > a blue circle' --inversion-steps 4 --steps 2 --batch 1",
+    "diffusion-clip-edit": f"{EDIT} --method diffusion-clip-edit --tuned {{tuned}}",
     "audit": "audit '{p}' '{q}' --seed 0-1 --tau 0.1,0.3 --iterations 2 --steps 4 --batch 4",
 }
 """A small run of each method: how it is asked for."""
@@ -223,6 +229,7 @@ class Place:
         (folder / "text.txt").write_text(f"{P}\n{Q}\n")
         (folder / "binary.png").write_bytes(bytes(range(256)) * 99)
         (folder / "letters.txt").write_bytes(P.encode("utf-16"))
+        _save_lora(folder / "tuned.safetensors")
         (folder / "empty.png").touch()
         (folder / "loop.png").symlink_to("loop.png")
         os.mkfifo(folder / "fifo.png")
@@ -258,6 +265,14 @@ class Place:
         """How often a whole run of a method changes a file, and how long it takes."""
         self.make(kind)
         return json.loads((self.work / f"{kind}.json").read_text())
+
+
+def _save_lora(path: Path) -> None:
+    """A LoRA of the bundled model that changes something."""
+    model, part = chainrule.load(), Part(rank=1)
+    with trained.train(model, part) as weights:
+        values = {name: weight.detach() + 0.05 for name, weight in weights.items()}
+    trained.save(path, model, part, values)
 
 
 def fill(line: str, names: dict[str, str]) -> list[str]:

@@ -89,6 +89,7 @@ EDIT: dict[str, tuple[str, dict[str, Any]]] = {
     "prompt-to-prompt own": ("prompt-to-prompt", STEPS),
     "imagic": ("imagic", {"embedding_iterations": 2, "iterations": 2, "rank": 2, "steps": 2}),
     "unitune": ("unitune", {"iterations": 2, "rank": 2, "steps": 2, "batch": 2}),
+    "diffusion-clip-edit": ("diffusion-clip-edit", {"steps": 4}),
 }
 LEARN: dict[str, tuple[str, dict[str, Any]]] = {
     "effect": ("effect", {"vectors": 2, "iterations": 2, "steps": 2}),
@@ -102,6 +103,10 @@ LEARN: dict[str, tuple[str, dict[str, Any]]] = {
         {"noun": "shape", "iterations": 3, "prior_images": 2, "steps": 2, "rank": 2},
     ),
     "reward": ("reward", {"iterations": 2, "batch": 2, "steps": 2, "rank": 2}),
+    "diffusion-clip": (
+        "diffusion-clip",
+        {"iterations": 2, "batch": 2, "inversion_steps": 4, "steps": 2, "rank": 2},
+    ),
     "audit": ("audit", {"tau": (0.1, 0.3), "iterations": 2, "steps": 2}),
 }
 CASES = NOISE | EDIT | LEARN
@@ -117,6 +122,7 @@ LEARNT = {
     "textual-inversion": {"prompt": THING, "seed": (0,), "pictures": ("photo.png", "after.png")},
     "dreambooth": {"prompt": THING, "seed": (0,), "pictures": ("photo.png", "after.png")},
     "reward": {"prompt": (SHOWN, WANTED), "seed": (0, 1)},
+    "diffusion-clip": {"prompt": ("",), "seed": (0,), "pictures": ("photo.png", "after.png")},
     "audit": {"prompt": (SHOWN, "a blue circle on a black background"), "seed": (0, 1)},
 }
 
@@ -159,6 +165,7 @@ def spec_of(family: str, name: str) -> Any:
         settings = {**settings, "features": str(bundled.CLASSIFIER)}
     if family != "bundled" and name == "audit":
         settings = {**settings, "judge": str(bundled.JUDGE)}
+    settings = {**tiny.required(kind), **settings}
     if name == "semantic":
         losses = [{"kind": "text", "target": "a red heart"}]
     if name == "semantic edit":

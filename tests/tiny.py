@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -416,6 +418,31 @@ def allocated(work: Callable[[], object]) -> int:
             live += event.nbytes()
             peak = max(peak, live)
     return peak
+
+
+@cache
+def save_tuned(model: Model) -> str:
+    """A LoRA of a model's first matrix that has a layer's name, in the file of a training."""
+    own = [(n, w) for part in model.network.networks for n, w in part.named_parameters()]
+    name, weight = next((n, w) for n, w in own if w.dim() == 2 and n.endswith(".weight"))
+    layer, draw = name.removesuffix(".weight"), torch.Generator().manual_seed(0)
+    sizes = {"A": (1, weight.shape[1]), "B": (weight.shape[0], 1)}
+    lora = {
+        f"unet.{layer}.lora_{each}.weight": torch.randn(size, generator=draw)
+        for each, size in sizes.items()
+    }
+    path = Path(tempfile.mkdtemp(prefix="chainrule-")) / "pytorch_lora_weights.safetensors"
+    save_file(lora, path)
+    return str(path)
+
+
+def required(kind: str, model: Model | None = None) -> dict[str, Any]:
+    """The settings without which a method has nothing to do."""
+    if kind == "diffusion-clip":
+        return {"change": "a red circle > a blue circle"}
+    if kind == "diffusion-clip-edit":
+        return {"tuned": {save_tuned(model or load_once()): 1.0}}
+    return {}
 
 
 @cache

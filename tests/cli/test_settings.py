@@ -47,3 +47,13 @@ def test_a_number_for_what_two_things_have_is_asked_back() -> None:
     assert alone[0].values["optimiser"]["clip"] == "0.1"
     named = choose_methods(["doodl:optimiser.clip=0.1"], None)
     assert named[0].values["optimiser"]["clip"] == "0.1"
+
+
+def test_a_value_of_ones_own_goes_before_that_of_all() -> None:
+    chosen = choose_methods(["plain:steps=3", "sdedit", "doodl:optimiser.rate=0.5"], None)
+    apply_settings([("steps", "7")], chosen)
+    assert [each.values["steps"] for each in chosen] == ["3", "7", "7"]
+    with pytest.raises(UserError, match="has a value of its own: omit --rate"):
+        apply_settings([("rate", "0.1")], chosen)
+    with pytest.raises(UserError, match="has a value of its own: omit --steps"):
+        apply_settings([("steps", "7")], chosen[:1])

@@ -197,9 +197,8 @@ def run(picture: Path | None, source: Path | None, method: dict[str, Any]) -> Ru
 
 def test_without_a_photo_a_picture_is_named_or_it_is_refused_when_loaded(picture: Path) -> None:
     plain = {"kind": "plain", "steps": 1}
-    with pytest.raises(UserError, match=r"compares an image with a photo.*name a picture") as found:
+    with pytest.raises(UserError, match=r"compares an image with a photo.*name a picture"):
         load_task(run(None, None, plain))
-    assert found.value.field == "source"
     named, images = load_task(run(None, picture, plain)), torch.rand(1, 3, 64, 64)
     assert named.loss is not None
     edited = load_task(run(picture, None, {"kind": "sdedit", "steps": 2})).loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -29,13 +30,14 @@ from chainrule.methods import (
 from chainrule.methods.base import PRESETS, Situation
 from chainrule.models import Model
 from chainrule.runs.passes import count_passes
-from tiny import load_once
+from tiny import load_once, required
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::chainrule.diffusion.solvers.edict.DriftWarning", "ignore:.*does not fit into a chain"
 )
 
 SHOWN, WANTED = "a red circle on a white background", "a circle in a blue square"
+PICTURE = "docs/images/heart.png"
 BASE: dict[str, dict[str, Any]] = {
     "best-of": {"count": 1},
     "doodl": {"iterations": 1, "steps": 2, "crops": 1, "optimiser": Adam(rate=0.2)},
@@ -53,6 +55,8 @@ BASE: dict[str, dict[str, Any]] = {
     "reward": {"iterations": 1, "steps": 2, "batch": 1, "rank": 1, "optimiser": Adam(rate=0.1)},
     "imagic": {"embedding_iterations": 1, "iterations": 1, "steps": 2, "rank": 1,
                "embedding_optimiser": Adam(rate=0.5), "optimiser": Adam(rate=0.1)},
+    "diffusion-clip": {"iterations": 1, "inversion_steps": 8, "steps": 2, "rank": 1, "batch": 2,
+                       "optimiser": Adam(rate=0.1)},
     "unitune": {"iterations": 1, "batch": 1, "rank": 1, "optimiser": Adam(rate=0.1)},
     "audit": {"tau": (0.1,), "iterations": 1, "judge": str(bundled.JUDGE)},
 }  # fmt: skip
@@ -107,6 +111,15 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("imagic", "embedding_optimiser"): {"embedding_optimiser": Adam(rate=0.1)},
     ("imagic", "optimiser"): {"optimiser": Adam(rate=0.01)},
     ("unitune", "optimiser"): {"optimiser": Adam(rate=0.01)},
+    ("diffusion-clip", "optimiser"): {"optimiser": Adam(rate=0.01)},
+    ("diffusion-clip", "change"): {"change": "a red circle > a red star"},
+    ("diffusion-clip", "told"): {"told": "a circle"},
+    ("diffusion-clip", "features"): {"perceptual": 1.0, "features": str(bundled.CLIP)},
+    ("diffusion-clip", "clip"): {"clip": {"": 0.5}},
+    ("diffusion-clip", "other"): {"other": (Path(__file__).parents[2] / PICTURE,)},
+    ("diffusion-clip", "l1"): {"l1": 9.0},
+    ("diffusion-clip", "perceptual"): {"perceptual": 9.0},
+    ("diffusion-clip", "start"): {"start": 1.0},
     ("stylize", "optimiser"): {"optimiser": Adam(rate=0.01)},
     ("adjoint-dpm", "optimiser"): {"optimiser": Adam(rate=0.02)},
     ("one-step", "strength"): {"strength": 1.0},
@@ -134,13 +147,16 @@ CASES = [
 
 def make(kind: str, **changes: Any) -> Any:
     method: Any = METHODS.own[kind]
-    return method(**({"steps": 4} | BASE.get(kind, {}) | changes))
+    needed = required(kind, load_once("Stable Diffusion 1.x"))
+    return method(**({"steps": 4} | needed | BASE.get(kind, {}) | changes))
 
 
 def change(kind: str, name: str) -> dict[str, Any]:
     """Another value of a setting, and what it needs besides."""
     if (kind, name) in WITH:
         return WITH[kind, name]
+    if name == "tuned":
+        return {name: dict.fromkeys(make(kind).tuned, 0.5)}
     field, now = METHODS.own[kind].model_fields[name], getattr(make(kind), name)
     if name in OTHER and OTHER[name] != now:
         return {name: OTHER[name]}
@@ -281,7 +297,8 @@ def test_presets_name_no_setting_without_effect(kind: str, photo: bool) -> None:
         pytest.skip("what it needs is not of the bundled world here")
     for name in PRESETS:
         if (method, name, photo) != (DOODL, "quick", True):
-            made: Any = method(**method.preset(Situation(name, "symmetry", photo)))
+            needed = required(kind, load_once("Stable Diffusion 1.x"))
+            made: Any = method(**(needed | method.preset(Situation(name, "symmetry", photo))))
             made.prepare(task(kind, photo=photo))
 
 

@@ -20,7 +20,7 @@ from chainrule.methods import METHODS, Needs, Photo, Result, Sheet, State, Task
 from chainrule.methods.base import Drawn
 from chainrule.methods.chains import OneShot
 from chainrule.scenes.base import Scene, Thing, render
-from tiny import load_once
+from tiny import load_once, required
 
 pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edict.DriftWarning")
 
@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "textual-inversion": {"iterations": 12, "batch": 1},
     "dreambooth": {"iterations": 22, "prior_images": 2, "rank": 1},
     "reward": {"iterations": 6, "batch": 1, "rank": 1},
+    "diffusion-clip": {"iterations": 6, "inversion_steps": 4, "rank": 1},
     "imagic": {"embedding_iterations": 21, "iterations": 21, "rank": 1},
     "unitune": {"iterations": 17, "batch": 1, "rank": 1},
     "audit": {"tau": (0.1,), "iterations": 2},
@@ -59,7 +60,7 @@ ONE_SHOT = [kind for kind, method in METHODS.own.items() if issubclass(method, O
 def make(case: str) -> Any:
     kind, settings = CASES[case]
     method: Any = METHODS.own[kind]
-    return method(**({"steps": 2} | settings))
+    return method(**({"steps": 2} | required(kind) | settings))
 
 
 @cache

@@ -18,7 +18,7 @@ from chainrule.diffusion.time_grids import count_steps, last_steps, time_at_shar
 from chainrule.losses import Call
 from chainrule.methods import ILVR, METHODS, Photo, RePaint, SDEdit, Task
 from conftest import tiny_model
-from tiny import SCHEDULERS, load_once
+from tiny import SCHEDULERS, load_once, required
 
 STRONG = [kind for kind, method in METHODS.own.items() if "strength" in method.model_fields]
 steps = st.integers(1, 60)
@@ -73,12 +73,13 @@ def task(kind: str, photo: float = 0.5) -> Task:
 
 @pytest.mark.parametrize("kind", STRONG)
 def test_a_strength_of_less_than_one_step_is_refused_before_anything_is_done(kind: str) -> None:
-    method: Any = METHODS.own[kind](strength=0.2, steps=4)
+    asked = task(kind)
+    method: Any = METHODS.own[kind](strength=0.2, steps=4, **required(kind, asked.model))
     with pytest.raises(UserError, match=r"strength of 0\.2 is less than one of 4 steps") as caught:
-        method.prepare(task(kind))
+        method.prepare(asked)
     assert caught.value.field == "strength"
     assert "at least 0.25" in caught.value.cure
-    method.model_copy(update={"strength": 0.25}).prepare(task(kind))
+    method.model_copy(update={"strength": 0.25}).prepare(asked)
 
 
 def test_no_strength_is_the_photo_itself() -> None:
@@ -87,9 +88,10 @@ def test_no_strength_is_the_photo_itself() -> None:
 
 @pytest.mark.parametrize("kind", STRONG)
 def test_what_is_measured_in_short_chains_walks_all_of_them(kind: str) -> None:
-    method: Any = METHODS.own[kind](strength=0.1, steps=50).probe(2)
-    assert method.strength == 1.0
-    method.prepare(task(kind))
+    asked = task(kind)
+    method: Any = METHODS.own[kind](strength=0.1, steps=50, **required(kind, asked.model))
+    assert method.probe(2).strength == 1.0
+    method.probe(2).prepare(asked)
 
 
 @given(steps=st.integers(1, 8), start=shares, stop=shares)

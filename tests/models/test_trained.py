@@ -55,6 +55,8 @@ def test_it_changes_nothing_at_first_and_leaves_nothing_behind(name: str, part: 
         other = draw(model).detach()
         with trained.use(model, part, {k: 0 * v for k, v in changed.items()}):
             pass  # within a training
+        with trained.use(model, part, {}):
+            torch.testing.assert_close(draw(model), before)  # as it was before it
         torch.testing.assert_close(draw(model), other)
     assert (other - before).abs().max() > 1e-3
     after = weights_of(model)

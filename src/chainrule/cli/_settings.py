@@ -43,11 +43,13 @@ class Chosen:
         kind: Its class.
         values: Its settings, to be checked by the class.
         changed: Which of them were typed.
+        fixed: The paths of those that were typed for it alone, which go before those for all.
     """
 
     kind: type[Spec]
     values: dict[str, Any]
     changed: set[str] = field(default_factory=set)
+    fixed: set[tuple[str, ...]] = field(default_factory=set)
 
     def set(self, name: str, text: str | None) -> None:
         """Set what is called `name`, by its path or its last part."""
@@ -120,6 +122,7 @@ def choose_methods(texts: Sequence[str], situation: Situation | None) -> list[Ch
             if name not in find_settings(found):
                 raise UserError(f"{kind} has no setting {name!r}", _list_settings([found], name))
             method.set(name, value)
+            method.fixed.add(find_settings(found)[name])
         chosen.append(method)
     return chosen
 
@@ -131,10 +134,10 @@ def choose_losses(texts: Iterable[str]) -> list[Chosen]:
 
 
 def apply_settings(typed: Sequence[Typed], chosen: Sequence[Chosen]) -> None:
-    """Give each setting to every chosen method and loss that has it.
+    """Give each setting to every chosen method and loss that has it, and no value of its own.
 
     Raises:
-        UserError: If none has it.
+        UserError: If there is none such.
     """
     for name, value in typed:
         holders = [each for each in chosen if name in find_settings(each.kind)]
@@ -148,7 +151,14 @@ def apply_settings(typed: Sequence[Typed], chosen: Sequence[Chosen]) -> None:
             raise UserError(
                 f"nothing that was chosen has a setting {name!r}", _list_settings(kinds, name)
             )
-        for each in holders:
+        free = [each for each in holders if find_settings(each.kind)[name] not in each.fixed]
+        if not free:
+            raise UserError(
+                f"every chosen method with a setting {name!r} has a value of its own",
+                f"omit --{name.replace('_', '-')}, or the value in --method",
+                name,
+            )
+        for each in free:
             each.set(name, value)
 
 

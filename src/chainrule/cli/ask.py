@@ -28,7 +28,8 @@ from chainrule.cli._settings import Typed, require_known
 from chainrule.cli._terminal import console, follow, plain_errors
 from chainrule.errors import UserError
 from chainrule.losses.registry import LOSSES
-from chainrule.methods.base import PRESETS
+from chainrule.methods.base import PRESETS, Needs
+from chainrule.methods.registry import METHODS
 from chainrule.runs import execute
 from chainrule.runs.spec import Inputs, RunSpec
 
@@ -149,7 +150,11 @@ def _require_edit(values: dict[str, Any]) -> None:
 
 def _require_prompts(values: dict[str, Any]) -> None:
     values["prompt"] = [*(values.get("prompt") or ()), *read_lines(values.pop("prompts", None))]
-    if not values["prompt"]:
+    named = [text.partition(":")[0].strip() for text in values.get("method") or ()]
+    chosen = [METHODS.known.get(name) for name in named]
+    if chosen and not any(kind is None or Needs.PROMPT in kind.needs for kind in chosen):
+        values["prompt"] = values["prompt"] or None  # what is learnt is not a thing
+    elif not values["prompt"]:
         raise UserError(
             "there is no prompt to show it in", "write {} for the thing, as in 'a {}'", "prompt"
         )

@@ -178,5 +178,4 @@ def _no_photo(name: str) -> UserError:
     return UserError(
         f"the loss {name[:80]} compares an image with a photo, and there is none",
         "edit one, or name a picture (source)",
-        "source",
     )

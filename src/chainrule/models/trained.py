@@ -15,6 +15,8 @@ from chainrule.errors import UserError
 from chainrule.models.base import Model
 from chainrule.models.lora import Layers, add_lora, has_lora, remove_lora, reset_lora, save_lora
 
+UNTRAINED = "chainrule_untrained"
+"""Where weights that are trained keep those in whose place they are."""
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -84,7 +86,8 @@ def use(model: Model, part: Part, values: Mapping[str, Tensor]) -> Iterator[None
     Args:
         model: The model.
         part: What of it.
-        values: The weights by name, as `train` yields them.
+        values: The weights by name, as `train` yields them; empty: what they were before a
+            training, perhaps one that is under way.
     """
     with ExitStack() as undo:
         if part.rank is not None:
@@ -157,9 +160,11 @@ def _exchange(
         fresh: dict[int, nn.Parameter] = {}
         for name, weight in network.named_parameters():
             key = f"{number} {name}"
-            value = weight.detach() if values is None else values[key]
+            own = getattr(weight, UNTRAINED, weight)
+            value = values[key] if values else weight.detach() if values is None else own.detach()
             value = value.to(weight.device, torch.float32 if trained else weight.dtype)
             leaf = nn.Parameter(value.clone() if trained else value, requires_grad=trained)
+            setattr(leaf, UNTRAINED, own)
             fresh[id(weight)] = found[key] = leaf
         for module in network.modules():
             for name, own in list(module._parameters.items()):
