@@ -23,6 +23,7 @@ from chainrule.methods import (
     AdjointDPM,
     Audit,
     AuditTask,
+    DiffusionCLIP,
     Effect,
     Imagic,
     Method,
@@ -127,6 +128,15 @@ ITERATING: dict[str, Method] = {
     "imagic": Imagic(steps=4, embedding_iterations=0, iterations=21, rank=2),
     "unitune": UniTune(steps=4, iterations=17, rank=2, batch=2),
     "reward": RewardTuning(steps=4, iterations=2, rank=2, batch=2),
+    "diffusion-clip": DiffusionCLIP(
+        change="a red circle > a blue circle",
+        inversion_steps=8,
+        start=1.0,
+        steps=4,
+        iterations=2,
+        rank=2,
+        batch=2,
+    ),
 }
 
 
