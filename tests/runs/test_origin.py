@@ -214,6 +214,9 @@ STRANGE: dict[str, dict[str, Any]] = {
     },
     "them/judge": {"methods": [{"kind": "audit", "judge": "them/judge"}]},
     "them/features": {"methods": [{"kind": "stylize", "features": "them/features"}]},
+    "/home/me/tuned": {
+        "methods": [{"kind": "diffusion-clip-edit", "tuned": {"/home/me/tuned": 1.0}}]
+    },
 }
 
 
@@ -231,6 +234,7 @@ def test_every_kind_of_network_is_among_the_strange() -> None:
     tried = json.dumps([*STRANGE.values()])
     assert fields == {
         "model", "config", "embedding", "lora", "classifier", "clip", "rater", "judge", "features",
+        "tuned",
     }  # fmt: skip
     assert all(f'"{name}"' in tried for name in fields)
 
