@@ -101,3 +101,14 @@ def test_what_was_before_is_shown_as_it_was(tmp_path: Path) -> None:
     first = sheets[0].columns["before"]
     assert all(torch.equal(sheet.columns["before"], first) for sheet in sheets)
     assert not torch.equal(sheets[-1].columns["after"], first)
+
+
+def test_two_trainings_do_not_write_one_file(spec: RunSpec, tmp_path: Path) -> None:
+    booth = {"kind": "dreambooth", "iterations": 1, "steps": 2, "prior": 0, "rank": 1}
+    reward = {"kind": "reward", "iterations": 1, "steps": 2, "batch": 1, "rank": 1}
+    values = {**json.loads(spec.dump()), "losses": ["symmetry"], "methods": [booth, reward]}
+    list(execute(parse_spec(values), tmp_path / "run", load_once("Stable Diffusion 1.x")))
+    written = {path.name for path in (tmp_path / "run").glob("*lora_weights.safetensors")}
+    assert written == {
+        f"{kind}-pytorch_lora_weights.safetensors" for kind in ("dreambooth", "reward")
+    }

@@ -447,7 +447,8 @@ def write_artefacts(
         task: What its `prepare` made.
         state: Where it is.
     """
-    paths, alone = [], label == method.kind
+    making = [each for each in folder.spec.methods if type(each).artefacts != Method.artefacts]
+    paths, alone = [], len(making) == 1  # two methods may make files of one name
     for name, write in method.artefacts(task, state).items():
         path = folder.path / (name if alone else f"{name_file(label)}-{name}")
         with write_atomically(path) as partial:
