@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,8 @@ class Contender:
 
 
 def _dump(value: object) -> object:
+    if isinstance(value, FunctionType):
+        return value.__name__
     if not isinstance(value, Spec):
         return value
     return {"kind": getattr(value, "kind", "")} | value.model_dump(exclude_defaults=True)

@@ -180,12 +180,12 @@ def _box(mask: Tensor) -> Tensor:
     return box
 
 
-def make_cases(model: Model, asked: Mapping[str, list[Edit]]) -> list[Case]:
-    """The edits of each kind, some at a time."""
+def make_cases(model: Model, asked: Mapping[str, list[Edit]], size: int = SIZE) -> list[Case]:
+    """The edits of each kind, `size` at a time."""
     found = []
     for number, (kind, some) in enumerate(asked.items()):
-        for start in range(0, len(some), SIZE):
-            part = some[start : start + SIZE]
+        for start in range(0, len(some), size):
+            part = some[start : start + size]
             first = 1000 * number + start
             seeds = tuple(range(first, first + len(part)))
             task = partial(_make_task, model, part, seeds)

@@ -259,8 +259,8 @@ def adam(rate: float) -> Adam:
     return Adam(rate=rate, beta2=0.999)
 
 
-WORDS = ((1, 0.02, 500), (2, 0.02, 500), (4, 0.02, 500), (2, 0.05, 500), (2, 0.02, 1000))
-BOOTHS = ((None, 1e-4, 400), (None, 2e-4, 200), (None, 2e-4, 400), (None, 5e-4, 200))
+WORDS = ((2, 0.02, 500), (4, 0.02, 500), (2, 0.05, 500), (4, 0.05, 1000))
+BOOTHS = ((None, 2e-4, 200), (None, 2e-4, 400), (None, 5e-4, 200))
 LORAS = ((8, 1e-3, 400), (8, 3e-3, 400), (32, 1e-3, 400))
 REWARDS = (("chain", 1e-3), ("chain", 2e-3), ("last", 2e-3), ("last", 5e-3))
 TUNING = (

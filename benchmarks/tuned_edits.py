@@ -1,0 +1,215 @@
+"""Edits by words, by the methods that tune for each: `python benchmarks/tuned_edits.py`.
+
+The edits of `benchmarks/editing.py` and its judges: another colour, another shape, a thing more,
+another background, a hole filled. Each method is given the picture, its caption and the wanted
+caption, and no mask. Imagic, UniTune and DiffusionCLIP tune the network anew for each picture,
+DiffusionCLIP and Asyrp by CLIP's direction between the captions; SDEdit and Prompt-to-Prompt tune
+nothing. Settings were chosen on other pictures (`--tune`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+
+import chainrule
+from base import machine, publish, publish_picture, table, use_preset
+from chainrule import bundled
+from chainrule.images import contact_sheet
+from chainrule.methods import Adam, Method, Result, Task
+from chainrule.methods.diffusion_clip import DiffusionCLIP
+from chainrule.methods.imagic import Imagic
+from chainrule.methods.unitune import UniTune
+from chainrule.models import trained
+from chainrule.runs import count_passes
+from chainrule.scenes.judge import load_judge
+from contest import Contender, Contest, Made, make_options, tabulate_differences
+from editing import (
+    ATTENTION,
+    ATTENTION_EDICT,
+    BOTTLENECK,
+    BY_SDEDIT,
+    KINDS,
+    NOTHING,
+    Edit,
+    drop_mask,
+    find_edits,
+    judge_edits,
+    make_cases,
+    make_rows,
+    set_scale,
+)
+
+SIZE = 2
+"""Pictures at a time: what a stopped benchmark has to do again."""
+
+
+# --- the methods ----------------------------------------------------------------------------------
+
+
+def edit_each(
+    task: Task, method: Method, edit: Callable[[Task, Any], torch.Tensor], scale: float | None
+) -> Result:
+    """Each picture by itself, without its mask.
+
+    Args:
+        task: The pictures.
+        method: What edits them.
+        edit: Makes the image (1, 3, H, W) of one.
+        scale: Another guidance scale.
+    """
+    task = drop_mask(task if scale is None else set_scale(task, scale))
+    images = torch.cat([edit(task.select([i]), method).detach() for i in range(len(task.seeds))])
+    return Result(images, images, images)
+
+
+def edit_photo(task: Task, method: Imagic | UniTune) -> torch.Tensor:
+    """A method that is made to edit a photo."""
+    return method(task).images
+
+
+def edit_by_direction(task: Task, method: DiffusionCLIP) -> torch.Tensor:
+    """A method that learns a change from pictures: here from one, which it then edits."""
+    photo = task.require_photo()
+    change = f"{photo.prompts[0]} > {task.prompts[0]}"
+    method = method.model_copy(update={"change": change})
+    asked = method.prepare(replace(task, photo=None, pictures=(photo.images[0],)))
+    *_, last = method.run(asked)
+    with torch.no_grad(), trained.use(task.model, method.part, last.values):
+        return method.draw(asked, last.given["x_t0"])
+
+
+def tune_at(
+    name: str, method: Method, scale: float | None = None, edit: Any = edit_photo
+) -> Contender:
+    return Contender(name, edit_each, {"method": method, "edit": edit, "scale": scale})
+
+
+def imagic_at(eta: float, learnt: int, tuned: int, rate: float) -> Contender:
+    changes = {
+        "eta": eta,
+        "embedding_iterations": learnt,
+        "iterations": tuned,
+        "optimiser": Adam(rate=rate, beta2=0.999),
+    }
+    name = f"Imagic, {learnt} and {tuned} iterations, rate {rate:g}, eta {eta:g}"
+    return tune_at(name, use_preset(Imagic, "tuned", photo=True).model_copy(update=changes))
+
+
+def unitune_at(strength: float, iterations: int, scale: float | None) -> Contender:
+    changes = {"strength": strength, "iterations": iterations}
+    name = f"UniTune, {iterations} iterations, strength {strength:g}, guidance {scale or 'own'}"
+    return tune_at(name, use_preset(UniTune, "tuned", photo=True).model_copy(update=changes), scale)
+
+
+def direction_at(through: str, iterations: int, rate: float, start: float, l1: float) -> Contender:
+    changes = {
+        "through": through,
+        "iterations": iterations,
+        "batch": 1,
+        "start": start,
+        "l1": l1,
+        "optimiser": Adam(rate=rate, beta2=0.999),
+    }
+    name = f"DiffusionCLIP by {through}, {iterations} iterations, rate {rate:g}, to {start:g}, "
+    method = use_preset(DiffusionCLIP, "tuned").model_copy(update=changes)
+    return tune_at(f"{name}L1 {l1:g}", method, edit=edit_by_direction)
+
+
+TUNING = (
+    BY_SDEDIT,
+    *(imagic_at(eta, 100, 150, rate) for eta in (0.8, 1.0, 1.2) for rate in (1e-4, 3e-4)),
+    *(
+        unitune_at(strength, count, scale)
+        for strength in (0.6, 0.8)
+        for count in (16, 48)
+        for scale in (None, 6.0)
+    ),
+    *(
+        direction_at("chain", 40, rate, start, l1)
+        for rate in (1e-4, 3e-4)
+        for start, l1 in ((0.6, 1.0), (0.8, 0.3))
+    ),
+)
+IMAGIC = imagic_at(1.0, 100, 150, 1e-4)
+UNITUNE = unitune_at(0.7, 32, None)
+DIRECTION = direction_at("chain", 40, 1e-4, 0.8, 1.0)
+DIRECTION_STEP = direction_at("step", 40, 1e-4, 0.8, 1.0)
+ALL = (
+    NOTHING,
+    BY_SDEDIT,
+    ATTENTION,
+    ATTENTION_EDICT,
+    BOTTLENECK,
+    UNITUNE,
+    IMAGIC,
+    DIRECTION,
+    DIRECTION_STEP,
+)
+QUESTIONS = (
+    *((one, BY_SDEDIT) for one in (UNITUNE, IMAGIC, DIRECTION, DIRECTION_STEP)),
+    *((one, ATTENTION) for one in (UNITUNE, IMAGIC)),
+    (IMAGIC, UNITUNE),
+    (DIRECTION, DIRECTION_STEP),
+    (DIRECTION, BOTTLENECK),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = make_options(__doc__, "tuned-edits", only=["nothing", "UniTune"])
+    options.add("--edits", type=int, default=24, toy=1, help="of each kind")
+    options.add("--kinds", nargs="+", choices=KINDS, default=[*KINDS], toy=["recolour"])
+    arguments = options.parse(argv)
+    tune, count, kinds = arguments.tune, arguments.edits, arguments.kinds
+    first = 10_000 if tune else 0
+    model, passes = count_passes(chainrule.load())
+    asked = {
+        kind: list(find_edits(kind, count, first + 2000 * i))
+        for i, kind in enumerate(KINDS)
+        if kind in kinds
+    }
+    every = [edit for some in asked.values() for edit in some]
+    work = arguments.work / ("tuning" if tune else "final")
+    contest = Contest(passes, work, [bundled.PIPELINE, bundled.CLIP], toy=arguments.toy)
+    cases = make_cases(model, asked, SIZE)
+    played = contest.play(TUNING if tune else ALL, cases, arguments.only)
+    judge = load_judge()
+    verdicts = {c: judge_edits(judge, every, made.images) for c, made in played.items()}
+    header = ["method", "as asked", "the rest stayed", "both", *asked, "pixels", "features"]
+    command = f"python benchmarks/tuned_edits.py --edits {count}{' --tune' if tune else ''}"
+    text = [
+        f"## Edits by tuning{', choosing on other pictures' if tune else ''}",
+        f"`{command}` on {machine()}. {count} edits of each of {len(asked)} kinds, those of "
+        f"`benchmarks/editing.py`, scenes with seeds from {first}; 95 % intervals over edits; the "
+        "kinds' columns are percent right in both. A network pass is one guidance pair, forwards "
+        "or backwards; tuning is counted.",
+        table([*header, "passes", "s per image"], make_rows([*asked], verdicts, played)),
+    ]
+    if not tune:
+        both = {contender: verdict["both"] for contender, verdict in verdicts.items()}
+        text += ["Both, paired:", tabulate_differences(both, QUESTIONS)]
+        text += ["![edits](images/tuned-edits.png)"]
+        publish_picture("tuned-edits.png", partial(draw_sheet, asked, played), dry=arguments.dry)
+    publish("tuned-edits-choice" if tune else "tuned-edits", "\n\n".join(text), dry=arguments.dry)
+
+
+def draw_sheet(asked: Mapping[str, list[Edit]], made: Mapping[Contender, Made]) -> Image.Image:
+    """The first edit of each kind: a column for each method."""
+    count = len(next(iter(asked.values())))
+    index = [i * count for i in range(len(asked))]
+    every = [edit for some in asked.values() for edit in some]
+    columns = {"the picture": torch.stack([every[i].picture for i in index])}
+    for contender, found in made.items():
+        columns[contender.name.split(",")[0]] = found.images[index]
+    wanted = [every[i].after.caption.removesuffix(" background") for i in index]
+    captions = {name: [""] * len(index) for name in columns} | {"the picture": wanted}
+    return contact_sheet(columns, list(asked), captions, "Edits by words, tuned for each picture")
+
+
+if __name__ == "__main__":
+    main()
