@@ -24,6 +24,7 @@ from chainrule.images import contact_sheet
 from chainrule.methods import Adam, Method, Result, Task
 from chainrule.methods.diffusion_clip import DiffusionCLIP
 from chainrule.methods.imagic import Imagic
+from chainrule.methods.training import Training
 from chainrule.methods.unitune import UniTune
 from chainrule.models import trained
 from chainrule.runs import count_passes
@@ -73,6 +74,18 @@ def edit_photo(task: Task, method: Imagic | UniTune) -> torch.Tensor:
     return method(task).images
 
 
+def edit_at_etas(task: Task, method: Imagic) -> torch.Tensor:
+    """Imagic at an eta, from a training that all etas share: for choosing one."""
+    asked = method.prepare(task)
+    key = (task.seeds, task.prompts, method.model_copy(update={"eta": 0.0}).model_dump_json())
+    if key not in SHARED:
+        *_, SHARED[key] = method.run(asked)
+    return method.result(asked, SHARED[key]).images
+
+
+SHARED: dict[object, Training] = {}
+
+
 def edit_by_direction(task: Task, method: DiffusionCLIP) -> torch.Tensor:
     """A method that learns a change from pictures: here from one, which it then edits."""
     photo = task.require_photo()
@@ -90,7 +103,9 @@ def tune_at(
     return Contender(name, edit_each, {"method": method, "edit": edit, "scale": scale})
 
 
-def imagic_at(eta: float, learnt: int, tuned: int, rate: float) -> Contender:
+def imagic_at(
+    eta: float, learnt: int, tuned: int, rate: float, edit: Any = edit_photo
+) -> Contender:
     changes = {
         "eta": eta,
         "embedding_iterations": learnt,
@@ -98,7 +113,8 @@ def imagic_at(eta: float, learnt: int, tuned: int, rate: float) -> Contender:
         "optimiser": Adam(rate=rate, beta2=0.999),
     }
     name = f"Imagic, {learnt} and {tuned} iterations, rate {rate:g}, eta {eta:g}"
-    return tune_at(name, use_preset(Imagic, "tuned", photo=True).model_copy(update=changes))
+    method = use_preset(Imagic, "tuned", photo=True).model_copy(update=changes)
+    return tune_at(name, method, edit=edit)
 
 
 def unitune_at(strength: float, iterations: int, scale: float | None) -> Contender:
@@ -123,7 +139,11 @@ def direction_at(through: str, iterations: int, rate: float, start: float, l1: f
 
 TUNING = (
     BY_SDEDIT,
-    *(imagic_at(eta, 100, 150, rate) for eta in (0.8, 1.0, 1.2) for rate in (1e-4, 3e-4)),
+    *(
+        imagic_at(eta, *counts, rate, edit_at_etas)
+        for *counts, rate in ((100, 100, 1e-4), (50, 100, 3e-4))
+        for eta in (0.6, 0.8, 1.0, 1.3)
+    ),
     *(
         unitune_at(strength, count, scale)
         for strength in (0.6, 0.8)
