@@ -28,7 +28,7 @@ from base import machine, publish, publish_picture, table, use_preset
 from chainrule import bundled
 from chainrule.images import contact_sheet, from_pil
 from chainrule.losses import ImageClassifier
-from chainrule.methods import Method, Photo, Result, Task
+from chainrule.methods import Photo, Result, Task
 from chainrule.methods.diffusion_clip import DiffusionCLIP
 from chainrule.models import Model, trained
 from chainrule.runs import count_passes
@@ -94,7 +94,6 @@ class Change:
 CHANGES = (
     Change("colour", "cyan", "blue"),
     Change("colour", "pink", "red"),
-    Change("colour", "yellow", "orange"),
     Change("shape", "circle", "triangle"),
 )
 LEARNT_AT, JUDGED_AT = 30_000, 0

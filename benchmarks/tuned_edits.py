@@ -159,7 +159,6 @@ TUNING = (
 IMAGIC = imagic_at(1.0, 100, 150, 1e-4)
 UNITUNE = unitune_at(0.7, 32, None)
 DIRECTION = direction_at("chain", 40, 1e-4, 0.8, 1.0)
-DIRECTION_STEP = direction_at("step", 40, 1e-4, 0.8, 1.0)
 ALL = (
     NOTHING,
     BY_SDEDIT,
@@ -169,13 +168,11 @@ ALL = (
     UNITUNE,
     IMAGIC,
     DIRECTION,
-    DIRECTION_STEP,
 )
 QUESTIONS = (
-    *((one, BY_SDEDIT) for one in (UNITUNE, IMAGIC, DIRECTION, DIRECTION_STEP)),
+    *((one, BY_SDEDIT) for one in (UNITUNE, IMAGIC, DIRECTION)),
     *((one, ATTENTION) for one in (UNITUNE, IMAGIC)),
     (IMAGIC, UNITUNE),
-    (DIRECTION, DIRECTION_STEP),
     (DIRECTION, BOTTLENECK),
 )
 
