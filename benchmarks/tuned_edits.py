@@ -22,11 +22,12 @@ from base import machine, publish, publish_picture, table, use_preset
 from chainrule import bundled
 from chainrule.images import contact_sheet
 from chainrule.methods import Adam, Method, Result, Task
+from chainrule.methods.asyrp_trained import AsyrpTrained
+from chainrule.methods.change import Changing
 from chainrule.methods.diffusion_clip import DiffusionCLIP
 from chainrule.methods.imagic import Imagic
 from chainrule.methods.training import Training
 from chainrule.methods.unitune import UniTune
-from chainrule.models import trained
 from chainrule.runs import count_passes
 from chainrule.scenes.judge import load_judge
 from contest import Contender, Contest, Made, make_options, tabulate_differences
@@ -86,15 +87,15 @@ def edit_at_etas(task: Task, method: Imagic) -> torch.Tensor:
 SHARED: dict[object, Training] = {}
 
 
-def edit_by_direction(task: Task, method: DiffusionCLIP) -> torch.Tensor:
+def edit_by_direction(task: Task, method: Changing) -> torch.Tensor:
     """A method that learns a change from pictures: here from one, which it then edits."""
     photo = task.require_photo()
     change = f"{photo.prompts[0]} > {task.prompts[0]}"
     method = method.model_copy(update={"change": change})
     asked = method.prepare(replace(task, photo=None, pictures=(photo.images[0],)))
     *_, last = method.run(asked)
-    with torch.no_grad(), trained.use(task.model, method.part, last.values):
-        return method.draw(asked, last.given["x_t0"])
+    with torch.no_grad(), method.use(asked, last) as network:
+        return method.draw(asked, last.given["x_t0"], network)
 
 
 def tune_at(
@@ -137,6 +138,13 @@ def direction_at(through: str, iterations: int, rate: float, start: float, l1: f
     return tune_at(f"{name}L1 {l1:g}", method, edit=edit_by_direction)
 
 
+def moved_at(iterations: int, rate: float) -> Contender:
+    changes = {"iterations": iterations, "batch": 1, "optimiser": Adam(rate=rate, beta2=0.999)}
+    method = use_preset(AsyrpTrained, "tuned").model_copy(update=changes)
+    name = f"Asyrp, trained {iterations} times, rate {rate:g}"
+    return tune_at(name, method, edit=edit_by_direction)
+
+
 TUNING = (
     BY_SDEDIT,
     *(
@@ -151,14 +159,15 @@ TUNING = (
         for scale in (None, 6.0)
     ),
     *(
-        direction_at("chain", 40, rate, start, l1)
-        for rate in (1e-4, 3e-4)
-        for start, l1 in ((0.6, 1.0), (0.8, 0.3))
+        direction_at("chain", 20, 3e-4, start, l1)
+        for start, l1 in ((0.6, 1.0), (0.8, 1.0), (0.8, 0.3))
     ),
+    *(moved_at(90, rate) for rate in (3e-3, 1e-2)),
 )
 IMAGIC = imagic_at(1.0, 100, 150, 1e-4)
 UNITUNE = unitune_at(0.7, 32, None)
 DIRECTION = direction_at("chain", 40, 1e-4, 0.8, 1.0)
+MOVED = moved_at(90, 3e-3)
 ALL = (
     NOTHING,
     BY_SDEDIT,
@@ -168,12 +177,13 @@ ALL = (
     UNITUNE,
     IMAGIC,
     DIRECTION,
+    MOVED,
 )
 QUESTIONS = (
-    *((one, BY_SDEDIT) for one in (UNITUNE, IMAGIC, DIRECTION)),
+    *((one, BY_SDEDIT) for one in (UNITUNE, IMAGIC, DIRECTION, MOVED)),
     *((one, ATTENTION) for one in (UNITUNE, IMAGIC)),
     (IMAGIC, UNITUNE),
-    (DIRECTION, BOTTLENECK),
+    (MOVED, BOTTLENECK),
 )
 
 
