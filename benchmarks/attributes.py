@@ -174,11 +174,12 @@ def told(contender: Contender) -> Contender:
 
 UNTUNED = learnt_by("inverted and drawn again", CLIP, trained=False)
 SDEDIT, ATTENTIVE = told(BY_SDEDIT), told(ATTENTION)
-# by the chain a step costs three passes, by itself two
+# at equal passes: by the chain a step costs three passes, by itself two; and one of Asyrp's steps
+# by itself is an iteration
 CHAIN = learnt_by("DiffusionCLIP, whole chain", CLIP, through="chain", iterations=80)
 STEP = learnt_by("DiffusionCLIP, step by step", CLIP, through="step", iterations=120)
-MOVED_CHAIN = learnt_by("Asyrp, whole chain", BOTTLENECK, through="chain")
-MOVED_STEP = learnt_by("Asyrp, step by step", BOTTLENECK, through="step")
+MOVED_CHAIN = learnt_by("Asyrp, whole chain", BOTTLENECK, through="chain", iterations=24)
+MOVED_STEP = learnt_by("Asyrp, step by step", BOTTLENECK, through="step", iterations=360)
 ALL = (UNTUNED, SDEDIT, ATTENTIVE, CHAIN, STEP, MOVED_CHAIN, MOVED_STEP)
 QUESTIONS = (
     (CHAIN, STEP),
