@@ -164,8 +164,8 @@ TUNING = (
     ),
     *(moved_at(90, rate) for rate in (3e-3, 1e-2)),
 )
-IMAGIC = imagic_at(1.0, 100, 150, 1e-4)
-UNITUNE = unitune_at(0.7, 32, None)
+IMAGIC = imagic_at(1.0, 100, 100, 1e-4)
+UNITUNE = unitune_at(0.6, 16, 6.0)
 DIRECTION = direction_at("chain", 40, 1e-4, 0.8, 1.0)
 MOVED = moved_at(90, 3e-3)
 ALL = (

@@ -8,8 +8,8 @@ method saw which shape. Afterwards each tuned model draws the class word alone: 
 it still know?
 
 Methods that learn are given the pictures once, and draw all contexts and seeds. The others are told
-the thing as captions tell it ("a red shape"), and get what an image costs in network passes anew
-for each. The intervals are over pairs of thing and context. Settings were chosen on other things
+the thing as captions tell it ("a red shape"), which is DreamBooth's class too, and get what an
+image costs in network passes anew for each. The intervals are over pairs of thing and context. Settings were chosen on other things
 and seeds (`--tune`).
 """
 
@@ -166,7 +166,9 @@ def load_guide() -> Clip:
 
 def learn(task: Task, method: TextualInversion | DreamBooth) -> Result:
     """Learn the thing from its pictures, and draw it in all contexts; then its class."""
-    *contexts, _ = task.prompts
+    *contexts, told = task.prompts
+    if isinstance(method, DreamBooth):
+        method = method.model_copy(update={"noun": told})
     asked = method.prepare(replace(task, prompts=tuple(contexts), loss=None))
     *_, last = method.run(asked)
     name = method.word if isinstance(method, TextualInversion) else method.name
@@ -266,8 +268,8 @@ def adam(rate: float) -> Adam:
 
 
 WORDS = ((2, 0.02, 500), (4, 0.02, 500), (2, 0.05, 500), (4, 0.05, 1000))
-BOOTHS = ((None, 2e-4, 200), (None, 2e-4, 400))
-LORAS = ((8, 1e-3, 400), (8, 3e-3, 400))
+BOOTHS = ((None, 1e-4, 300), (None, 2e-4, 200), (None, 2e-4, 400))
+LORAS = ((8, 3e-3, 200), (8, 3e-3, 400))
 REWARDS = (("chain", 1e-3), ("chain", 2e-3), ("last", 5e-3))
 TUNING = (
     *(
