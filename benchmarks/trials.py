@@ -57,9 +57,10 @@ ASKS = {
     "prompt-to-prompt": "edit --from '{p}' --prompt '{q}' --steps 2 --seed 0 "
     "--method prompt-to-prompt --weight green=2",
     "asyrp": f"{EDIT} --method asyrp",
-    "effect": "effect {photo} {after} --prompt '{p}' --iterations 4 --steps 2 --vectors 2 --seed 0",
-    "stylize": "stylize {after} --prompt '{p}' --prompt '{q}' --seed 0-1 --epochs 2 --batch 2 "
-    "--other '{p}' --other-seeds 100 --steps 2",
+    "effect": "tune {photo} {after} --method effect --prompt '{p}' --iterations 4 --steps 2 "
+    "--vectors 2 --seed 0",
+    "stylize": "tune {after} --method stylize --prompt '{p}' --prompt '{q}' --seed 0-1 --epochs 2 "
+    "--batch 2 --other '{p}' --other-seeds 100 --steps 2",
     "textual-inversion": f"{TUNE} textual-inversion --batch 2",
     "dreambooth": f"{TUNE} dreambooth --rank 2 --prior-images 2 --batch 1",
     "reward": "tune --prompt '{p}' --prompt '{q}' --loss symmetry --method reward --rank 2 "

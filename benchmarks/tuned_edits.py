@@ -33,8 +33,6 @@ from chainrule.scenes.judge import load_judge
 from contest import Contender, Contest, Made, make_options, tabulate_differences
 from editing import (
     ATTENTION,
-    ATTENTION_EDICT,
-    BOTTLENECK,
     BY_SDEDIT,
     KINDS,
     NOTHING,
@@ -158,22 +156,17 @@ TUNING = (
         for count in (16, 48)
         for scale in (None, 6.0)
     ),
-    *(
-        direction_at("chain", 20, 3e-4, start, l1)
-        for start, l1 in ((0.6, 1.0), (0.8, 1.0), (0.8, 0.3))
-    ),
-    *(moved_at(90, rate) for rate in (3e-3, 1e-2)),
+    *(direction_at("chain", 12, rate, start, 1.0) for rate in (3e-4, 1e-3) for start in (0.6, 0.8)),
+    *(moved_at(36, rate) for rate in (1e-2, 3e-2)),
 )
 IMAGIC = imagic_at(1.0, 100, 100, 1e-4)
 UNITUNE = unitune_at(0.6, 16, 6.0)
-DIRECTION = direction_at("chain", 40, 1e-4, 0.8, 1.0)
-MOVED = moved_at(90, 3e-3)
+DIRECTION = direction_at("chain", 12, 3e-4, 0.6, 1.0)
+MOVED = moved_at(36, 1e-2)
 ALL = (
     NOTHING,
     BY_SDEDIT,
     ATTENTION,
-    ATTENTION_EDICT,
-    BOTTLENECK,
     UNITUNE,
     IMAGIC,
     DIRECTION,
@@ -183,7 +176,6 @@ QUESTIONS = (
     *((one, BY_SDEDIT) for one in (UNITUNE, IMAGIC, DIRECTION, MOVED)),
     *((one, ATTENTION) for one in (UNITUNE, IMAGIC)),
     (IMAGIC, UNITUNE),
-    (MOVED, BOTTLENECK),
 )
 
 
