@@ -9,8 +9,8 @@ it still know?
 
 Methods that learn are given the pictures once, and draw all contexts and seeds. The others are told
 the thing as captions tell it ("a red shape"), which is DreamBooth's class too, and get what an
-image costs in network passes anew for each. The intervals are over pairs of thing and context. Settings were chosen on other things
-and seeds (`--tune`).
+image costs in network passes anew for each. The intervals are over pairs of thing and context.
+Settings were chosen on other things and seeds (`--tune`).
 """
 
 from __future__ import annotations
