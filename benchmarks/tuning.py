@@ -56,7 +56,7 @@ from contest import (
 SEEDS, TUNING_SEEDS = 4, 2
 AFTERWARDS = 32
 """How many images of the class word are drawn after a tuning."""
-CLASS_PROMPT = "a shape on a white background"
+CLASS_PROMPT = "a {} on a white background"
 STEPS = 20
 SHADE = 0.8
 """A pixel this much darker than the thing's brightest lies on a stripe."""
@@ -185,7 +185,7 @@ def reward(task: Task, method: RewardTuning) -> Result:
     prompts = tuple(name_thing(contexts, told))
     last = _finish(method, replace(task, prompts=prompts))
     with trained.use(task.model, method.part, last.values):
-        images = draw_prompts(task, prompts, method.steps, None)
+        images = draw_prompts(task, prompts, STEPS, None)
         return _join(images, draw_class(task))
 
 
@@ -208,7 +208,7 @@ def draw_each(task: Task, method: Method) -> Result:
 def draw_class(task: Task) -> Tensor:
     """What the class word gives, (N, 3, H, W)."""
     asked = replace(task, seeds=tuple(range(5000, 5000 + AFTERWARDS)))
-    return draw_prompts(asked, [CLASS_PROMPT], STEPS, None)[0]
+    return draw_prompts(asked, name_thing([CLASS_PROMPT], task.prompts[-1]), STEPS, None)[0]
 
 
 def _join(images: Tensor, afterwards: Tensor) -> Result:
@@ -218,8 +218,12 @@ def _join(images: Tensor, afterwards: Tensor) -> Result:
 
 RIVALS = Rivals("image")
 WORD = use_preset(TextualInversion, "tuned")
-BOOTH = use_preset(DreamBooth, "tuned").model_copy(update={"prior_images": 64})
-REWARD = use_preset(RewardTuning, "tuned")
+BOOTH = use_preset(DreamBooth, "tuned").model_copy(
+    update={"prior_images": 64, "iterations": 400, "optimiser": Adam(rate=2e-4, beta2=0.999)}
+)
+REWARD = use_preset(RewardTuning, "tuned").model_copy(
+    update={"optimiser": Adam(rate=1e-3, beta2=0.999)}
+)
 
 
 def word_at(name: str, **changes: Any) -> Contender:
@@ -246,10 +250,12 @@ FULL = Contender("DOODL (image=), tuned", draw_each, {"method": RIVALS.tuned})
 INVERSION = word_at("textual inversion")
 PRIOR = booth_at("DreamBooth")
 FORGETFUL = booth_at("DreamBooth, prior not preserved", prior=0.0)
-LORA = booth_at("DreamBooth, LoRA", rank=8, optimiser=Adam(rate=3e-3, beta2=0.999))
+LORA = booth_at("DreamBooth, LoRA", rank=8, iterations=200, optimiser=Adam(rate=3e-3, beta2=0.999))
 EXACT = reward_at("reward tuning (image=), whole chain")
-LAST = reward_at("reward tuning (image=), last step", through="last")
-ALL = (PLAIN, INVERSION, FORGETFUL, PRIOR, LORA, LAST, EXACT, BEST, DOODL, FULL)
+LAST = reward_at(
+    "reward tuning (image=), last step", through="last", optimiser=Adam(rate=5e-3, beta2=0.999)
+)
+ALL = (PLAIN, INVERSION, PRIOR, FORGETFUL, LORA, LAST, EXACT, BEST, DOODL, FULL)
 QUESTIONS = (
     (INVERSION, PLAIN),
     (PRIOR, PLAIN),
@@ -399,7 +405,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"`python benchmarks/tuning.py{' --tune' if tune else ''}` on {machine()}. {len(things)} "
         f"things from four pictures each, 6 contexts, {count} seeds; 95 % intervals over the pairs "
         "of thing and context. Shapes afterwards: the exponential of the entropy of the shapes "
-        f"that the judge sees in {AFTERWARDS} images of {CLASS_PROMPT!r}. A network pass is one "
+        f"that the judge sees in {AFTERWARDS} images of the class ({CLASS_PROMPT!r}). A network pass is one "
         "guidance pair, forwards or backwards; what a tuning cost is shared by its images.",
         table([*header, "shapes afterwards", "network passes", "s per image"], rows),
     ]
