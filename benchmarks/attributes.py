@@ -79,18 +79,20 @@ class Change:
             scene = sample_scene(seed)
             seed += 1
             if len(scene.things) == 1:
-                (thing,) = scene.things
-                found = Scene(
-                    (replace(thing, **{self.what: self.before}),), scene.background, scene.gradient
-                )
+                found = self._turn(scene, self.before)
                 if not (found.held_out or self.make(found).held_out):
                     count -= 1
                     yield found
 
     def make(self, scene: Scene) -> Scene:
         """The scene as it should be."""
+        return self._turn(scene, self.after)
+
+    def _turn(self, scene: Scene, word: str) -> Scene:
+        """The scene whose one thing is as a word says."""
         (thing,) = scene.things
-        return replace(scene, things=(replace(thing, **{self.what: self.after}),))
+        named = replace(thing, colour=word) if self.what == "colour" else replace(thing, shape=word)
+        return Scene((named,), scene.background, scene.gradient)
 
 
 CHANGES = (

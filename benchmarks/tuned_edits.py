@@ -146,8 +146,8 @@ def moved_at(iterations: int, rate: float) -> Contender:
 TUNING = (
     BY_SDEDIT,
     *(
-        imagic_at(eta, *counts, rate, edit_at_etas)
-        for *counts, rate in ((100, 100, 1e-4), (50, 100, 3e-4))
+        imagic_at(eta, learnt, 100, rate, edit_at_etas)
+        for learnt, rate in ((100, 1e-4), (50, 3e-4))
         for eta in (0.6, 0.8, 1.0, 1.3)
     ),
     *(

@@ -405,8 +405,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"`python benchmarks/tuning.py{' --tune' if tune else ''}` on {machine()}. {len(things)} "
         f"things from four pictures each, 6 contexts, {count} seeds; 95 % intervals over the pairs "
         "of thing and context. Shapes afterwards: the exponential of the entropy of the shapes "
-        f"that the judge sees in {AFTERWARDS} images of the class ({CLASS_PROMPT!r}). A network pass is one "
-        "guidance pair, forwards or backwards; what a tuning cost is shared by its images.",
+        f"that the judge sees in {AFTERWARDS} images of the class ({CLASS_PROMPT!r}). A network "
+        "pass is one guidance pair, forwards or backwards; what a tuning cost is shared by its "
+        "images.",
         table([*header, "shapes afterwards", "network passes", "s per image"], rows),
     ]
     if not tune:

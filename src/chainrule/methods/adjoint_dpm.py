@@ -10,7 +10,7 @@ from pydantic import Field
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.methods.base import Method, Needs, Result, Situation, State, Steps, Task
 from chainrule.methods.doodl import DOODL, DOODLState
-from chainrule.optimise import Adam
+from chainrule.optimise import Adam, require_whole
 
 
 class AdjointDPM(Method):
@@ -52,6 +52,11 @@ class AdjointDPM(Method):
             crops=0,
             adjoint=self.adjoint,
         )
+
+    def prepare(self, task: Task) -> Task:
+        require_whole(self.optimiser)
+        prepared: Task = super().prepare(task)
+        return prepared
 
     def count_iterations(self, task: Any) -> int:
         return self.iterations + 1

@@ -57,7 +57,7 @@ from chainrule.methods.base import (
 from chainrule.methods.best_of import Best, search
 from chainrule.methods.chains import generate, invert_photos, warn_if_unchanged
 from chainrule.methods.chunking import decode, evaluate, loss_and_gradient
-from chainrule.optimise import Adam, Momentum
+from chainrule.optimise import Adam, Momentum, require_whole
 
 PERTURBATION, CROPS = "doodl/perturbation", "doodl/crops"
 """The streams of the noise of iteration k, and of its crops."""
@@ -285,6 +285,7 @@ class DOODL(Method):
             raise UserError(
                 "a photo's inversion cannot be drawn in other steps", "omit them", "final_steps"
             )
+        require_whole(self.optimiser)
         prepared: Task = super().prepare(task)
         return prepared
 

@@ -14,6 +14,7 @@ step; where c = 0, none is drawn. To a noisier time it goes as the data do in tr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,11 +35,13 @@ class DDPM(Solver):
         noise: A stream with a seed for each image: `Noise(seeds).stream("ddpm")`.
         eta: The share of DDPM's noise that is added, from 0 to 1.
         first: Step k takes draw first + k of the stream.
+        below: The noisiest time from which noise is added; from noisier ones none is.
     """
 
     noise: Stream
     eta: float = 1.0
     first: int = 0
+    below: float = math.inf
 
     order = 1
     calls = 1
@@ -79,14 +82,14 @@ class DDPM(Solver):
         raise UserError("DDPM adds noise, which cannot be undone", "invert with EDICT() or DDIM()")
 
     def variance(self, schedule: Schedule, t: float, s: float) -> Tensor:
-        """c^2, a float64 scalar; to the image itself nothing is added.
+        """c^2, a float64 scalar; to the image itself, and above `below`, nothing is added.
 
         Args:
             schedule: What times mean.
             t: The time at the start of the step.
             s: The time at its end, below `t`.
         """
-        if s < 0:
+        if s < 0 or t > self.below:
             return torch.zeros((), dtype=torch.float64)
         alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
         alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
