@@ -55,9 +55,13 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 def test_every_method_that_edits_by_words_is_tried() -> None:
     photos = {kind for kind in METHODS.own if Needs.PHOTO in METHODS[kind].needs}
-    assert photos - {"reconstruction", "inversion", "diffusion-clip-edit", "asyrp-edit", *TRAINED} | {
-        "semantic"
-    } == set(EDITS)
+    assert photos - {
+        "reconstruction",
+        "inversion",
+        "diffusion-clip-edit",
+        "asyrp-edit",
+        *TRAINED,
+    } | {"semantic"} == set(EDITS)
 
 
 def test_methods_that_train_edit_beside_the_others(photo: Path, mask: Path, tmp_path: Path) -> None:
