@@ -411,7 +411,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         table([*header, "shapes afterwards", "network passes", "s per image"], rows),
     ]
     if not tune:
-        for name in ("both", "thing"):
+        for name in ("both", "thing", "context"):
             values = {contender: verdict[name] for contender, verdict in verdicts.items()}
             text += [f"Paired, {name} right:", tabulate_differences(values, QUESTIONS)]
         publish_picture(
