@@ -75,7 +75,7 @@ def _tabulate_settings(method: type[Method]) -> Table:
 def _is_there(method: type[Method], path: tuple[str, ...]) -> bool:
     """Whether a setting is there by default: another optimiser has other ones."""
     default = method.model_fields[path[0]].get_default(call_default_factory=True)
-    return len(path) == 1 or path[1] in type(default).model_fields
+    return len(path) == 1 or default is None or path[1] in type(default).model_fields
 
 
 def _describe(method: type[Method], path: tuple[str, ...]) -> tuple[str, str]:

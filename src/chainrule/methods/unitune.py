@@ -15,7 +15,7 @@ from torch import Tensor
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.matching import matching_loss
-from chainrule.methods.base import Drawn, Eta, Needs, Result, Steps, Strength, Task, Writer
+from chainrule.methods.base import Drawn, Eta, Method, Needs, Result, Steps, Strength, Task
 from chainrule.methods.chains import warn_if_unchanged
 from chainrule.methods.chunking import decode, evaluate
 from chainrule.methods.one_photo import encode_photo, require_one_photo, retell
@@ -67,6 +67,8 @@ class UniTune(Tuning):
         "steps": 20,
     }
 
+    artefacts = Method.artefacts  # what was tuned is of use to this photo alone
+
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
         require_one_photo(prepared, self.kind)
@@ -98,10 +100,6 @@ class UniTune(Tuning):
             return matching_loss(told, photo[b.rows], b.eps, b.times).mean()[None]
 
         return lose
-
-    def artefacts(self, task: Task, state: Training) -> Mapping[str, Writer]:
-        """None: what was tuned is of use to this photo alone."""
-        return {}
 
     @torch.no_grad()
     def result(self, task: Task, state: Training) -> Result:
