@@ -266,3 +266,12 @@ def test_what_dreambooth_writes_is_read_by_diffusers(name: str, text: bool, tmp_
         ours = draw_latents(asked, "a sks thing", (0,), 2, None)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     assert (ours - draw_latents(asked, "a sks thing", (0,), 2, None)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("rank", "rate"), [(None, 5e-6), (8, 1e-4)])
+def test_a_rate_that_is_not_said_is_that_of_what_is_tuned(rank: int | None, rate: float) -> None:
+    alone = DreamBooth(rank=rank)
+    other = DreamBooth.model_validate({"rank": rank, "optimiser": {"bits": 8}})
+    assert alone.moved_by.rate == other.moved_by.rate == rate
+    assert other.moved_by.bits == 8
+    assert other.moved_by.beta2 == alone.moved_by.beta2 == 0.999

@@ -83,9 +83,11 @@ def _describe(method: type[Method], path: tuple[str, ...]) -> tuple[str, str]:
     info = method.model_fields[path[0]]
     default: Any = info.get_default(call_default_factory=True)
     if len(path) > 1:
-        kinds = [type(default), *find_nested(info.annotation)]
+        kinds = [type(default)] if isinstance(default, BaseModel) else []
+        kinds += find_nested(info.annotation)
         inner = next(kind.model_fields[path[1]] for kind in kinds if path[1] in kind.model_fields)
-        return _write(getattr(default, path[1], inner.default)), f"{path[0]}: {inner.description}"
+        of_default = None if default is None else getattr(default, path[1], inner.default)
+        return _write(of_default), f"{path[0]}: {inner.description}"
     if isinstance(default, BaseModel):
         return str(getattr(default, "kind", type(default).__name__)), "How a gradient is followed."
     return _write(default), info.description or ""

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from chainrule.diffusion.denoiser import Denoiser
@@ -76,10 +76,18 @@ class DreamBooth(Tuning):
         """What is tuned."""
         return Part(self.rank, "attention", self.text_encoder)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """What of an optimiser is not said is as it would be without one: not another's rate."""
+        said = values.get("optimiser") if isinstance(values, dict) else None
+        if not isinstance(said, dict):
+            return values
+        return {**values, "optimiser": {**own_optimiser(values.get("rank")), **said}}
+
     @property
     def moved_by(self) -> Adam:
-        rate = 5e-6 if self.rank is None else 1e-4
-        return self.optimiser or Adam(rate=rate, beta2=0.999, decay=0.01)
+        return self.optimiser or Adam(**own_optimiser(self.rank))
 
     @property
     def name(self) -> str:
@@ -148,3 +156,12 @@ class DreamBooth(Tuning):
         """The images (P, B, 3, H, W) of prompts by the tuned network."""
         with trained.use(task.model, self.part, state.values):
             return draw_prompts(task, prompts, self.steps, self.guidance_scale)
+
+
+def own_optimiser(rank: Any) -> dict[str, Any]:
+    """The settings of Adam for all weights (rank None), or for a LoRA.
+
+    Args:
+        rank: Of the LoRA.
+    """
+    return {"kind": "adam", "rate": 5e-6 if rank is None else 1e-4, "beta2": 0.999, "decay": 0.01}
