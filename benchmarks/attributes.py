@@ -13,7 +13,7 @@ finished image through the whole chain, and as their papers do, a step at a time
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -138,10 +138,10 @@ def _make_task(model: Model, change: Change, count: int) -> Task:
 # --- the methods ----------------------------------------------------------------------------------
 
 
-def edit_told(task: Task, method: Contender) -> Result:
+def edit_told(task: Task, edit: Callable[..., Result], settings: dict[str, Any]) -> Result:
     """By a method that learns nothing, and is told captions."""
     task = replace(task, prompts=task.prompts[:-1], pictures=())
-    parts = [method.method(part, **method.settings) for _, part in task.split(AT_ONCE)]
+    parts = [edit(part, **settings) for _, part in task.split(AT_ONCE)]
     images = torch.cat([part.images for part in parts])
     return Result(images, images, images)
 
@@ -171,7 +171,8 @@ def learnt_by(name: str, method: Changing, *, trained: bool = True, **changes: A
 
 
 def told(contender: Contender) -> Contender:
-    return Contender(contender.name, edit_told, {"method": contender})
+    asked = {"edit": contender.method, "settings": contender.settings}
+    return Contender(contender.name, edit_told, asked)
 
 
 UNTUNED = learnt_by("inverted and drawn again", CLIP, trained=False)
