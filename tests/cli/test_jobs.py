@@ -256,6 +256,16 @@ def test_what_pan_et_al_learn_has_their_settings_whatever_the_preset(
     assert both.inputs.seed == (3,)
 
 
+def test_a_small_model_is_tuned_whole_and_a_large_one_by_a_lora(pictures: Path) -> None:
+    tune = next(command for command in COMMANDS if command.name == "tune")
+    values = {"pictures": [pictures / "before.png"], "prompt": ["a {}"]}
+    for name in (None, "scenes"):  # what was not typed is None
+        (small,) = tune.spec([], {**values, "model": name}).methods
+        assert (small.kind, small.rank, small.moved_by.rate) == ("dreambooth", None, 2e-4)
+    (large,) = tune.spec([], {**values, "model": "owner/name"}).methods
+    assert (large.kind, large.rank, large.moved_by.rate) == ("dreambooth", 8, 1e-4)
+
+
 LONG = "a red square " * 10
 
 

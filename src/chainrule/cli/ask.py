@@ -30,6 +30,7 @@ from chainrule.errors import UserError
 from chainrule.losses.registry import LOSSES
 from chainrule.methods.base import PRESETS, Needs
 from chainrule.methods.registry import METHODS
+from chainrule.models import BUNDLED
 from chainrule.runs import execute
 from chainrule.runs.spec import Inputs, RunSpec
 
@@ -194,6 +195,11 @@ def _edited(values: dict[str, Any]) -> Sequence[str]:
     )
 
 
+def _taught(values: dict[str, Any]) -> Sequence[str]:
+    # the bundled model is small: all of its weights learn more than a LoRA, and fit anywhere
+    return ["dreambooth" if values.get("model") in (None, BUNDLED) else "dreambooth:rank=8"]
+
+
 PROMPT = argument(Inputs, "prompt", optional=True)
 SEED = from_field(Inputs, "seed")
 COMMANDS = (
@@ -247,7 +253,7 @@ COMMANDS = (
             PRESET,
             SEED,
         ],
-        lambda values: ["dreambooth:rank=8"],
+        _taught,
         preset=True,
         guided=False,
         check=_require_tuning,
