@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import chainrule
-from base import machine, publish, publish_picture, table, use_preset
+from base import machine, publish, publish_picture, use_preset
 from chainrule import bundled
 from chainrule.images import contact_sheet
 from chainrule.methods import Adam, Method, Result, Task
@@ -37,12 +37,12 @@ from editing import (
     KINDS,
     NOTHING,
     Edit,
+    ask_edits,
     drop_mask,
-    find_edits,
     judge_edits,
     make_cases,
-    make_rows,
     set_scale,
+    tabulate_edits,
 )
 
 SIZE = 2
@@ -187,11 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tune, count, kinds = arguments.tune, arguments.edits, arguments.kinds
     first = 10_000 if tune else 0
     model, passes = count_passes(chainrule.load())
-    asked = {
-        kind: list(find_edits(kind, count, first + 2000 * i))
-        for i, kind in enumerate(KINDS)
-        if kind in kinds
-    }
+    asked = ask_edits(kinds, count, first)
     every = [edit for some in asked.values() for edit in some]
     work = arguments.work / ("tuning" if tune else "final")
     contest = Contest(passes, work, [bundled.PIPELINE, bundled.CLIP], toy=arguments.toy)
@@ -199,7 +195,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     played = contest.play(TUNING if tune else ALL, cases, arguments.only)
     judge = load_judge()
     verdicts = {c: judge_edits(judge, every, made.images) for c, made in played.items()}
-    header = ["method", "as asked", "the rest stayed", "both", *asked, "pixels", "features"]
     command = f"python benchmarks/tuned_edits.py --edits {count}{' --tune' if tune else ''}"
     text = [
         f"## Edits by tuning{', choosing on other pictures' if tune else ''}",
@@ -207,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"`benchmarks/editing.py`, scenes with seeds from {first}; 95 % intervals over edits; the "
         "kinds' columns are percent right in both. A network pass is one guidance pair, forwards "
         "or backwards; tuning is counted.",
-        table([*header, "passes", "s per image"], make_rows([*asked], verdicts, played)),
+        tabulate_edits([*asked], verdicts, played),
     ]
     if not tune:
         both = {contender: verdict["both"] for contender, verdict in verdicts.items()}
