@@ -26,6 +26,7 @@ from chainrule.methods.asyrp_trained import AsyrpTrained
 from chainrule.methods.change import Changing
 from chainrule.methods.diffusion_clip import DiffusionCLIP
 from chainrule.methods.imagic import Imagic
+from chainrule.methods.thing import draw_latents
 from chainrule.methods.training import Training
 from chainrule.methods.unitune import UniTune
 from chainrule.runs import count_passes
@@ -85,15 +86,29 @@ def edit_at_etas(task: Task, method: Imagic) -> torch.Tensor:
 SHARED: dict[object, Training] = {}
 
 
-def edit_by_direction(task: Task, method: Changing) -> torch.Tensor:
-    """A method that learns a change from pictures: here from one, which it then edits."""
+def edit_by_direction(task: Task, method: Changing, drawn: int) -> torch.Tensor:
+    """A method that learns a change from pictures: of the photo, and what the model draws so.
+
+    Args:
+        task: One photo.
+        method: What learns it.
+        drawn: How many pictures of the photo's caption the model draws.
+    """
     photo = task.require_photo()
-    change = f"{photo.prompts[0]} > {task.prompts[0]}"
-    method = method.model_copy(update={"change": change})
-    asked = method.prepare(replace(task, photo=None, pictures=(photo.images[0],)))
+    (before,), (after,) = photo.prompts, task.prompts
+    method = method.model_copy(update={"change": f"{before} > {after}"})
+    pictures = photo.images
+    if drawn:
+        latents = draw_latents(task, before, range(DRAWN_AT, DRAWN_AT + drawn), 20, None)
+        pictures = torch.cat([pictures, task.model.decode(latents)])
+    asked = method.prepare(replace(task, photo=None, pictures=tuple(pictures)))
     *_, last = method.run(asked)
     with torch.no_grad(), method.use(asked, last) as network:
-        return method.draw(asked, last.given["x_t0"], network)
+        return method.draw(asked, last.given["x_t0"][:1], network)
+
+
+DRAWN_AT = 50_000
+"""The first seed of what a change is learnt from."""
 
 
 def tune_at(
@@ -122,25 +137,26 @@ def unitune_at(strength: float, iterations: int, scale: float | None) -> Contend
     return tune_at(name, use_preset(UniTune, "tuned", photo=True).model_copy(update=changes), scale)
 
 
-def direction_at(through: str, iterations: int, rate: float, start: float, l1: float) -> Contender:
+def direction_at(drawn: int, iterations: int, rate: float, start: float) -> Contender:
     changes = {
-        "through": through,
+        "through": "chain",
         "iterations": iterations,
-        "batch": 1,
         "start": start,
-        "l1": l1,
+        "batch": 4 if drawn else 1,
         "optimiser": Adam(rate=rate, beta2=0.999),
     }
-    name = f"DiffusionCLIP by {through}, {iterations} iterations, rate {rate:g}, to {start:g}, "
     method = use_preset(DiffusionCLIP, "tuned").model_copy(update=changes)
-    return tune_at(f"{name}L1 {l1:g}", method, edit=edit_by_direction)
+    name = f"DiffusionCLIP, {1 + drawn} pictures, {iterations} iterations, rate {rate:g}, "
+    edit = partial(edit_by_direction, drawn=drawn)
+    return tune_at(f"{name}to {start:g}", method, edit=edit)
 
 
-def moved_at(iterations: int, rate: float) -> Contender:
-    changes = {"iterations": iterations, "batch": 1, "optimiser": Adam(rate=rate, beta2=0.999)}
+def moved_at(drawn: int, iterations: int, rate: float) -> Contender:
+    size, optimiser = 4 if drawn else 1, Adam(rate=rate, beta2=0.999)
+    changes = {"iterations": iterations, "batch": size, "optimiser": optimiser}
     method = use_preset(AsyrpTrained, "tuned").model_copy(update=changes)
-    name = f"Asyrp, trained {iterations} times, rate {rate:g}"
-    return tune_at(name, method, edit=edit_by_direction)
+    name = f"Asyrp, {1 + drawn} pictures, {iterations} iterations, rate {rate:g}"
+    return tune_at(name, method, edit=partial(edit_by_direction, drawn=drawn))
 
 
 TUNING = (
@@ -156,13 +172,15 @@ TUNING = (
         for count in (16, 48)
         for scale in (None, 6.0)
     ),
-    *(direction_at("chain", 12, rate, start, 1.0) for rate in (3e-4, 1e-3) for start in (0.6, 0.8)),
-    *(moved_at(36, rate) for rate in (1e-2, 3e-2)),
+    *(direction_at(0, 12, rate, start) for rate in (3e-4, 1e-3) for start in (0.6, 0.8)),
+    *(direction_at(7, 40, rate, start) for rate in (1e-4, 2e-4) for start in (0.6, 0.8)),
+    *(moved_at(0, 36, rate) for rate in (1e-2, 3e-2)),
+    *(moved_at(7, 120, rate) for rate in (3e-3, 1e-2)),
 )
 IMAGIC = imagic_at(1.0, 100, 100, 1e-4)
 UNITUNE = unitune_at(0.6, 16, 6.0)
-DIRECTION = direction_at("chain", 12, 3e-4, 0.6, 1.0)
-MOVED = moved_at(36, 1e-2)
+DIRECTION = direction_at(7, 40, 1e-4, 0.8)
+MOVED = moved_at(7, 120, 3e-3)
 ALL = (
     NOTHING,
     BY_SDEDIT,
