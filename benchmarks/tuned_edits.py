@@ -173,14 +173,14 @@ TUNING = (
         for scale in (None, 6.0)
     ),
     *(direction_at(0, 12, rate, start) for rate in (3e-4, 1e-3) for start in (0.6, 0.8)),
-    *(direction_at(7, 40, rate, start) for rate in (1e-4, 2e-4) for start in (0.6, 0.8)),
+    *(direction_at(7, 20, *found) for found in ((1e-4, 0.8), (3e-4, 0.8), (3e-4, 0.6))),
     *(moved_at(0, 36, rate) for rate in (1e-2, 3e-2)),
-    *(moved_at(7, 120, rate) for rate in (3e-3, 1e-2)),
+    *(moved_at(7, count, 3e-3) for count in (40, 120)),
 )
 IMAGIC = imagic_at(1.0, 100, 100, 1e-4)
 UNITUNE = unitune_at(0.6, 16, 6.0)
-DIRECTION = direction_at(7, 40, 1e-4, 0.8)
-MOVED = moved_at(7, 120, 3e-3)
+DIRECTION = direction_at(0, 12, 3e-4, 0.8)
+MOVED = moved_at(7, 40, 3e-3)
 ALL = (
     NOTHING,
     BY_SDEDIT,

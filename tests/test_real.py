@@ -91,10 +91,6 @@ def test_what_a_plan_moves_and_halves_is_back_afterwards() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.xfail(
-    reason="on an H100 (torch 2.11) the allocator still counted the whole weights beside the halved"
-    " ones, 4.6 MB more than before; on the CPU their storages are let go; not yet understood"
-)
 def test_while_a_plan_lasts_there_is_less_on_the_device() -> None:
     task = on_a_gpu()
     DOODL(iterations=1, steps=2, mix=None, crops=0)(task)  # what libraries allocate once is there
