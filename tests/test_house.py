@@ -21,7 +21,7 @@ ROOMS = (
 
 FLOORS = {
     "diffusion": (
-        "batch", "held", "schedule", "time_grids", "denoiser", "matching", "ode", "solvers", "guidance", "constraints", "control",
+        "batch", "held", "schedule", "time_grids", "denoiser", "matching", "ode", "noise_priors", "solvers", "guidance", "constraints", "control",
         "gradient", "arguments", "sampling",
     ),
     "images": ("checking", "opening", "reading", "resizing", "putting_back", "masks", "_contact_sheet", "charts"),
@@ -53,7 +53,7 @@ SHARED = {
     # they learn one photo; one of them draws as SDEdit does
     "methods/imagic": ("one_photo",), "methods/unitune": ("one_photo", "sdedit"),
     # it is the same loop with other settings
-    "methods/adjoint_dpm": ("doodl",),
+    "methods/adjoint_dpm": ("doodl",), "methods/reno": ("doodl",), "methods/dno": ("doodl",),
     # an optimisation may start at the best of several draws
     "methods/doodl": ("best_of",),
     # a multistep method starts with Runge-Kutta steps
@@ -173,6 +173,7 @@ def test_a_method_is_named_in_two_files_at_most(kind: str) -> None:
 
 USES_THE_WORD = {
     "plain": {"methods/base"},
+    "one-step": {"methods/tfg"},  # a member of that family
     # names of solvers, of losses' files and of parts of the bundled world
     "ddim": {"methods/plain"},
     "semantic": {"scenes/train/__main__"},

@@ -18,6 +18,7 @@ from chainrule.images import from_pil
 from chainrule.losses import Classifier, load_classifier
 from chainrule.memory import Plan, arrange, count_bytes, distinct_modules, measure_memory
 from chainrule.methods import (
+    DNO,
     DOODL,
     METHODS,
     AdjointDPM,
@@ -26,10 +27,12 @@ from chainrule.methods import (
     DiffusionCLIP,
     Effect,
     Imagic,
+    Langevin,
     Method,
     Needs,
     Photo,
     Plain,
+    ReNO,
     RewardTuning,
     Stylize,
     Task,
@@ -99,7 +102,7 @@ def prepared(method: Any) -> Any:
     """What an iterating method takes, on the bundled model."""
     scenes = (Scene((Thing("circle", colour, 32, 32, 20),), "white") for colour in ("red", "blue"))
     model, (before, after) = load_once(), from_pil([render(scene) for scene in scenes])
-    draws = isinstance(method, (DOODL, AdjointDPM))
+    draws = isinstance(method, (DOODL, AdjointDPM, ReNO, DNO, Langevin))
     told = Task(
         model,
         model.denoiser(WANTED, guidance_scale=2.0),
@@ -122,6 +125,9 @@ def prepared(method: Any) -> Any:
 ITERATING: dict[str, Method] = {
     "doodl": DOODL(steps=4, mix=0.97, crops=2, iterations=2),
     "adjoint-dpm": AdjointDPM(steps=5, iterations=2),
+    "reno": ReNO(steps=4, iterations=2),
+    "dno": DNO(steps=5, iterations=2),
+    "langevin": Langevin(steps=5, iterations=2),
     "effect": Effect(steps=5, vectors=2, iterations=2),
     "stylize": Stylize(steps=4, batch=2, rank=2, epochs=1),
     "audit": Audit(steps=4, tau=(0.1, 0.2), iterations=2),

@@ -11,6 +11,7 @@ from chainrule.methods.chains import constrain_to_mask
 from chainrule.methods.ddim_inversion import DDIMInversion
 from chainrule.methods.diffedit import DiffEdit
 from chainrule.methods.diffusion_clip import DiffusionCLIP, DiffusionCLIPEdit
+from chainrule.methods.dno import DNO
 from chainrule.methods.doodl import DOODL, DOODLState
 from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.edict import EDICTEdit
@@ -18,25 +19,30 @@ from chainrule.methods.effect import Effect
 from chainrule.methods.ilvr import ILVR
 from chainrule.methods.imagic import Imagic
 from chainrule.methods.inversion import Inversion
+from chainrule.methods.langevin import Langevin
 from chainrule.methods.noise_aware import NoiseAwareGuidance
 from chainrule.methods.one_step import OneStepGuidance
 from chainrule.methods.plain import Plain
 from chainrule.methods.prompt_to_prompt import PromptToPrompt
 from chainrule.methods.reconstruction import Reconstruction
 from chainrule.methods.registry import METHODS
+from chainrule.methods.reno import ReNO
 from chainrule.methods.repaint import RePaint
 from chainrule.methods.reward import RewardTuning
 from chainrule.methods.sdedit import SDEdit
 from chainrule.methods.semantic import SemanticGuidance
 from chainrule.methods.stylize import StyleTask, Stylize
 from chainrule.methods.textual_inversion import TextualInversion
+from chainrule.methods.tfg import TFG
 from chainrule.methods.unitune import UniTune
 from chainrule.optimise import Adam, Momentum
 
 __all__ = [
+    "DNO",
     "DOODL",
     "ILVR",
     "METHODS",
+    "TFG",
     "Adam",
     "AdjointDPM",
     "Asyrp",
@@ -54,6 +60,7 @@ __all__ = [
     "Effect",
     "Imagic",
     "Inversion",
+    "Langevin",
     "Method",
     "Momentum",
     "Needs",
@@ -62,6 +69,7 @@ __all__ = [
     "Photo",
     "Plain",
     "PromptToPrompt",
+    "ReNO",
     "RePaint",
     "Reconstruction",
     "Result",
