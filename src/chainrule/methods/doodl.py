@@ -400,7 +400,7 @@ class DOODL(Method):
         if x_T is None and self._count_draws(task):
             *_, last = self._search(task, None, on_step)
             return last
-        return self._begin(task, task.x_T if x_T is None else x_T)
+        return self.begin(task, task.x_T if x_T is None else x_T)
 
     def _search(
         self, task: Task, state: DOODLState | None, on_step: OnStep | None
@@ -414,10 +414,16 @@ class DOODL(Method):
             begun = Best(state.best_latents, x_T, losses=losses, draws=state.draws)
         count = self._count_draws(task)
         for best in search(task, count, begun, steps=self.steps, on_step=on_step):
-            yield self._begin(task, best.x_T, best)
+            yield self.begin(task, best.x_T, best)
 
-    def _begin(self, task: Task, x_T: Tensor | Latents, drawn: Best | None = None) -> DOODLState:
-        """The state before the first iteration, from `x_T`, the noise of what was `drawn`."""
+    def begin(self, task: Task, x_T: Tensor | Latents, drawn: Best | None = None) -> DOODLState:
+        """The state before the first iteration, from a noise.
+
+        Args:
+            task: What is optimised.
+            x_T: The noise (B, C, h, w), or the solver's latents there.
+            drawn: The best that was found so far, which what is delivered is not worse than.
+        """
         pair = torch.stack(self.solver.init(x_T) if isinstance(x_T, Tensor) else x_T).detach()
         batch, names = pair.shape[1], self.term_names(task)
         latents, losses = pair[0], torch.full((batch,), torch.inf, device=pair.device)
@@ -432,7 +438,7 @@ class DOODL(Method):
         """Whether all iterations are done, or every image is good enough."""
         if not state.judged:
             return False
-        return state.judged > self.iterations or bool(self._good(state.best_losses).all())
+        return state.judged > self.iterations or bool(self.good(state.best_losses).all())
 
     def advance(self, task: Task, state: DOODLState, on_step: OnStep | None = None) -> DOODLState:
         """One iteration of Algorithm 1 for each image that is not good enough yet.
@@ -442,7 +448,7 @@ class DOODL(Method):
             state: Where it is.
             on_step: Told after each step.
         """
-        good = self._good(state.best_losses) if state.judged else state.best_losses.isnan()
+        good = self.good(state.best_losses) if state.judged else state.best_losses.isnan()
         todo = (~good).nonzero().flatten().tolist()
         size = task.plan.batch_size or len(todo)
         if len(todo) == len(task.seeds) <= size:
@@ -473,7 +479,7 @@ class DOODL(Method):
         for name, values in zip(self.term_names(task), terms, strict=True):
             _check(describe_loss(name), values, k, task.seeds)
         state = _remember(task, state, x_T.detach(), last[0].detach(), found.images, terms)
-        if done or self._good(state.best_losses).all():
+        if done or self.good(state.best_losses).all():
             return state
 
         begin_phase("back")
@@ -587,7 +593,7 @@ class DOODL(Method):
         result: Result = super().__call__(task, on_step)
         return result
 
-    def _good(self, losses: Tensor) -> Tensor:
+    def good(self, losses: Tensor) -> Tensor:
         """Whether each loss is that of an image that is good enough to be left alone."""
         return losses <= (-math.inf if self.target is None else self.target)
 

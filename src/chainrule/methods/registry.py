@@ -16,6 +16,7 @@ from chainrule.methods.doodl import DOODL
 from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.edict import EDICTEdit
 from chainrule.methods.effect import Effect
+from chainrule.methods.hybrid import Hybrid
 from chainrule.methods.ilvr import ILVR
 from chainrule.methods.imagic import Imagic
 from chainrule.methods.inversion import Inversion
@@ -44,6 +45,7 @@ OWN: tuple[type[Method], ...] = (
     SemanticGuidance,
     BestOf,
     DOODL,
+    Hybrid,
     AdjointDPM,
     ReNO,
     DNO,

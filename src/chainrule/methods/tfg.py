@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -156,19 +157,32 @@ class TFG(OneShot):
         said = {name: value for name, value in given.items() if value is not None}
         return replace(FAMILY[self.like], **said)
 
+    @property
+    def passes(self) -> int:
+        """The network passes of a draw, forwards and backwards."""
+        return self.steps * self.member.recurrences * (2 if self.member.rho else 1)
+
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
-        start, times = task.x_T, task.model.schedule.times(self.steps)
-        if task.photo is not None:
-            start = add_noise(task, encode_photos(task), self.steps, self.strength)
-            times = last_steps(times, self.strength)
-        return generate(
-            task,
-            start,
-            self.steps,
-            solver=self.solver(task, times),
-            grid=lambda schedule, steps: repeat_steps(times, self.member.recurrences),
-            on_step=on_step,
-        )
+        if task.photo is None:
+            return self.walk(task, task.x_T, on_step=on_step)
+        start = add_noise(task, encode_photos(task), self.steps, self.strength)
+        return self.walk(task, start, strength=self.strength, on_step=on_step)
+
+    def walk(
+        self, task: Task, x: Tensor, *, strength: float = 1.0, on_step: OnStep | None = None
+    ) -> Drawn:
+        """Walk the last `strength` of a chain, guided.
+
+        Args:
+            task: Whose chain and loss.
+            x: Where the walk begins (B, C, h, w).
+            strength: The share of the chain that is walked, above 0 and at most 1.
+            on_step: Told after each step.
+        """
+        times = last_steps(task.model.schedule.times(self.steps), strength)
+        solver, often = self.solver(task, times), self.member.recurrences
+        grid = partial(_repeat, times, often)
+        return generate(task, x, self.steps, solver=solver, grid=grid, on_step=on_step)
 
     def solver(self, task: Task, times: Tensor) -> TrainingFree:
         """What makes the steps.
@@ -196,3 +210,8 @@ class TFG(OneShot):
         """The paper's settings are in units of its losses; elsewhere `like` is "strong"."""
         strong = {} if situation.name == "faithful" else {"like": "strong"}
         return super().preset(situation) | strong
+
+
+def _repeat(times: Tensor, often: int, schedule: Any, steps: int) -> Tensor:
+    """The times of a chain, each step made `often`: a time grid."""
+    return repeat_steps(times, often)
