@@ -13,7 +13,7 @@ finished image through the whole chain, and as their papers do, a step at a time
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,9 +28,11 @@ from base import machine, publish, publish_picture, table, use_preset
 from chainrule import bundled
 from chainrule.images import contact_sheet, from_pil
 from chainrule.losses import ImageClassifier
-from chainrule.methods import Method, Photo, Result, Task
+from chainrule.methods import Photo, Result, Task
+from chainrule.methods.asyrp_trained import AsyrpTrained
+from chainrule.methods.change import Changing
 from chainrule.methods.diffusion_clip import DiffusionCLIP
-from chainrule.models import Model, trained
+from chainrule.models import Model
 from chainrule.runs import count_passes
 from chainrule.scenes.base import SHAPES, Scene, render, sample_scene
 from chainrule.scenes.judge import isolate, load_judge, read
@@ -77,24 +79,25 @@ class Change:
             scene = sample_scene(seed)
             seed += 1
             if len(scene.things) == 1:
-                (thing,) = scene.things
-                found = Scene(
-                    (replace(thing, **{self.what: self.before}),), scene.background, scene.gradient
-                )
+                found = self._turn(scene, self.before)
                 if not (found.held_out or self.make(found).held_out):
                     count -= 1
                     yield found
 
     def make(self, scene: Scene) -> Scene:
         """The scene as it should be."""
+        return self._turn(scene, self.after)
+
+    def _turn(self, scene: Scene, word: str) -> Scene:
+        """The scene whose one thing is as a word says."""
         (thing,) = scene.things
-        return replace(scene, things=(replace(thing, **{self.what: self.after}),))
+        named = replace(thing, colour=word) if self.what == "colour" else replace(thing, shape=word)
+        return Scene((named,), scene.background, scene.gradient)
 
 
 CHANGES = (
     Change("colour", "cyan", "blue"),
     Change("colour", "pink", "red"),
-    Change("colour", "yellow", "orange"),
     Change("shape", "circle", "triangle"),
 )
 LEARNT_AT, JUDGED_AT = 30_000, 0
@@ -135,49 +138,59 @@ def _make_task(model: Model, change: Change, count: int) -> Task:
 # --- the methods ----------------------------------------------------------------------------------
 
 
-def edit_told(task: Task, method: Contender) -> Result:
+def edit_told(task: Task, edit: Callable[..., Result], settings: dict[str, Any]) -> Result:
     """By a method that learns nothing, and is told captions."""
     task = replace(task, prompts=task.prompts[:-1], pictures=())
-    parts = [method.method(part, **method.settings) for _, part in task.split(AT_ONCE)]
+    parts = [edit(part, **settings) for _, part in task.split(AT_ONCE)]
     images = torch.cat([part.images for part in parts])
     return Result(images, images, images)
 
 
-def edit_learnt(task: Task, method: DiffusionCLIP) -> Result:
-    """By a network that learnt the change from its pictures; after no iterations, as it was."""
+def edit_learnt(task: Task, method: Changing, *, trained: bool) -> Result:
+    """By what a method learns of the change from its pictures, or before it has learnt anything."""
     *_, said = task.prompts
     method = method.model_copy(update={"change": said})
     photos = task.require_photo().images
-    asked = method.prepare(replace(task, photo=None, prompts=()))
-    values: Mapping[str, Tensor] = {}
-    if method.iterations:
-        *_, last = method.run(asked)
-        values = last.values
+    asked, state = method.prepare(replace(task, photo=None, prompts=())), None
+    if trained:
+        *_, state = method.run(asked)
     with torch.no_grad():
-        x_t0 = method.gather(replace(asked, pictures=tuple(photos)))["x_t0"]
-        with trained.use(task.model, method.part, values):
-            images = method.draw(asked, x_t0)
+        x_t0 = Changing.gather(method, replace(asked, pictures=tuple(photos)))["x_t0"]
+        with method.use(asked, state) as network:
+            images = method.draw(asked, x_t0, network)
     return Result(images, images, images)
 
 
-CLIP = use_preset(DiffusionCLIP, "tuned").model_copy(update={"iterations": 80})
+CLIP = use_preset(DiffusionCLIP, "tuned")
+BOTTLENECK = use_preset(AsyrpTrained, "tuned")
 
 
-def learnt_at(name: str, **changes: Any) -> Contender:
-    return Contender(name, edit_learnt, {"method": CLIP.model_copy(update=changes)})
+def learnt_by(name: str, method: Changing, *, trained: bool = True, **changes: Any) -> Contender:
+    settings = {"method": method.model_copy(update=changes), "trained": trained}
+    return Contender(name, edit_learnt, settings)
 
 
 def told(contender: Contender) -> Contender:
-    return Contender(contender.name, edit_told, {"method": contender})
+    asked = {"edit": contender.method, "settings": contender.settings}
+    return Contender(contender.name, edit_told, asked)
 
 
-UNTUNED = learnt_at("inverted and drawn again", iterations=0)
+UNTUNED = learnt_by("inverted and drawn again", CLIP, trained=False)
 SDEDIT, ATTENTIVE = told(BY_SDEDIT), told(ATTENTION)
-CHAIN = learnt_at("DiffusionCLIP, whole chain", through="chain")
-# a step costs two passes and not three
-STEP = learnt_at("DiffusionCLIP, step by step", through="step", iterations=120)
-ALL = (UNTUNED, SDEDIT, ATTENTIVE, CHAIN, STEP)
-QUESTIONS = ((CHAIN, STEP), (CHAIN, SDEDIT), (STEP, SDEDIT), (CHAIN, ATTENTIVE))
+# at equal passes: by the chain a step costs three passes, by itself two; and one of Asyrp's steps
+# by itself is an iteration
+CHAIN = learnt_by("DiffusionCLIP, whole chain", CLIP, through="chain", iterations=80)
+STEP = learnt_by("DiffusionCLIP, step by step", CLIP, through="step", iterations=120)
+MOVED_CHAIN = learnt_by("Asyrp, whole chain", BOTTLENECK, through="chain", iterations=24)
+MOVED_STEP = learnt_by("Asyrp, step by step", BOTTLENECK, through="step", iterations=360)
+ALL = (UNTUNED, SDEDIT, ATTENTIVE, CHAIN, STEP, MOVED_CHAIN, MOVED_STEP)
+QUESTIONS = (
+    (CHAIN, STEP),
+    (MOVED_CHAIN, MOVED_STEP),
+    (CHAIN, MOVED_CHAIN),
+    *((one, SDEDIT) for one in (CHAIN, STEP, MOVED_CHAIN, MOVED_STEP)),
+    *((one, ATTENTIVE) for one in (CHAIN, STEP)),
+)
 
 
 # --- the judge ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -87,6 +87,8 @@ class Contender:
 def _dump(value: object) -> object:
     if isinstance(value, FunctionType):
         return value.__name__
+    if isinstance(value, partial):
+        return [_dump(value.func), value.keywords]
     if not isinstance(value, Spec):
         return value
     return {"kind": getattr(value, "kind", "")} | value.model_dump(exclude_defaults=True)

@@ -180,6 +180,15 @@ def _box(mask: Tensor) -> Tensor:
     return box
 
 
+def ask_edits(kinds: Sequence[str], count: int, first: int) -> dict[str, list[Edit]]:
+    """So many edits of each of some kinds, from scenes with seeds from `first` on."""
+    return {
+        kind: list(find_edits(kind, count, first + 2000 * i))
+        for i, kind in enumerate(KINDS)
+        if kind in kinds
+    }
+
+
 def make_cases(model: Model, asked: Mapping[str, list[Edit]], size: int = SIZE) -> list[Case]:
     """The edits of each kind, `size` at a time."""
     found = []
@@ -590,12 +599,13 @@ def judge_edits(
     }
 
 
-def make_rows(
+def tabulate_edits(
     kinds: Sequence[str],
     verdicts: Mapping[Contender, dict[str, np.ndarray]],
     made: Mapping[Contender, Made],
-) -> list[list[object]]:
-    """A row for each method."""
+) -> str:
+    """A table with a row for each method."""
+    header = ["method", "as asked", "the rest stayed", "both", *kinds, "pixels", "features"]
     found: list[list[object]] = []
     for contender, verdict in verdicts.items():
         by_kind = verdict["both"].reshape(len(kinds), -1).mean(axis=1)
@@ -610,7 +620,7 @@ def make_rows(
                 *made[contender].costs,
             ]
         )
-    return found
+    return table([*header, "passes", "s per image"], found)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -621,18 +631,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     tune, count, kinds = arguments.tune, arguments.edits, arguments.kinds
     first, judge = 10_000 if tune else 0, load_judge()
     model, passes = count_passes(chainrule.load())
-    asked = {
-        kind: list(find_edits(kind, count, first + 2000 * i))
-        for i, kind in enumerate(KINDS)
-        if kind in kinds
-    }
+    asked = ask_edits(kinds, count, first)
     every = [edit for some in asked.values() for edit in some]
     work = arguments.work / ("tuning" if tune else "final")
     contest = Contest(passes, work, [bundled.PIPELINE], toy=arguments.toy)
     cases = make_cases(model, asked)
     played = contest.play(TUNING if tune else CONTENDERS, cases, arguments.only)
     verdicts = {c: judge_edits(judge, every, made.images) for c, made in played.items()}
-    header = ["method", "as asked", "the rest stayed", "both", *asked, "pixels", "features"]
     command = f"python benchmarks/editing.py --edits {count}{' --tune' if tune else ''}"
     text = [
         f"## Editing pictures{', choosing on other pictures' if tune else ''}",
@@ -641,7 +646,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "columns are percent right in both. Pixels: mean absolute change outside the box, in "
         "percent of the range; features: the distance there in the judge's features. A network "
         "pass is one guidance pair.",
-        table([*header, "passes", "s per image"], make_rows([*asked], verdicts, played)),
+        tabulate_edits([*asked], verdicts, played),
     ]
     if not tune:
         both = {contender: verdict["both"] for contender, verdict in verdicts.items()}

@@ -34,8 +34,9 @@ USES = {
         f"{EDIT} --mask {{f}}",
         "invert {f} --steps 2 -q -o {out}",
         *(f"{GUIDE} --loss {kind}={{f}}" for kind in ("picture", "image", "histogram", "style")),
-        "stylize {f} --prompt '{p}' --epochs 1 --steps 2 --seed 0 -q -o {out}",
-        "effect {photo} {f} --prompt '{p}' --iterations 1 --steps 2 --seed 0 -q -o {out}",
+        "tune {f} --method stylize --prompt '{p}' --epochs 1 --steps 2 --seed 0 -q -o {out}",
+        "tune {photo} {f} --method effect --prompt '{p}' --iterations 1 --steps 2 --seed 0 -q "
+        "-o {out}",
         "rerun {f} -q -o {out}",
     ],
     "carried": ["rerun {f} -q -o {out}", "rerun {f} --trust -q -o {out}"],

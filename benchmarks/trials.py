@@ -19,7 +19,10 @@ from typing import Any
 from PIL import Image
 
 import chainrule
+from chainrule.diffusion.control import Learnt
+from chainrule.diffusion.control.bottleneck import bottleneck
 from chainrule.models import trained
+from chainrule.models.directions import Saved, save_direction
 from chainrule.models.trained import Part
 from chainrule.scenes.base import Scene, Thing, render
 from forks import Ask, Ended, Forks
@@ -58,9 +61,10 @@ ASKS = {
     "prompt-to-prompt": "edit --from '{p}' --prompt '{q}' --steps 2 --seed 0 "
     "--method prompt-to-prompt --weight green=2",
     "asyrp": f"{EDIT} --method asyrp",
-    "effect": "effect {photo} {after} --prompt '{p}' --iterations 4 --steps 2 --vectors 2 --seed 0",
-    "stylize": "stylize {after} --prompt '{p}' --prompt '{q}' --seed 0-1 --epochs 2 --batch 2 "
-    "--other '{p}' --other-seeds 100 --steps 2",
+    "effect": "tune {photo} {after} --method effect --prompt '{p}' --iterations 4 --steps 2 "
+    "--vectors 2 --seed 0",
+    "stylize": "tune {after} --method stylize --prompt '{p}' --prompt '{q}' --seed 0-1 --epochs 2 "
+    "--batch 2 --other '{p}' --other-seeds 100 --steps 2",
     "textual-inversion": f"{TUNE} textual-inversion --batch 2",
     "dreambooth": f"{TUNE} dreambooth --rank 2 --prior-images 2 --batch 1",
     "reward": "tune --prompt '{p}' --prompt '{q}' --loss symmetry --method reward --rank 2 "
@@ -69,6 +73,9 @@ ASKS = {
     "unitune": f"{EDIT} --method unitune --rank 2 --iterations 60 --batch 1",
     "diffusion-clip": "tune {photo} {after} --method diffusion-clip --rank 2 --iterations 20 "
     "--change 'a red circle > a blue circle' --inversion-steps 4 --steps 2 --batch 1",
+    "asyrp-trained": "tune {photo} {after} --method asyrp-trained --iterations 20 --steps 2 "
+    "--change 'a red circle > a blue circle' --batch 1 --until 1",
+    "asyrp-edit": f"{EDIT} --method asyrp-edit --directions {{direction}}",
     "diffusion-clip-edit": f"{EDIT} --method diffusion-clip-edit --tuned {{tuned}}",
     "audit": "audit '{p}' '{q}' --seed 0-1 --tau 0.1,0.3 --iterations 2 --steps 4 --batch 4",
 }
@@ -234,6 +241,7 @@ class Place:
         (folder / "binary.png").write_bytes(bytes(range(256)) * 99)
         (folder / "letters.txt").write_bytes(P.encode("utf-16"))
         _save_lora(folder / "tuned.safetensors")
+        _save_direction(folder / "direction.safetensors")
         (folder / "empty.png").touch()
         (folder / "loop.png").symlink_to("loop.png")
         os.mkfifo(folder / "fifo.png")
@@ -277,6 +285,15 @@ def _save_lora(path: Path) -> None:
     with trained.train(model, part) as weights:
         values = {name: weight.detach() + 0.05 for name, weight in weights.items()}
     trained.save(path, model, part, values)
+
+
+def _save_direction(path: Path) -> None:
+    """A direction of the bundled model's bottleneck that changes something."""
+    model = chainrule.load()
+    x, told = model.noise([0]), model.denoiser("", guidance_scale=1.0)
+    begun = Learnt.begin(bottleneck(told, x, 301.0))
+    values = {name: value + 0.05 for name, value in begun.values.items()}
+    save_direction(path, Saved(Learnt(values), 301.0, 101.0), "")
 
 
 def fill(line: str, names: dict[str, str]) -> list[str]:

@@ -18,32 +18,32 @@ import torch
 from PIL import Image
 
 import chainrule
-from base import machine, publish, publish_picture, table, use_preset
+from base import machine, publish, publish_picture, use_preset
 from chainrule import bundled
 from chainrule.images import contact_sheet
 from chainrule.methods import Adam, Method, Result, Task
+from chainrule.methods.asyrp_trained import AsyrpTrained
+from chainrule.methods.change import Changing
 from chainrule.methods.diffusion_clip import DiffusionCLIP
 from chainrule.methods.imagic import Imagic
+from chainrule.methods.thing import draw_latents
 from chainrule.methods.training import Training
 from chainrule.methods.unitune import UniTune
-from chainrule.models import trained
 from chainrule.runs import count_passes
 from chainrule.scenes.judge import load_judge
 from contest import Contender, Contest, Made, make_options, tabulate_differences
 from editing import (
     ATTENTION,
-    ATTENTION_EDICT,
-    BOTTLENECK,
     BY_SDEDIT,
     KINDS,
     NOTHING,
     Edit,
+    ask_edits,
     drop_mask,
-    find_edits,
     judge_edits,
     make_cases,
-    make_rows,
     set_scale,
+    tabulate_edits,
 )
 
 SIZE = 2
@@ -86,15 +86,29 @@ def edit_at_etas(task: Task, method: Imagic) -> torch.Tensor:
 SHARED: dict[object, Training] = {}
 
 
-def edit_by_direction(task: Task, method: DiffusionCLIP) -> torch.Tensor:
-    """A method that learns a change from pictures: here from one, which it then edits."""
+def edit_by_direction(task: Task, method: Changing, drawn: int) -> torch.Tensor:
+    """A method that learns a change from pictures: of the photo, and what the model draws so.
+
+    Args:
+        task: One photo.
+        method: What learns it.
+        drawn: How many pictures of the photo's caption the model draws.
+    """
     photo = task.require_photo()
-    change = f"{photo.prompts[0]} > {task.prompts[0]}"
-    method = method.model_copy(update={"change": change})
-    asked = method.prepare(replace(task, photo=None, pictures=(photo.images[0],)))
+    (before,), (after,) = photo.prompts, task.prompts
+    method = method.model_copy(update={"change": f"{before} > {after}"})
+    pictures = photo.images
+    if drawn:
+        latents = draw_latents(task, before, range(DRAWN_AT, DRAWN_AT + drawn), 20, None)
+        pictures = torch.cat([pictures, task.model.decode(latents)])
+    asked = method.prepare(replace(task, photo=None, pictures=tuple(pictures)))
     *_, last = method.run(asked)
-    with torch.no_grad(), trained.use(task.model, method.part, last.values):
-        return method.draw(asked, last.given["x_t0"])
+    with torch.no_grad(), method.use(asked, last) as network:
+        return method.draw(asked, last.given["x_t0"][:1], network)
+
+
+DRAWN_AT = 50_000
+"""The first seed of what a change is learnt from."""
 
 
 def tune_at(
@@ -123,25 +137,33 @@ def unitune_at(strength: float, iterations: int, scale: float | None) -> Contend
     return tune_at(name, use_preset(UniTune, "tuned", photo=True).model_copy(update=changes), scale)
 
 
-def direction_at(through: str, iterations: int, rate: float, start: float, l1: float) -> Contender:
+def direction_at(drawn: int, iterations: int, rate: float, start: float) -> Contender:
     changes = {
-        "through": through,
+        "through": "chain",
         "iterations": iterations,
-        "batch": 1,
         "start": start,
-        "l1": l1,
+        "batch": 4 if drawn else 1,
         "optimiser": Adam(rate=rate, beta2=0.999),
     }
-    name = f"DiffusionCLIP by {through}, {iterations} iterations, rate {rate:g}, to {start:g}, "
     method = use_preset(DiffusionCLIP, "tuned").model_copy(update=changes)
-    return tune_at(f"{name}L1 {l1:g}", method, edit=edit_by_direction)
+    name = f"DiffusionCLIP, {1 + drawn} pictures, {iterations} iterations, rate {rate:g}, "
+    edit = partial(edit_by_direction, drawn=drawn)
+    return tune_at(f"{name}to {start:g}", method, edit=edit)
+
+
+def moved_at(drawn: int, iterations: int, rate: float) -> Contender:
+    size, optimiser = 4 if drawn else 1, Adam(rate=rate, beta2=0.999)
+    changes = {"iterations": iterations, "batch": size, "optimiser": optimiser}
+    method = use_preset(AsyrpTrained, "tuned").model_copy(update=changes)
+    name = f"Asyrp, {1 + drawn} pictures, {iterations} iterations, rate {rate:g}"
+    return tune_at(name, method, edit=partial(edit_by_direction, drawn=drawn))
 
 
 TUNING = (
     BY_SDEDIT,
     *(
-        imagic_at(eta, *counts, rate, edit_at_etas)
-        for *counts, rate in ((100, 100, 1e-4), (50, 100, 3e-4))
+        imagic_at(eta, learnt, 100, rate, edit_at_etas)
+        for learnt, rate in ((100, 1e-4), (50, 3e-4))
         for eta in (0.6, 0.8, 1.0, 1.3)
     ),
     *(
@@ -150,33 +172,28 @@ TUNING = (
         for count in (16, 48)
         for scale in (None, 6.0)
     ),
-    *(
-        direction_at("chain", 40, rate, start, l1)
-        for rate in (1e-4, 3e-4)
-        for start, l1 in ((0.6, 1.0), (0.8, 0.3))
-    ),
+    *(direction_at(0, 12, rate, start) for rate in (3e-4, 1e-3) for start in (0.6, 0.8)),
+    *(direction_at(7, 40, rate, start) for rate in (1e-4, 2e-4) for start in (0.6, 0.8)),
+    *(moved_at(0, 36, rate) for rate in (1e-2, 3e-2)),
+    *(moved_at(7, 120, rate) for rate in (3e-3, 1e-2)),
 )
-IMAGIC = imagic_at(1.0, 100, 150, 1e-4)
-UNITUNE = unitune_at(0.7, 32, None)
-DIRECTION = direction_at("chain", 40, 1e-4, 0.8, 1.0)
-DIRECTION_STEP = direction_at("step", 40, 1e-4, 0.8, 1.0)
+IMAGIC = imagic_at(1.0, 100, 100, 1e-4)
+UNITUNE = unitune_at(0.6, 16, 6.0)
+DIRECTION = direction_at(7, 40, 1e-4, 0.8)
+MOVED = moved_at(7, 120, 3e-3)
 ALL = (
     NOTHING,
     BY_SDEDIT,
     ATTENTION,
-    ATTENTION_EDICT,
-    BOTTLENECK,
     UNITUNE,
     IMAGIC,
     DIRECTION,
-    DIRECTION_STEP,
+    MOVED,
 )
 QUESTIONS = (
-    *((one, BY_SDEDIT) for one in (UNITUNE, IMAGIC, DIRECTION, DIRECTION_STEP)),
+    *((one, BY_SDEDIT) for one in (UNITUNE, IMAGIC, DIRECTION, MOVED)),
     *((one, ATTENTION) for one in (UNITUNE, IMAGIC)),
     (IMAGIC, UNITUNE),
-    (DIRECTION, DIRECTION_STEP),
-    (DIRECTION, BOTTLENECK),
 )
 
 
@@ -188,11 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tune, count, kinds = arguments.tune, arguments.edits, arguments.kinds
     first = 10_000 if tune else 0
     model, passes = count_passes(chainrule.load())
-    asked = {
-        kind: list(find_edits(kind, count, first + 2000 * i))
-        for i, kind in enumerate(KINDS)
-        if kind in kinds
-    }
+    asked = ask_edits(kinds, count, first)
     every = [edit for some in asked.values() for edit in some]
     work = arguments.work / ("tuning" if tune else "final")
     contest = Contest(passes, work, [bundled.PIPELINE, bundled.CLIP], toy=arguments.toy)
@@ -200,7 +213,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     played = contest.play(TUNING if tune else ALL, cases, arguments.only)
     judge = load_judge()
     verdicts = {c: judge_edits(judge, every, made.images) for c, made in played.items()}
-    header = ["method", "as asked", "the rest stayed", "both", *asked, "pixels", "features"]
     command = f"python benchmarks/tuned_edits.py --edits {count}{' --tune' if tune else ''}"
     text = [
         f"## Edits by tuning{', choosing on other pictures' if tune else ''}",
@@ -208,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"`benchmarks/editing.py`, scenes with seeds from {first}; 95 % intervals over edits; the "
         "kinds' columns are percent right in both. A network pass is one guidance pair, forwards "
         "or backwards; tuning is counted.",
-        table([*header, "passes", "s per image"], make_rows([*asked], verdicts, played)),
+        tabulate_edits([*asked], verdicts, played),
     ]
     if not tune:
         both = {contender: verdict["both"] for contender, verdict in verdicts.items()}

@@ -8,9 +8,9 @@ method saw which shape. Afterwards each tuned model draws the class word alone: 
 it still know?
 
 Methods that learn are given the pictures once, and draw all contexts and seeds. The others are told
-the thing as captions tell it ("a red shape"), and get what an image costs in network passes anew
-for each. The intervals are over pairs of thing and context. Settings were chosen on other things
-and seeds (`--tune`).
+the thing as captions tell it ("a red shape"), which is DreamBooth's class too, and get what an
+image costs in network passes anew for each. The intervals are over pairs of thing and context.
+Settings were chosen on other things and seeds (`--tune`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from base import machine, publish, publish_picture, table, use_preset
 from chainrule import bundled
 from chainrule.images import contact_sheet, from_pil
 from chainrule.losses import Clip, ClipImage, load_clip
-from chainrule.methods import Adam, Method, Plain, Result, Task
+from chainrule.methods import Adam, BestOf, Method, Plain, Result, Task
 from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.reward import RewardTuning
 from chainrule.methods.textual_inversion import TextualInversion
@@ -56,7 +56,7 @@ from contest import (
 SEEDS, TUNING_SEEDS = 4, 2
 AFTERWARDS = 32
 """How many images of the class word are drawn after a tuning."""
-CLASS_PROMPT = "a shape on a white background"
+CLASS_PROMPT = "a {} on a white background"
 STEPS = 20
 SHADE = 0.8
 """A pixel this much darker than the thing's brightest lies on a stripe."""
@@ -166,7 +166,9 @@ def load_guide() -> Clip:
 
 def learn(task: Task, method: TextualInversion | DreamBooth) -> Result:
     """Learn the thing from its pictures, and draw it in all contexts; then its class."""
-    *contexts, _ = task.prompts
+    *contexts, told = task.prompts
+    if isinstance(method, DreamBooth):
+        method = method.model_copy(update={"noun": told})
     asked = method.prepare(replace(task, prompts=tuple(contexts), loss=None))
     *_, last = method.run(asked)
     name = method.word if isinstance(method, TextualInversion) else method.name
@@ -183,7 +185,7 @@ def reward(task: Task, method: RewardTuning) -> Result:
     prompts = tuple(name_thing(contexts, told))
     last = _finish(method, replace(task, prompts=prompts))
     with trained.use(task.model, method.part, last.values):
-        images = draw_prompts(task, prompts, method.steps, None)
+        images = draw_prompts(task, prompts, STEPS, None)
         return _join(images, draw_class(task))
 
 
@@ -206,7 +208,7 @@ def draw_each(task: Task, method: Method) -> Result:
 def draw_class(task: Task) -> Tensor:
     """What the class word gives, (N, 3, H, W)."""
     asked = replace(task, seeds=tuple(range(5000, 5000 + AFTERWARDS)))
-    return draw_prompts(asked, [CLASS_PROMPT], STEPS, None)[0]
+    return draw_prompts(asked, name_thing([CLASS_PROMPT], task.prompts[-1]), STEPS, None)[0]
 
 
 def _join(images: Tensor, afterwards: Tensor) -> Result:
@@ -216,8 +218,12 @@ def _join(images: Tensor, afterwards: Tensor) -> Result:
 
 RIVALS = Rivals("image")
 WORD = use_preset(TextualInversion, "tuned")
-BOOTH = use_preset(DreamBooth, "tuned")
-REWARD = use_preset(RewardTuning, "tuned")
+BOOTH = use_preset(DreamBooth, "tuned").model_copy(
+    update={"prior_images": 64, "iterations": 400, "optimiser": Adam(rate=2e-4, beta2=0.999)}
+)
+REWARD = use_preset(RewardTuning, "tuned").model_copy(
+    update={"optimiser": Adam(rate=1e-3, beta2=0.999)}
+)
 
 
 def word_at(name: str, **changes: Any) -> Contender:
@@ -233,15 +239,23 @@ def reward_at(name: str, **changes: Any) -> Contender:
 
 
 PLAIN = Contender("plain, told its colour", draw_each, {"method": Plain(steps=STEPS)})
-BEST = Contender(RIVALS.best_of.name, draw_each, {"method": RIVALS.best_of.method})
-DOODL = Contender("DOODL (image=)", draw_each, {"method": RIVALS.doodl.method})
+EQUAL = 17
+"""How many draws cost what an image of DreamBooth costs, its share of the training included."""
+BEST = Contender(
+    f"best of {EQUAL} (DreamBooth's cost)", draw_each, {"method": BestOf(count=EQUAL, steps=STEPS)}
+)
+SHORT = RIVALS.tuned.model_copy(update={"start_of": 8, "iterations": 2})
+DOODL = Contender("DOODL (image=), DreamBooth's cost", draw_each, {"method": SHORT})
+FULL = Contender("DOODL (image=), tuned", draw_each, {"method": RIVALS.tuned})
 INVERSION = word_at("textual inversion")
 PRIOR = booth_at("DreamBooth")
 FORGETFUL = booth_at("DreamBooth, prior not preserved", prior=0.0)
-LORA = booth_at("DreamBooth, LoRA", rank=8, optimiser=Adam(rate=3e-3, beta2=0.999))
+LORA = booth_at("DreamBooth, LoRA", rank=8, iterations=200, optimiser=Adam(rate=3e-3, beta2=0.999))
 EXACT = reward_at("reward tuning (image=), whole chain")
-LAST = reward_at("reward tuning (image=), last step", through="last")
-ALL = (PLAIN, INVERSION, FORGETFUL, PRIOR, LORA, LAST, EXACT, BEST, DOODL)
+LAST = reward_at(
+    "reward tuning (image=), last step", through="last", optimiser=Adam(rate=5e-3, beta2=0.999)
+)
+ALL = (PLAIN, INVERSION, PRIOR, FORGETFUL, LORA, LAST, EXACT, BEST, DOODL, FULL)
 QUESTIONS = (
     (INVERSION, PLAIN),
     (PRIOR, PLAIN),
@@ -260,9 +274,9 @@ def adam(rate: float) -> Adam:
 
 
 WORDS = ((2, 0.02, 500), (4, 0.02, 500), (2, 0.05, 500), (4, 0.05, 1000))
-BOOTHS = ((None, 2e-4, 200), (None, 2e-4, 400), (None, 5e-4, 200))
-LORAS = ((8, 1e-3, 400), (8, 3e-3, 400), (32, 1e-3, 400))
-REWARDS = (("chain", 1e-3), ("chain", 2e-3), ("last", 2e-3), ("last", 5e-3))
+BOOTHS = ((None, 1e-4, 300), (None, 2e-4, 200), (None, 2e-4, 400))
+LORAS = ((8, 3e-3, 200), (8, 3e-3, 400))
+REWARDS = (("chain", 1e-3), ("chain", 2e-3), ("last", 5e-3))
 TUNING = (
     *(
         word_at(
@@ -391,12 +405,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"`python benchmarks/tuning.py{' --tune' if tune else ''}` on {machine()}. {len(things)} "
         f"things from four pictures each, 6 contexts, {count} seeds; 95 % intervals over the pairs "
         "of thing and context. Shapes afterwards: the exponential of the entropy of the shapes "
-        f"that the judge sees in {AFTERWARDS} images of {CLASS_PROMPT!r}. A network pass is one "
-        "guidance pair, forwards or backwards; what a tuning cost is shared by its images.",
+        f"that the judge sees in {AFTERWARDS} images of the class ({CLASS_PROMPT!r}). A network "
+        "pass is one guidance pair, forwards or backwards; what a tuning cost is shared by its "
+        "images.",
         table([*header, "shapes afterwards", "network passes", "s per image"], rows),
     ]
     if not tune:
-        for name in ("both", "thing"):
+        for name in ("both", "thing", "context"):
             values = {contender: verdict[name] for contender, verdict in verdicts.items()}
             text += [f"Paired, {name} right:", tabulate_differences(values, QUESTIONS)]
         publish_picture(

@@ -100,6 +100,7 @@ EDIT: dict[str, tuple[str, dict[str, Any]]] = {
     "imagic": ("imagic", {"embedding_iterations": 2, "iterations": 2, "rank": 2, "steps": 2}),
     "unitune": ("unitune", {"iterations": 2, "rank": 2, "steps": 2, "batch": 2}),
     "diffusion-clip-edit": ("diffusion-clip-edit", {"steps": 4}),
+    "asyrp-edit": ("asyrp-edit", {"steps": 4, "boost": 0.5}),
 }
 LEARN: dict[str, tuple[str, dict[str, Any]]] = {
     "effect": ("effect", {"vectors": 2, "iterations": 2, "steps": 2}),
@@ -117,6 +118,7 @@ LEARN: dict[str, tuple[str, dict[str, Any]]] = {
         "diffusion-clip",
         {"iterations": 2, "batch": 2, "inversion_steps": 4, "steps": 2, "rank": 2},
     ),
+    "asyrp-trained": ("asyrp-trained", {"iterations": 4, "batch": 2, "steps": 4}),
     "audit": ("audit", {"tau": (0.1, 0.3), "iterations": 2, "steps": 2}),
 }
 CASES = NOISE | EDIT | LEARN
@@ -133,6 +135,7 @@ LEARNT = {
     "dreambooth": {"prompt": THING, "seed": (0,), "pictures": ("photo.png", "after.png")},
     "reward": {"prompt": (SHOWN, WANTED), "seed": (0, 1)},
     "diffusion-clip": {"prompt": ("",), "seed": (0,), "pictures": ("photo.png", "after.png")},
+    "asyrp-trained": {"prompt": ("",), "seed": (0,), "pictures": ("photo.png", "after.png")},
     "audit": {"prompt": (SHOWN, "a blue circle on a black background"), "seed": (0, 1)},
 }
 

@@ -29,7 +29,7 @@ FLOORS = {
     "models": (
         "quiet", "folders", "hub", "single_file", "frozen", "base", "backbone", "autoencoder", "inpainting",
         "schedulers", "prompts", "tokens", "lora", "trained", "noise_aware", "families",
-        "tensor_files", "tuned", "embedding_files", "lora_files", "_extras", "_load",
+        "tensor_files", "tuned", "directions", "embedding_files", "lora_files", "_extras", "_load",
     ),
     "runs": (
         "events", "_coroutine", "spec", "networks", "folder", "origin", "passes", "scores", "load", "estimate", "report",
@@ -41,7 +41,7 @@ FLOORS = {
 
 SHARED = {
     # what every method is made of
-    "methods": ("base", "fitting", "chunking", "chains", "training", "thing"),
+    "methods": ("base", "fitting", "chunking", "chains", "training", "tuning", "thing"),
     "losses": ("base",),
     "losses/text": ("clip",), "losses/image": ("clip",), "losses/aesthetic": ("clip",),
     "losses/clip_direction": ("clip",),
@@ -54,10 +54,17 @@ SHARED = {
     "methods/imagic": ("one_photo",), "methods/unitune": ("one_photo", "sdedit"),
     # it is the same loop with other settings
     "methods/adjoint_dpm": ("doodl",), "methods/reno": ("doodl",), "methods/dno": ("doodl",),
+    # a change that words describe is learnt in two ways; who edits with it has the same settings
+    "methods/change": ("tuning",), "methods/diffusion_clip": ("change", "tuning"),
+    "methods/diffusion_clip_edit": ("diffusion_clip",),
+    "methods/asyrp_trained": ("change", "asyrp_times"),
+    "methods/asyrp_edit": ("asyrp_trained", "asyrp_times"),
     # an optimisation may start at the best of several draws
     "methods/doodl": ("best_of",),
     # a multistep method starts with Runge-Kutta steps
     "diffusion/solvers/adams_bashforth": ("runge_kutta",),
+    # directions that were trained are directions
+    "diffusion/control/learnt": ("bottleneck",),
     # two tapes, and the adjoint, keep to the same rules for what is computed again
     "diffusion/gradient": ("replay", "tape"),
     # two ways of judging, one way of seeing colours; what is rated teaches the rater

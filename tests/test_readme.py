@@ -25,9 +25,7 @@ PAGES = {
 }
 DOCUMENTS = "\n".join([README, *PAGES.values(), (ROOT / "CONTRIBUTING.md").read_text()])
 JOINED = re.sub(r" \\\n\s*", " ", DOCUMENTS)
-KINDS = (
-    "generate|guide|edit|invert|tune|effect|stylize|audit|estimate|run|resume|rerun|methods|models"
-)
+KINDS = "generate|guide|edit|invert|tune|audit|estimate|run|resume|rerun|methods|models"
 TYPED = re.findall(
     rf"(?:^|(?<=`))chainrule (?:{KINDS})(?: [^`\n]+)?(?=[`\n])", JOINED, re.MULTILINE
 )

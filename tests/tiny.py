@@ -59,7 +59,10 @@ from transformers import (
 
 import chainrule
 from chainrule import bundled
+from chainrule.diffusion.control import Learnt
+from chainrule.diffusion.control.bottleneck import bottleneck
 from chainrule.models import Model
+from chainrule.models.directions import Saved, save_direction
 
 LABELS = ("star", "heart", "moon")
 PREPROCESSOR = json.dumps(
@@ -436,10 +439,24 @@ def save_tuned(model: Model) -> str:
     return str(path)
 
 
+@cache
+def save_moved(model: Model) -> str:
+    """A direction of a model's bottleneck, in the file of a training."""
+    told = model.denoiser("", guidance_scale=1.0)
+    begun = Learnt.begin(bottleneck(told, torch.zeros(1, *model.codec.latent_shape), 301.0))
+    draw = torch.Generator().manual_seed(0)
+    values = {n: v + torch.randn(v.shape, generator=draw) for n, v in begun.values.items()}
+    path = Path(tempfile.mkdtemp(prefix="chainrule-")) / "direction.safetensors"
+    save_direction(path, Saved(Learnt(values), 1.0, -1.0), "")
+    return str(path)
+
+
 def required(kind: str, model: Model | None = None) -> dict[str, Any]:
     """The settings without which a method has nothing to do."""
-    if kind == "diffusion-clip":
+    if kind in ("diffusion-clip", "asyrp-trained"):
         return {"change": "a red circle > a blue circle"}
+    if kind == "asyrp-edit":
+        return {"directions": {save_moved(model or load_once()): 1.0}}
     if kind == "diffusion-clip-edit":
         return {"tuned": {save_tuned(model or load_once()): 1.0}}
     return {}

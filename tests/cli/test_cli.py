@@ -362,7 +362,7 @@ def test_an_unknown_method_is_named_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["generate", "guide", "edit", "invert", "effect", "stylize", "audit", "estimate"]
+    "command", ["generate", "guide", "edit", "invert", "tune", "audit", "estimate"]
 )
 def test_help_is_short(command: str) -> None:
     said = (

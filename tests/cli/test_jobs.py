@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 
 import chainrule
 from chainrule import bundled, sample
+from chainrule.cli.ask import COMMANDS
 from chainrule.images import from_pil, to_pil
+from chainrule.methods import METHODS
 from chainrule.runs import Iteration, execute, read_spec
 from chainrule.scenes.base import Scene, Thing, render
 from command import call, images
@@ -37,11 +39,12 @@ def commands(pictures: Path) -> dict[str, list[object]]:
     steps = ["--steps", "2"]
     return {
         "effect": [
-            "effect", pictures / "before.png", pictures / "after.png", "--prompt", PROMPT, "--vectors", "2",
+            "tune", pictures / "before.png", pictures / "after.png", "--method", "effect:vectors=2", "--prompt", PROMPT,
             "--iterations", "2", "--seed", "0", "--other", OTHER, *steps,
         ],
         "stylize": [
-            "stylize", pictures / "after.png", "--prompt", PROMPT, "--prompt", OTHER, "--seed", "0-1", "--epochs", "1",
+            "tune", pictures / "after.png", "--method", "stylize:epochs=1", "--prompt", PROMPT, "--prompt", OTHER,
+            "--seed", "0-1",
             "--batch", "2", "--other", "a green shape, on gray", "--other-seeds", "100", *steps,
         ],
         "audit": ["audit", PROMPT, OTHER, "--seed", "0-1", "--tau", "0.3,0.1", "--iterations", "2", *steps],
@@ -191,8 +194,10 @@ def test_on_another_checkpoint(pictures: Path, tmp_path: Path) -> None:
     folder = save_family("Stable Diffusion 1.x", tmp_path / "sd")
     common = ["-m", folder, "--steps", "1", "--seed", "0", "--prompt", "a cat", "-o"]
     code, output = call(
-        "stylize",
+        "tune",
         pictures / "after.png",
+        "--method",
+        "stylize",
         "--epochs",
         "1",
         "--features",
@@ -202,9 +207,11 @@ def test_on_another_checkpoint(pictures: Path, tmp_path: Path) -> None:
     )
     assert code == 0, output
     code, output = call(
-        "effect",
+        "tune",
         pictures / "before.png",
         pictures / "after.png",
+        "--method",
+        "effect",
         "--iterations",
         "1",
         *common,
@@ -227,10 +234,36 @@ def test_prompts_may_be_in_a_file(pictures: Path, tmp_path: Path) -> None:
         "--other-seeds",
         "9",
     ]
-    code, output = call("stylize", pictures / "after.png", "--prompts", tmp_path / "prompts.txt", *settings, "-o",
+    code, output = call("tune", pictures / "after.png", "--method", "stylize", "--prompts", tmp_path / "prompts.txt", *settings, "-o",
                         tmp_path / "run")  # fmt: skip
     assert code == 0, output
     assert read_spec(tmp_path / "run" / "spec.json").inputs.prompt == (PROMPT, OTHER)
+
+
+@pytest.mark.parametrize(("kind", "seeds"), [("effect", 4), ("stylize", 10)])
+def test_what_pan_et_al_learn_has_their_settings_whatever_the_preset(
+    kind: str, seeds: int, pictures: Path
+) -> None:
+    tune = next(command for command in COMMANDS if command.name == "tune")
+    for preset in (None, "faithful", "tuned"):
+        files = [pictures / "before.png", pictures / "after.png"]
+        values = {"pictures": files, "prompt": [PROMPT], "method": [kind], "preset": preset}
+        spec = tune.spec([], values)
+        assert spec.methods == (METHODS[kind](),)
+        assert len(spec.inputs.seed) == seeds
+    both = tune.spec([], {**values, "method": ["effect:bits=8", "stylize"], "seed": "3"})
+    assert [method.optimiser.bits for method in both.methods] == [8, 32]
+    assert both.inputs.seed == (3,)
+
+
+def test_a_small_model_is_tuned_whole_and_a_large_one_by_a_lora(pictures: Path) -> None:
+    tune = next(command for command in COMMANDS if command.name == "tune")
+    values = {"pictures": [pictures / "before.png"], "prompt": ["a {}"]}
+    for name in (None, "scenes"):  # what was not typed is None
+        (small,) = tune.spec([], {**values, "model": name}).methods
+        assert (small.kind, small.rank, small.moved_by.rate) == ("dreambooth", None, 2e-4)
+    (large,) = tune.spec([], {**values, "model": "owner/name"}).methods
+    assert (large.kind, large.rank, large.moved_by.rate) == ("dreambooth", 8, 1e-4)
 
 
 LONG = "a red square " * 10
@@ -243,15 +276,16 @@ def known(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {"BEFORE": pictures / "before.png", "AFTER": pictures / "after.png", "SD": folder}
 
 
-EFFECT = ["effect", "BEFORE", "AFTER", "--prompt"]
+LEARN, STYLE = ["tune", "--method", "effect"], ["tune", "--method", "stylize"]
+EFFECT = [*LEARN, "BEFORE", "AFTER", "--prompt"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["effect", "none.png", "AFTER", "--prompt", "red"], "there is no file"),
+        ([*LEARN, "none.png", "AFTER", "--prompt", "red"], "there is no file"),
         (
-            ["effect", "AFTER", "--prompt", "red"],
+            [*LEARN, "AFTER", "--prompt", "red"],
             "is learnt from two pictures, not 1: name one before and one after it",
         ),
         ([*EFFECT, " "], "effect needs to know what the images should show: say it (--prompt)"),
@@ -262,18 +296,24 @@ EFFECT = ["effect", "BEFORE", "AFTER", "--prompt"]
         ([*EFFECT, "red", "--vectors", "40"], "this model reads 22"),
         ([*EFFECT, "red", "--steps", "0"], "steps cannot be '0'"),
         ([*EFFECT, "red", "--epochs", "2"], "nothing that was chosen has a setting 'epochs'"),
-        (["stylize", "AFTER", "--prompt", "red", "--epochs", "0"], "epochs cannot be '0'"),
-        (["stylize", "AFTER", "--prompt", LONG], "this model reads 22"),
-        (["stylize", "AFTER"], "there are no prompts"),
-        (["stylize", "AFTER", "--prompts", "none.txt"], "none.txt cannot be read as prompts"),
-        (["stylize", "AFTER", "--prompts", "BEFORE"], "cannot be read as prompts"),
+        ([*STYLE, "AFTER", "--prompt", "red", "--epochs", "0"], "epochs cannot be '0'"),
+        ([*STYLE, "AFTER", "--prompt", LONG], "this model reads 22"),
+        ([*STYLE, "AFTER"], "there is no prompt to show it in: say what to draw"),
+        ([*LEARN, "BEFORE", "AFTER"], "there is no prompt to show it in: say what to draw"),
+        ([*EFFECT, "red", "--prompt", "blue"], "give effect one prompt"),
         (
-            ["stylize", "AFTER", "--prompt", "red", "--features", "./no"],
+            [*STYLE, "BEFORE", "AFTER", "--prompt", "red"],
+            "a style is learnt from one picture, not 2: name one",
+        ),
+        ([*STYLE, "AFTER", "--prompts", "none.txt"], "none.txt cannot be read as prompts"),
+        ([*STYLE, "AFTER", "--prompts", "BEFORE"], "cannot be read as prompts"),
+        (
+            [*STYLE, "AFTER", "--prompt", "red", "--features", "./no"],
             "there is no vision network at ./no",
         ),
-        (["stylize", "AFTER", "--prompt", "red", "--rank", "0"], "rank cannot be '0'"),
+        ([*STYLE, "AFTER", "--prompt", "red", "--rank", "0"], "rank cannot be '0'"),
         (
-            ["stylize", "AFTER", "--prompt", "red", "-m", "SD"],
+            [*STYLE, "AFTER", "--prompt", "red", "-m", "SD"],
             "nothing sees the style: name a VGG's weights",
         ),
         (["audit", LONG], "this model reads 22"),

@@ -165,7 +165,7 @@ PLACES = {
     "preset": ["guide", PROMPT, "--loss", "classifier=heart", "--preset"],
     "photo": ["edit", "{}", "--prompt", "x"],
     "mask": ["edit", "photo.png", "--prompt", "x", "--mask"],
-    "prompts": ["stylize", "photo.png", "--prompts"],
+    "prompts": ["tune", "photo.png", "--prompts"],
     "picture": ["rerun"],
     "spec": ["run"],
     "run": ["resume"],

@@ -241,7 +241,7 @@ def test_the_word_that_is_delivered_is_the_best_that_was_found(seed: int) -> Non
     task = method.prepare(Task(model, model.denoiser(said), (0,), prompts=(said,), pictures=pair))
     states = list(method.run(task))
     assert len(states) == method.count_iterations(task) == 4
-    tried = [method.start(task).values, *(state.values for state in states[:-1])]
+    tried = [method.begin(task).values, *(state.values for state in states[:-1])]
     x_T, after = method.find_noise(task), task.pictures[1]
 
     def error(vectors: Tensor) -> float:

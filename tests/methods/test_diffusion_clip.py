@@ -189,11 +189,11 @@ def test_it_shows_what_it_was_tuned_on_and_what_it_never_saw(tmp_path: Path) -> 
     *_, last = method.run(asked)
     assert last.given["other x_t0"].shape == (1, 4, 8, 8)
     sheet = method.result(asked, last)
-    assert list(sheet.rows) == ["tuned on"] * 3 + ["unseen"]
+    assert list(sheet.rows) == ["learnt from"] * 3 + ["unseen"]
     assert {len(column) for column in sheet.columns.values()} == {4}
     assert set(sheet.numbers) == {"loss", "unseen"}
     untuned = method.draw(asked, last.given["other x_t0"])
-    torch.testing.assert_close(sheet.columns["untuned"][-1:], untuned, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sheet.columns["before"][-1:], untuned, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ BASE: dict[str, dict[str, Any]] = {
                "embedding_optimiser": Adam(rate=0.5), "optimiser": Adam(rate=0.1)},
     "diffusion-clip": {"iterations": 1, "inversion_steps": 8, "steps": 2, "rank": 1, "batch": 2,
                        "optimiser": Adam(rate=0.1)},
+    "asyrp-trained": {"iterations": 2, "batch": 2, "optimiser": Adam(rate=0.1)},
     "unitune": {"iterations": 1, "batch": 1, "rank": 1, "optimiser": Adam(rate=0.1)},
     "audit": {"tau": (0.1,), "iterations": 1, "judge": str(bundled.JUDGE)},
 }  # fmt: skip
@@ -134,6 +135,16 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("diffusion-clip", "l1"): {"l1": 9.0},
     ("diffusion-clip", "perceptual"): {"perceptual": 9.0},
     ("diffusion-clip", "start"): {"start": 1.0},
+    ("asyrp-trained", "optimiser"): {"optimiser": Adam(rate=0.01)},
+    ("asyrp-trained", "change"): {"change": "a red circle > a red star"},
+    ("asyrp-trained", "told"): {"told": "a circle"},
+    ("asyrp-trained", "features"): {"features": str(bundled.CLIP)},
+    ("asyrp-trained", "clip"): {"clip": {"": 0.5}},
+    ("asyrp-trained", "other"): {"other": (Path(__file__).parents[2] / PICTURE,)},
+    ("asyrp-trained", "until"): {"until": 0.5},
+    ("asyrp-trained", "boost"): {"boost": 0.5},
+    ("asyrp-edit", "until"): {"until": 0.5},
+    ("asyrp-edit", "boost"): {"boost": 0.5},
     ("stylize", "optimiser"): {"optimiser": Adam(rate=0.01)},
     ("adjoint-dpm", "optimiser"): {"optimiser": Adam(rate=0.02)},
     ("one-step", "strength"): {"strength": 1.0},
@@ -180,8 +191,8 @@ def change(kind: str, name: str) -> dict[str, Any]:
     """Another value of a setting, and what it needs besides."""
     if (kind, name) in WITH:
         return WITH[kind, name]
-    if name == "tuned":
-        return {name: dict.fromkeys(make(kind).tuned, 0.5)}
+    if name in ("tuned", "directions"):
+        return {name: dict.fromkeys(getattr(make(kind), name), 0.5)}
     field, now = METHODS.own[kind].model_fields[name], getattr(make(kind), name)
     if name in OTHER and OTHER[name] != now:
         return {name: OTHER[name]}

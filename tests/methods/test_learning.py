@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import chainrule
-from chainrule import UserError
+from chainrule import UserError, optimise
 from chainrule.diffusion.matching import matching_loss
 from chainrule.diffusion.sampling import sample
 from chainrule.losses import Call
+from chainrule.memory import Plan
 from chainrule.methods import METHODS as KNOWN
-from chainrule.methods import Adam, Method, Plain, Task
+from chainrule.methods import Adam, Method, Photo, Plain, Task
 from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.reward import RewardTuning
 from chainrule.methods.textual_inversion import TextualInversion
@@ -30,6 +34,9 @@ FAST = Adam(rate=0.01)
 METHODS: dict[str, Method] = {
     "textual inversion": TextualInversion(iterations=25, steps=2, vectors=2),
     "dreambooth": DreamBooth(iterations=25, steps=2, prior_images=3, rank=2, optimiser=FAST),
+    "dreambooth, text too": DreamBooth(
+        iterations=25, steps=2, prior=0, rank=2, text_encoder=True, optimiser=FAST
+    ),
     "dreambooth, weights": DreamBooth(iterations=25, steps=2, prior=0, optimiser=FAST),
     "reward": RewardTuning(iterations=6, steps=3, batch=2, optimiser=FAST),
     "reward, last": RewardTuning(iterations=6, steps=3, batch=2, through="last", optimiser=FAST),
@@ -167,10 +174,87 @@ def test_a_prompt_without_the_thing_is_refused(kind: str) -> None:
         method.prepare(task(SD1, "a circle"))
 
 
+@pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (eight-bit)"
+)
+def test_an_optimiser_in_eight_bits_learns_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is near, its file is small, and a stop costs nothing, bit for bit."""
+    monkeypatch.setattr(optimise, "SMALL", 64)  # the tiny model's tensors are
+    asked, losses, sizes = task(), {}, {}
+    for bits in (32, 8):
+        fast = Adam(rate=3e-3, beta2=0.999, bits=bits)
+        method = DreamBooth(iterations=30, steps=1, prior=0, batch=2, rank=8, optimiser=fast)
+        states = list(method.run(method.prepare(asked)))
+        losses[bits] = states[-1].losses[-5:].mean().item()
+        sizes[bits] = sum(t.numel() * t.element_size() for t in states[-1].memory.values())
+    assert losses[8] == pytest.approx(losses[32], rel=0.02)
+    assert sizes[8] < 0.45 * sizes[32]  # blocks are small too
+    first, last = states
+    save_file({name: t.contiguous() for name, t in first.tensors().items()}, tmp_path / "state")
+    read = Training.from_tensors(load_file(tmp_path / "state"))
+    method.require_own(asked, read)
+    *_, again = method.run(asked, read)
+    found, wanted = again.tensors(), last.tensors()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    whole = method.model_copy(update={"optimiser": Adam(rate=3e-3)})
+    with pytest.raises(UserError, match="not a state of this task"):
+        whole.require_own(asked, read)
+
+
+@pytest.mark.parametrize("kind", ["doodl", "adjoint-dpm"])
+def test_what_trains_no_weights_keeps_its_moments_whole(kind: str) -> None:
+    with pytest.raises(UserError, match="bits=8 is for what trains weights"):
+        KNOWN[kind](optimiser=Adam(bits=8)).prepare(task())
+
+
+@pytest.mark.parametrize("kind", ["dreambooth", "imagic", "textual-inversion"])
+def test_a_library_that_is_missing_is_named_before_anything_is_drawn(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    asked = task()
+    if kind == "imagic":
+        photo = Photo(torch.rand(1, 3, 16, 16).expand(2, -1, -1, -1), asked.denoiser, (16, 16))
+        asked = replace(asked, photo=photo, prompts=("a circle",))
+    with pytest.raises(UserError, match="needs bitsandbytes"):
+        KNOWN[kind](optimiser=Adam(bits=8)).prepare(asked)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("kind", ["textual-inversion", "dreambooth", "reward"])
+def test_a_batch_in_parts_is_the_same_batch(kind: str, size: int) -> None:
+    """Each picture has its own template, noise and time, whatever the plan computes together."""
+    few = {"iterations": 2, "steps": 2, "batch": 4, "optimiser": FAST}
+    few |= {"prior_images": 3, "rank": 2} if kind == "dreambooth" else {}
+    method, asked = KNOWN[kind](**few), task()
+    *_, whole = method.run(method.prepare(asked))
+    plan = Plan(batch_size=size, decode_batch=size)
+    *_, parts = method.run(method.prepare(asked.under(plan)))
+    torch.testing.assert_close(parts.losses, whole.losses, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("tuned", "times"), [(False, 2), (True, 2 * 5)])
+def test_a_text_is_encoded_again_only_where_its_encoder_changes(tuned: bool, times: int) -> None:
+    asked = task()
+    method = DreamBooth(iterations=5, steps=1, prior_images=1, text_encoder=tuned)
+    prepared, said = method.prepare(asked), []
+    begun = method.begin(prepared)
+    (encoder,) = prepared.model.text.networks
+    handle = encoder.register_forward_hook(lambda *_: said.append(1))
+    list(method.run(prepared, begun))
+    handle.remove()
+    assert len(said) == times
+
+
+@pytest.mark.filterwarnings("ignore:diffusers reads no LoRA on the text_encoder_3")
+@pytest.mark.parametrize("text", [False, True])
 @pytest.mark.parametrize("name", [SD1, "Stable Diffusion XL", "Stable Diffusion 3"])
-def test_what_dreambooth_writes_is_read_by_diffusers(name: str, tmp_path: Path) -> None:
+def test_what_dreambooth_writes_is_read_by_diffusers(name: str, text: bool, tmp_path: Path) -> None:
     asked = task(name)
-    method = DreamBooth(iterations=2, steps=2, prior=0, rank=2, optimiser=FAST)
+    method = DreamBooth(iterations=2, steps=2, prior=0, rank=2, text_encoder=text, optimiser=FAST)
     *_, last = method.run(method.prepare(asked))
     ((file, write),) = method.artefacts(asked, last).items()
     write(tmp_path / file)
@@ -182,3 +266,12 @@ def test_what_dreambooth_writes_is_read_by_diffusers(name: str, tmp_path: Path) 
         ours = draw_latents(asked, "a sks thing", (0,), 2, None)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     assert (ours - draw_latents(asked, "a sks thing", (0,), 2, None)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("rank", "rate"), [(None, 5e-6), (8, 1e-4)])
+def test_a_rate_that_is_not_said_is_that_of_what_is_tuned(rank: int | None, rate: float) -> None:
+    alone = DreamBooth(rank=rank)
+    other = DreamBooth.model_validate({"rank": rank, "optimiser": {"bits": 8}})
+    assert alone.moved_by.rate == other.moved_by.rate == rate
+    assert other.moved_by.bits == 8
+    assert other.moved_by.beta2 == alone.moved_by.beta2 == 0.999

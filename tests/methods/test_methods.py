@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dreambooth": {"iterations": 22, "prior_images": 2, "rank": 1},
     "reward": {"iterations": 6, "batch": 1, "rank": 1},
     "diffusion-clip": {"iterations": 6, "inversion_steps": 4, "rank": 1},
+    "asyrp-trained": {"iterations": 6, "until": 0.5, "boost": 0.0},
     "imagic": {"embedding_iterations": 21, "iterations": 21, "rank": 1},
     "unitune": {"iterations": 17, "batch": 1, "rank": 1},
     "audit": {"tau": (0.1,), "iterations": 2},

@@ -253,7 +253,7 @@ def test_at_eta_0_imagic_is_the_photo() -> None:
     with torch.no_grad():
         there, before = (
             psnr(asked.decode(method.draw(asked, some, 0.0).latents), photo)
-            for some in (state, method.start(asked))
+            for some in (state, method.begin(asked))
         )
         assert (there > before + 8).all(), (there, before)
 
@@ -327,7 +327,7 @@ def test_tuning_brings_the_drawing_nearer_to_the_photo() -> None:
     with torch.no_grad():
         near, far = (
             psnr(asked.decode(method.draw(prepared, some).latents), photo).mean()
-            for some in (last, method.start(prepared))
+            for some in (last, method.begin(prepared))
         )
     assert near > far + 2, (near, far)
 

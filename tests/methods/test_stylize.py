@@ -67,7 +67,7 @@ def test_the_loss_falls_and_the_network_is_as_it_was_afterwards() -> None:
     assert sheet.numbers["style"] == states[-1].losses[-1, 0]
     for column in sheet.columns.values():
         assert not torch.allclose(*column)
-    still = method.result(work, replace(method.start(work), losses=torch.zeros(1, 2)))
+    still = method.result(work, replace(method.begin(work), losses=torch.zeros(1, 2)))
     for column in still.columns.values():
         torch.testing.assert_close(*column)
     assert weights(work.model).keys() == before.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ import chainrule
 from chainrule import UserError
 from chainrule.models import Model, trained
 from chainrule.models.trained import Part
+from conftest import tiny_model
 from tiny import family, load_once
 
 NAMES = ["Stable Diffusion 1.x", "Stable Diffusion XL", "Stable Diffusion 3"]
 PARTS = {
     "lora": Part(rank=2),
     "lora on all attention": Part(rank=2, layers="attention"),
+    "lora and text": Part(rank=2, layers="attention", text=True),
     "weights": Part(),
     "weights and text": Part(text=True),
 }
@@ -99,7 +102,9 @@ def test_half_precision_is_trained_in_float32() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "part", [PARTS["lora on all attention"], PARTS["weights and text"]], ids=["lora", "weights"]
+    "part",
+    [PARTS["lora on all attention"], PARTS["lora and text"], PARTS["weights and text"]],
+    ids=["lora", "lora and text", "weights"],
 )
 def test_plain_diffusers_draws_the_same(name: str, part: Part, tmp_path: Path) -> None:
     model, pipeline = load_once(name), family(name)
@@ -121,9 +126,70 @@ def test_plain_diffusers_draws_the_same(name: str, part: Part, tmp_path: Path) -
     assert (ours - model.network(model.noise([0]), 500.0, prompts)).abs().max() > 1e-3
 
 
-def test_text_encoders_are_not_forgotten_beside_a_lora() -> None:
-    with pytest.raises(UserError, match="omit the rank"):
-        Part(rank=2, text=True)
+@pytest.mark.parametrize("name", [*NAMES, "Stable Diffusion 3 without T5", "Flux.1 dev", "scenes"])
+def test_a_lora_is_on_each_clip_and_diffusers_reads_it(name: str, tmp_path: Path) -> None:
+    """The embeddings are those that the pipeline itself makes with the file."""
+    model, part = load_once(name), PARTS["lora and text"]
+    pipeline = family(name) if name != "scenes" else None
+    with trained.train(model, part) as weights:
+        values = {k: w.detach() + 0.2 * torch.randn(w.shape) for k, w in weights.items()}
+    clips = {"Stable Diffusion 1.x": 1, "Flux.1 dev": 1, "scenes": 1}.get(name, 2)
+    named = {key.split()[0] for key in values if " " in key}
+    assert named == {"text_encoder", "text_encoder_2"} if clips == 2 else {"text_encoder"}
+    with torch.no_grad():
+        before = model.text(["a red circle"])
+        with trained.use(model, part, values):
+            ours = model.text(["a red circle"])
+    trained.save(tmp_path / "lora.safetensors", model, part, values)
+    if pipeline is None:
+        again = chainrule.load(loras=[tmp_path / "lora.safetensors"])
+        torch.testing.assert_close(again.text(["a red circle"]), ours, atol=1e-4, rtol=1e-4)
+        return
+    pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    theirs = _read(pipeline, "a red circle")
+    moved = [(a - b).abs().max() > 1e-3 for a, b in zip(ours, before, strict=True)]
+    assert any(moved) if name == "Flux.1 dev" else all(moved)  # whose T5 is its own tensor
+    for mine, its in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["PixArt-alpha", "PixArt-Sigma", "DiT (classes)"])
+def test_a_family_that_takes_no_lora_is_refused(name: str) -> None:
+    for text in (False, True):
+        with pytest.raises(UserError, match="takes a LoRA: choose a Stable Diffusion or a Flux"):
+            trained.require(load_once(name), Part(rank=2, text=text))
+    trained.require(load_once(name), PARTS["weights and text"])
+
+
+def test_text_encoders_whose_lora_diffusers_does_not_read_are_refused() -> None:
+    model = replace(load_once("Stable Diffusion 1.x"), text=tiny_model().text)
+    for ask in (trained.require, lambda model, part: trained.train(model, part).__enter__()):
+        with pytest.raises(UserError, match=r"reads no LoRA on the text encoders .*omit the rank"):
+            ask(model, PARTS["lora and text"])
+    assert not any("lora" in name for name in weights_of(model))
+    trained.require(model, PARTS["lora"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_t5_that_stays_as_it_is_is_named(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    trained.require(load_once(name), PARTS["lora and text"])
+    said = [str(each.message) for each in recwarn]
+    assert len(said) == (name == "Stable Diffusion 3")
+    assert all("text_encoder_3" in each for each in said)
+
+
+@torch.no_grad()
+def _read(pipeline, prompt: str) -> tuple[Tensor, ...]:
+    """What diffusers' own pipeline makes of a prompt."""
+    if type(pipeline).__name__ == "StableDiffusionPipeline":
+        return (pipeline.encode_prompt(prompt, "cpu", 1, False)[0],)
+    if type(pipeline).__name__ == "StableDiffusionXLPipeline":
+        said = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)
+        return said[0], said[2]
+    if type(pipeline).__name__ == "FluxPipeline":
+        return pipeline.encode_prompt(prompt, None, max_sequence_length=512)[:2]
+    said = pipeline.encode_prompt(prompt, None, None, do_classifier_free_guidance=False)
+    return said[0], said[2]
 
 
 def _ask(network, model: Model, again: Model) -> Tensor:

@@ -22,6 +22,7 @@ from chainrule.methods import (
     DOODL,
     METHODS,
     AdjointDPM,
+    AsyrpTrained,
     Audit,
     AuditTask,
     DiffusionCLIP,
@@ -134,6 +135,15 @@ ITERATING: dict[str, Method] = {
     "imagic": Imagic(steps=4, embedding_iterations=0, iterations=21, rank=2),
     "unitune": UniTune(steps=4, iterations=17, rank=2, batch=2),
     "reward": RewardTuning(steps=4, iterations=2, rank=2, batch=2),
+    "asyrp-trained": AsyrpTrained(
+        change="a red circle > a blue circle",
+        through="chain",
+        until=1.0,
+        boost=0.0,
+        steps=4,
+        iterations=2,
+        batch=2,
+    ),
     "diffusion-clip": DiffusionCLIP(
         change="a red circle > a blue circle",
         inversion_steps=8,

@@ -217,6 +217,9 @@ STRANGE: dict[str, dict[str, Any]] = {
     "/home/me/tuned": {
         "methods": [{"kind": "diffusion-clip-edit", "tuned": {"/home/me/tuned": 1.0}}]
     },
+    "/home/me/direction": {
+        "methods": [{"kind": "asyrp-edit", "directions": {"/home/me/direction": 1.0}}]
+    },
 }
 
 
@@ -234,7 +237,7 @@ def test_every_kind_of_network_is_among_the_strange() -> None:
     tried = json.dumps([*STRANGE.values()])
     assert fields == {
         "model", "config", "embedding", "lora", "classifier", "clip", "rater", "judge", "features",
-        "tuned",
+        "tuned", "directions",
     }  # fmt: skip
     assert all(f'"{name}"' in tried for name in fields)
 

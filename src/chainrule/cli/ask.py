@@ -1,4 +1,4 @@
-"""The commands that begin a run: generate, guide, edit, invert, effect, stylize, audit."""
+"""The commands that begin a run: generate, guide, edit, invert, tune, audit."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from chainrule.errors import UserError
 from chainrule.losses.registry import LOSSES
 from chainrule.methods.base import PRESETS, Needs
 from chainrule.methods.registry import METHODS
+from chainrule.models import BUNDLED
 from chainrule.runs import execute
 from chainrule.runs.spec import Inputs, RunSpec
 
@@ -148,22 +149,20 @@ def _require_edit(values: dict[str, Any]) -> None:
         values["prompt"] = source
 
 
-def _require_prompts(values: dict[str, Any]) -> None:
+def _require_tuning(values: dict[str, Any]) -> None:
     values["prompt"] = [*(values.get("prompt") or ()), *read_lines(values.pop("prompts", None))]
     named = [text.partition(":")[0].strip() for text in values.get("method") or ()]
+    if set(named) == {"stylize"} and values.get("seed") is None:
+        values["seed"] = STYLE_SEEDS
     chosen = [METHODS.known.get(name) for name in named]
     if chosen and not any(kind is None or Needs.PROMPT in kind.needs for kind in chosen):
         values["prompt"] = values["prompt"] or None  # what is learnt is not a thing
     elif not values["prompt"]:
         raise UserError(
-            "there is no prompt to show it in", "write {} for the thing, as in 'a {}'", "prompt"
+            "there is no prompt to show it in",
+            "say what to draw; {} is the thing that is learnt, as in 'a {}'",
+            "prompt",
         )
-
-
-def _require_picture(values: dict[str, Any]) -> None:
-    values["prompt"] = [*(values.get("prompt") or ()), *read_lines(values.pop("prompts", None))]
-    if not values["prompt"]:
-        raise UserError("there are no prompts to tune on", "name ten or so", "prompt")
 
 
 def _report_inversion(folder: Path) -> None:
@@ -179,6 +178,8 @@ def _report_inversion(folder: Path) -> None:
     console.print(table)
 
 
+STYLE_SEEDS = "0-9"
+"""The seeds on which a style is learnt, if none are named: others are only shown on theirs."""
 FACTS = {"drift": ".1e", "apart": ".3f", "spread": ".2f"}
 
 
@@ -192,6 +193,11 @@ def _edited(values: dict[str, Any]) -> Sequence[str]:
         if values.get("loss")
         else ["reconstruction", "edict"]
     )
+
+
+def _taught(values: dict[str, Any]) -> Sequence[str]:
+    # the bundled model is small: all of its weights learn more than a LoRA, and fit anywhere
+    return ["dreambooth" if values.get("model") in (None, BUNDLED) else "dreambooth:rank=8"]
 
 
 PROMPT = argument(Inputs, "prompt", optional=True)
@@ -236,13 +242,6 @@ COMMANDS = (
         after=_report_inversion,
     ),
     Command(
-        "effect",
-        "Learn an effect from one picture before and after it: a new word for other prompts.",
-        [argument(Inputs, "pictures", several=True), *pick_inputs("prompt"), SEED],
-        lambda values: ["effect"],
-        guided=False,
-    ),
-    Command(
         "tune",
         "Teach the model what pictures show, or a loss asks for; {} in a prompt is the thing.",
         [
@@ -254,19 +253,10 @@ COMMANDS = (
             PRESET,
             SEED,
         ],
-        lambda values: ["dreambooth:rank=8"],
+        _taught,
         preset=True,
         guided=False,
-        check=_require_prompts,
-    ),
-    Command(
-        "stylize",
-        "Learn the style of one picture: a LoRA that draws in it.",
-        [argument(Inputs, "pictures", several=True), *pick_inputs("prompt"), PROMPTS_FILE, SEED],
-        lambda values: ["stylize"],
-        guided=False,
-        seeds="0-9",
-        check=_require_picture,
+        check=_require_tuning,
     ),
     Command(
         "audit",

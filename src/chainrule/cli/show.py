@@ -75,7 +75,7 @@ def _tabulate_settings(method: type[Method]) -> Table:
 def _is_there(method: type[Method], path: tuple[str, ...]) -> bool:
     """Whether a setting is there by default: another optimiser has other ones."""
     default = method.model_fields[path[0]].get_default(call_default_factory=True)
-    return len(path) == 1 or path[1] in type(default).model_fields
+    return len(path) == 1 or default is None or path[1] in type(default).model_fields
 
 
 def _describe(method: type[Method], path: tuple[str, ...]) -> tuple[str, str]:
@@ -83,9 +83,11 @@ def _describe(method: type[Method], path: tuple[str, ...]) -> tuple[str, str]:
     info = method.model_fields[path[0]]
     default: Any = info.get_default(call_default_factory=True)
     if len(path) > 1:
-        kinds = [type(default), *find_nested(info.annotation)]
+        kinds = [type(default)] if isinstance(default, BaseModel) else []
+        kinds += find_nested(info.annotation)
         inner = next(kind.model_fields[path[1]] for kind in kinds if path[1] in kind.model_fields)
-        return _write(getattr(default, path[1], inner.default)), f"{path[0]}: {inner.description}"
+        of_default = None if default is None else getattr(default, path[1], inner.default)
+        return _write(of_default), f"{path[0]}: {inner.description}"
     if isinstance(default, BaseModel):
         return str(getattr(default, "kind", type(default).__name__)), "How a gradient is followed."
     return _write(default), info.description or ""

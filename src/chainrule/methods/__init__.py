@@ -2,6 +2,8 @@
 
 from chainrule.methods.adjoint_dpm import AdjointDPM
 from chainrule.methods.asyrp import Asyrp
+from chainrule.methods.asyrp_edit import AsyrpEdit
+from chainrule.methods.asyrp_trained import AsyrpTrained
 from chainrule.methods.audit import Audit
 from chainrule.methods.audited import AuditTask
 from chainrule.methods.base import Method, Needs, Photo, Result, Sheet, Situation, State, Task
@@ -10,7 +12,8 @@ from chainrule.methods.blended import BlendedDiffusion
 from chainrule.methods.chains import constrain_to_mask
 from chainrule.methods.ddim_inversion import DDIMInversion
 from chainrule.methods.diffedit import DiffEdit
-from chainrule.methods.diffusion_clip import DiffusionCLIP, DiffusionCLIPEdit
+from chainrule.methods.diffusion_clip import DiffusionCLIP
+from chainrule.methods.diffusion_clip_edit import DiffusionCLIPEdit
 from chainrule.methods.dno import DNO
 from chainrule.methods.doodl import DOODL, DOODLState
 from chainrule.methods.dreambooth import DreamBooth
@@ -47,6 +50,8 @@ __all__ = [
     "Adam",
     "AdjointDPM",
     "Asyrp",
+    "AsyrpEdit",
+    "AsyrpTrained",
     "Audit",
     "AuditTask",
     "BestOf",

@@ -16,7 +16,7 @@ from chainrule.methods.chains import OneShot, generate, invert_photos
 
 
 class Asyrp(OneShot):
-    """Moves the U-Net's bottleneck along a direction, for the predicted picture alone.
+    """Moves the network's bottleneck along a direction, for the predicted picture alone.
 
         x_s = alpha_s x0(x_t; h + dh) + sigma_s eps(x_t; h)        eq. 7
 
@@ -24,8 +24,9 @@ class Asyrp(OneShot):
     training: the direction is the way from what h is under the photo's prompt to what it is under
     the task's. The photo is inverted by DDIM under what it shows, and drawn again so.
 
-    Limits: U-Nets only; the inversion by DDIM is not exact; what the bottleneck does not decide
-    cannot be moved: where the prompt enters at every layer (Stable Diffusion), that is much.
+    Limits: the inversion by DDIM is not exact; what the bottleneck does not decide cannot be moved:
+    where the prompt enters at every layer (Stable Diffusion), that is much. h is the middle of a
+    U-Net; the block in the middle of a transformer is not the paper's, and tried on tiny ones only.
     """
 
     kind: Literal["asyrp"] = "asyrp"

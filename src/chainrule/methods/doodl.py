@@ -69,7 +69,7 @@ from chainrule.methods.base import (
 from chainrule.methods.best_of import Best, search
 from chainrule.methods.chains import generate, invert_photos, warn_if_unchanged
 from chainrule.methods.chunking import decode, evaluate, loss_and_gradient
-from chainrule.optimise import Adam, Momentum
+from chainrule.optimise import Adam, Momentum, require_whole
 
 PERTURBATION, CROPS = "doodl/perturbation", "doodl/crops"
 """The streams of the noise of iteration k, and of its crops."""
@@ -320,6 +320,7 @@ class DOODL(Method):
             raise UserError(
                 "a photo's inversion cannot be drawn in other steps", "omit them", "final_steps"
             )
+        require_whole(self.optimiser)
         prepared: Task = super().prepare(task)
         return prepared
 
@@ -610,6 +611,11 @@ class NoiseOptimisation(Method):
     @abstractmethod
     def loop(self) -> DOODL:
         """The optimisation that this is."""
+
+    def prepare(self, task: Task) -> Task:
+        require_whole(self.loop.optimiser)
+        prepared: Task = super().prepare(task)
+        return prepared
 
     def count_iterations(self, task: Any) -> int:
         return self.iterations + 1

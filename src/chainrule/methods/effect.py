@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,24 +17,16 @@ from chainrule.diffusion.sampling import invert, sample
 from chainrule.diffusion.solvers.dpm_solver import DPMSolver
 from chainrule.errors import UserError
 from chainrule.images import shorten
-from chainrule.methods.base import (
-    GuidanceScale,
-    Method,
-    Needs,
-    Sheet,
-    State,
-    Steps,
-    Task,
-    Writer,
-)
+from chainrule.methods.base import GuidanceScale, Needs, Sheet, Steps, Task, Writer
 from chainrule.methods.training import Training, train
+from chainrule.methods.tuning import Learning
 from chainrule.models.embedding_files import save_word
 from chainrule.optimise import Adam
 
 VECTORS = "vectors"
 
 
-class Effect(Method):
+class Effect(Learning):
     """Learns an effect from one picture before and after it, as a new word for other prompts.
 
         # = argmin |x_0(x_T, prompt #) - after|^2
@@ -52,8 +44,6 @@ class Effect(Method):
 
     kind: Literal["effect"] = "effect"
     needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT
-    state: ClassVar[type[State]] = Training
-    trains: ClassVar[bool] = True
     judges_last = True
     word: str = Field(default="<effect>", description="The new word, in angle brackets.")
     other: tuple[str, ...] = Field(default=(), description="Prompts with which the word is tried.")
@@ -65,9 +55,6 @@ class Effect(Method):
 
     def count_iterations(self, task: Any) -> int:
         return self.iterations + 1  # what the last update made of the word is judged too
-
-    def probe(self, steps: int) -> Effect:
-        return self.model_copy(update={"steps": steps, "iterations": 1})
 
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
@@ -90,19 +77,19 @@ class Effect(Method):
             )
         prepared = replace(prepared, pictures=(before, after))
         prompts = [f"{prompt} {self.word}" for prompt in (prepared.prompts[0], *self.other)]
-        self.tell(prepared, self.start(prepared).values[VECTORS], prompts)
+        self.tell(prepared, self.begin(prepared).values[VECTORS], prompts)
         return prepared
 
-    def start(self, task: Task) -> Training:
+    def begin(self, task: Task, given: Mapping[str, Tensor] | None = None) -> Training:
         """The state before the first iteration. Raises UserError if the word cannot be taught."""
         padding = task.model.text.pad_embedding.float().expand(self.vectors, -1)
         task.model.text.with_token(self.word, padding)
-        return Training.begin({VECTORS: padding}, 1)
+        return Training.begin({VECTORS: padding}, 1, self.optimiser)
 
     def run(
         self, task: Task, state: Training | None = None, on_step: OnStep | None = None
     ) -> Iterator[Training]:
-        state = self.start(task) if state is None else state
+        state = self.begin(task) if state is None else state
         vectors, x_T = state.values[VECTORS].clone().requires_grad_(), self.find_noise(task)
         model, after = task.model, task.pictures[1][None]
         times, gradient = model.schedule.times(self.steps), Checkpoint(task.plan.keep)
@@ -116,9 +103,6 @@ class Effect(Method):
 
         parts: Any = ({VECTORS: vectors}, objective, self.optimiser, self.iterations, state)
         return train(*parts, keep_best=True)
-
-    def require_own(self, task: Task, state: Training) -> None:
-        state.require_like(self.start(task), self.count_iterations(task))
 
     def tell(self, task: Task, vectors: Tensor, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of prompts in which the word reads as `vectors` (n, D).

@@ -25,6 +25,28 @@ def require_one_photo(task: Task, kind: str) -> None:
         raise UserError(f"{kind} learns one photo, and these differ", "edit each alone", "photo")
 
 
+def require_one_edit(task: Task, kind: str) -> None:
+    """Raise UserError unless a task has one photo and one prompt, which is words to its model.
+
+    Args:
+        task: Whose photos and prompts.
+        kind: The method that learns them.
+    """
+    require_one_photo(task, kind)
+    if len(set(task.prompts)) > 1:
+        raise UserError(
+            f"{kind} learns one photo for one prompt, and these differ",
+            "give one prompt",
+            "prompt",
+        )
+    if not any(value.is_floating_point() for value in read_told(task)):
+        raise UserError(
+            f"{kind} changes what a prompt means, and this model knows classes only",
+            "choose a model that draws from text",
+            "model",
+        )
+
+
 def encode_photo(task: Task) -> Tensor:
     """The latents (1, C, h, w) of a task's photo, the same for all of its seeds.
 

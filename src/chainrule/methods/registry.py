@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from chainrule.methods.adjoint_dpm import AdjointDPM
 from chainrule.methods.asyrp import Asyrp
+from chainrule.methods.asyrp_edit import AsyrpEdit
+from chainrule.methods.asyrp_trained import AsyrpTrained
 from chainrule.methods.audit import Audit
 from chainrule.methods.base import Method
 from chainrule.methods.best_of import BestOf
 from chainrule.methods.blended import BlendedDiffusion
 from chainrule.methods.ddim_inversion import DDIMInversion
 from chainrule.methods.diffedit import DiffEdit
-from chainrule.methods.diffusion_clip import DiffusionCLIP, DiffusionCLIPEdit
+from chainrule.methods.diffusion_clip import DiffusionCLIP
+from chainrule.methods.diffusion_clip_edit import DiffusionCLIPEdit
 from chainrule.methods.dno import DNO
 from chainrule.methods.doodl import DOODL
 from chainrule.methods.dreambooth import DreamBooth
@@ -67,6 +70,8 @@ OWN: tuple[type[Method], ...] = (
     DreamBooth,
     DiffusionCLIP,
     DiffusionCLIPEdit,
+    AsyrpTrained,
+    AsyrpEdit,
     RewardTuning,
     Imagic,
     UniTune,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,17 +14,17 @@ from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample, sample_state
 from chainrule.images import shorten
 from chainrule.losses.base import check_finite, check_terms
-from chainrule.methods.base import Method, Needs, Sheet, Situation, State, Steps, Task, Writer
+from chainrule.methods.base import Needs, Sheet, Steps, Task
 from chainrule.methods.thing import AT_ONCE, CHANCE, draw_prompts
-from chainrule.methods.training import Training, train
+from chainrule.methods.training import Training
+from chainrule.methods.tuning import Objective, OwnScale, Tuning
 from chainrule.models import trained
-from chainrule.models.trained import Part
 from chainrule.optimise import Adam
 
 Through = Literal["chain", "last", "random"]
 
 
-class RewardTuning(Method):
+class RewardTuning(Tuning):
     """Tunes a LoRA until what the network draws of some prompts has less of a loss.
 
         min  E over (prompt, x_T)  L(x_0(x_T, prompt; theta))
@@ -42,8 +41,7 @@ class RewardTuning(Method):
 
     kind: Literal["reward"] = "reward"
     needs = Needs.NOISE | Needs.PROMPT | Needs.PROMPTS | Needs.LOSS
-    state: ClassVar[type[State]] = Training
-    trains: ClassVar[bool] = True
+    every: ClassVar[int] = 5
     through: Through = Field(
         default="chain", description="Which steps the gradient goes through: chain, last, random."
     )
@@ -54,49 +52,32 @@ class RewardTuning(Method):
     batch: int = Field(default=4, ge=1, description="How many images are drawn at a time.")
     optimiser: Adam = Adam(rate=4e-4, beta2=0.999, decay=0.1)
     steps: Steps = 50
-    guidance_scale: float | None = Field(default=None, description="The model's own, if not given.")
+    guidance_scale: OwnScale = None
+    bundled_world: ClassVar[Mapping[str, Any]] = {
+        "rank": 8,
+        "iterations": 60,
+        "steps": 10,
+        "optimiser": Adam(rate=2e-3, beta2=0.999),
+    }
 
-    @classmethod
-    def preset(cls, situation: Situation) -> dict[str, Any]:
-        """In the bundled world: shorter chains, and fewer iterations."""
-        return {} if situation.name == "faithful" else BUNDLED_WORLD
+    def count_terms(self, task: Task) -> int:
+        return len(task.require_loss().names)
 
-    @property
-    def part(self) -> Part:
-        """What is tuned."""
-        return Part(self.rank, "attention")
+    def objective(
+        self, task: Task, given: Mapping[str, Tensor], on_step: OnStep | None = None
+    ) -> Objective:
+        size, loss = task.plan.decoded_at_once or self.batch, task.require_loss()
 
-    def count_iterations(self, task: Any) -> int:
-        return self.iterations
+        def lose(k: int) -> Iterator[Tensor]:
+            numbers = range(k * self.batch, (k + 1) * self.batch)
+            for first in numbers[::size]:
+                part = [i for i in numbers if first <= i < first + size]
+                images = task.model.decode(self.draw(task, k, part, on_step))
+                terms = check_terms(loss, images)
+                check_finite(terms, loss.names, [f"image {i}" for i in part])
+                yield terms.sum(dim=1) / self.batch
 
-    def probe(self, steps: int) -> RewardTuning:
-        return self.model_copy(update={"steps": steps, "iterations": 1})
-
-    def run(
-        self, task: Task, state: Training | None = None, on_step: OnStep | None = None
-    ) -> Iterator[Training]:
-        state, loss = self.start(task) if state is None else state, task.require_loss()
-        with trained.train(task.model, self.part) as weights:
-
-            def objective(k: int) -> Iterator[Tensor]:
-                size = task.plan.decoded_at_once or self.batch
-                numbers = range(k * self.batch, (k + 1) * self.batch)
-                for first in numbers[::size]:
-                    part = [i for i in numbers if first <= i < first + size]
-                    images = task.model.decode(self.draw(task, k, part, on_step))
-                    terms = check_terms(loss, images)
-                    check_finite(terms, loss.names, [f"image {i}" for i in part])
-                    yield terms.sum(dim=1) / self.batch
-
-            yield from train(weights, objective, self.optimiser, self.iterations, state, every=5)
-
-    def start(self, task: Task) -> Training:
-        """The state before the first iteration."""
-        with trained.train(task.model, self.part) as weights:
-            return Training.begin(weights, len(task.require_loss().names))
-
-    def require_own(self, task: Task, state: Training) -> None:
-        state.require_like(self.start(task), self.iterations)
+        return lose
 
     def draw(
         self, task: Task, k: int, numbers: Sequence[int], on_step: OnStep | None = None
@@ -147,16 +128,3 @@ class RewardTuning(Method):
     def show(self, task: Task, prompts: list[str]) -> Tensor:
         """The images (P, B, 3, H, W) of prompts from the run's seeds."""
         return draw_prompts(task, prompts, self.steps, self.guidance_scale)
-
-    def artefacts(self, task: Task, state: Training) -> Mapping[str, Writer]:
-        """The LoRA, as diffusers' `load_lora_weights` reads it."""
-        write = partial(trained.save, model=task.model, part=self.part, values=state.values)
-        return {"pytorch_lora_weights.safetensors": write}
-
-
-BUNDLED_WORLD: dict[str, Any] = {
-    "rank": 8,
-    "iterations": 60,
-    "steps": 10,
-    "optimiser": Adam(rate=2e-3, beta2=0.999),
-}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -28,12 +27,11 @@ from chainrule.methods.base import (
     Method,
     Needs,
     Sheet,
-    State,
     Steps,
     Task,
-    Writer,
 )
-from chainrule.methods.training import Training, train
+from chainrule.methods.training import Training
+from chainrule.methods.tuning import Objective, Tuning
 from chainrule.models import BUNDLED, trained
 from chainrule.models.base import Model
 from chainrule.models.trained import Part
@@ -85,7 +83,7 @@ class StyleTask(Brief):
         return replace(self, plan=plan)
 
 
-class Stylize(Method):
+class Stylize(Tuning):
     """Learns the style of one picture, as a LoRA on the cross-attention.
 
         min  sum over (x_T, prompt)  w_s |G(x_0) - G(picture)|^2 + w_c |F(x_0) - F(x_0 before)|^2
@@ -101,8 +99,7 @@ class Stylize(Method):
 
     kind: Literal["stylize"] = "stylize"
     needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT | Needs.PROMPTS
-    state: ClassVar[type[State]] = Training
-    trains: ClassVar[bool] = True
+    every: ClassVar[int] = 1
     features: NetworkName | None = Field(
         default=None,
         description="What sees style and content: a VGG's weights (a file) or a transformers "
@@ -130,13 +127,19 @@ class Stylize(Method):
         """What is tuned."""
         return Part(self.rank)
 
-    def probe(self, steps: int) -> Stylize:
+    def probe(self, steps: int) -> Method:
         return self.model_copy(update={"steps": steps, "epochs": 1})
 
     def prepare(self, task: Task | StyleTask) -> StyleTask:
         if isinstance(task, StyleTask):
             return task
         super().prepare(task)
+        if len(task.pictures) != 1:
+            raise UserError(
+                f"a style is learnt from one picture, not {len(task.pictures)}",
+                "name one",
+                "pictures",
+            )
         if not all(prompt.strip() for prompt in task.prompts):
             raise UserError("a prompt is empty", "name ten or so to tune on", "prompt")
         if self.features is None and task.model.name != BUNDLED:
@@ -175,39 +178,32 @@ class Stylize(Method):
         """How many images are computed together: as the plan has it, at most a batch."""
         return min(self.batch, task.plan.decoded_at_once or self.batch)
 
-    def start(self, task: StyleTask) -> Training:
-        """The state before the first batch: with it, the network draws what it drew."""
-        with trained.train(task.model, self.part) as weights:
-            return Training.begin(weights, 2)
+    def count_terms(self, task: StyleTask) -> int:
+        return 2
 
-    def require_own(self, task: StyleTask, state: Training) -> None:
-        state.require_like(self.start(task), self.count_iterations(task))
-
-    def run(
-        self, task: StyleTask, state: Training | None = None, on_step: OnStep | None = None
-    ) -> Iterator[Training]:
-        state = self.start(task) if state is None else state
+    def objective(
+        self, task: StyleTask, given: Mapping[str, Tensor], on_step: OnStep | None = None
+    ) -> Objective:
         model, samples, size = task.model, task.samples, self._at_once(task)
         style, batches = Style(task.style, task.picture), -(-len(samples) // self.batch)
-        with trained.train(model, self.part) as weights:
-            with torch.no_grad():
-                before = {
-                    pair: image
-                    for part in _split(samples, size)
-                    for pair, image in zip(part, self.draw(model, part), strict=True)
-                }
+        with torch.no_grad():
+            before = {
+                pair: image
+                for part in _split(samples, size)
+                for pair, image in zip(part, self.draw(model, part), strict=True)
+            }
 
-            def objective(k: int) -> Iterator[Tensor]:
-                (order,) = ORDER.stream("stylize/order").generators(k // batches)
-                shuffled = torch.randperm(len(samples), generator=order).tolist()
-                batch = _split([samples[i] for i in shuffled], self.batch)[k % batches]
-                for part in _split(batch, size):
-                    images = self.draw(model, part, task.plan.keep, on_step)
-                    content = Perceptual(task.content, torch.stack([before[pair] for pair in part]))
-                    off, moved = (loss(images).sum() / len(batch) for loss in (style, content))
-                    yield torch.stack([self.style * off, self.content * moved])
+        def lose(k: int) -> Iterator[Tensor]:
+            (order,) = ORDER.stream("stylize/order").generators(k // batches)
+            shuffled = torch.randperm(len(samples), generator=order).tolist()
+            batch = _split([samples[i] for i in shuffled], self.batch)[k % batches]
+            for part in _split(batch, size):
+                images = self.draw(model, part, task.plan.keep, on_step)
+                content = Perceptual(task.content, torch.stack([before[pair] for pair in part]))
+                off, moved = (loss(images).sum() / len(batch) for loss in (style, content))
+                yield torch.stack([self.style * off, self.content * moved])
 
-            yield from train(weights, objective, self.optimiser, self.count_iterations(task), state)
+        return lose
 
     @torch.no_grad()
     def result(self, task: StyleTask, state: Training) -> Sheet:
@@ -228,12 +224,6 @@ class Stylize(Method):
         style, content = state.losses[-1].tolist()
         numbers = {"style": style, "content": content}
         return Sheet(columns, ["before", "after"], captions, "before and after", numbers)
-
-    def artefacts(self, task: StyleTask, state: Training) -> Mapping[str, Writer]:
-        """The LoRA, as diffusers' `load_lora_weights` reads it."""
-
-        write = partial(trained.save, model=task.model, part=self.part, values=state.values)
-        return {"pytorch_lora_weights.safetensors": write}
 
 
 USUAL_FEATURES = (bundled.CLIP, bundled.CLASSIFIER)

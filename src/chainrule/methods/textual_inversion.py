@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.matching import matching_loss
-from chainrule.methods.base import Method, Needs, Sheet, Situation, State, Steps, Task, Writer
+from chainrule.methods.base import Needs, Sheet, Steps, Task, Writer
 from chainrule.methods.thing import (
     draw_batch,
     draw_prompts,
@@ -21,13 +21,14 @@ from chainrule.methods.thing import (
     show,
 )
 from chainrule.methods.training import Training, train
+from chainrule.methods.tuning import Learning, OwnScale, outline_latents
 from chainrule.models.base import Text
 from chainrule.optimise import Adam
 
 VECTORS = "vectors"
 
 
-class TextualInversion(Method):
+class TextualInversion(Learning):
     """Learns a new word from a few pictures of a thing.
 
         v = argmin  E |eps - eps_theta(x_t, t, c(v))|^2        eq. 2
@@ -41,8 +42,6 @@ class TextualInversion(Method):
 
     kind: Literal["textual-inversion"] = "textual-inversion"
     needs = Needs.NOISE | Needs.PICTURES | Needs.PROMPT | Needs.PROMPTS
-    state: ClassVar[type[State]] = Training
-    trains: ClassVar[bool] = True
     differentiates: ClassVar[bool] = False  # a chain
     word: str = Field(default="<thing>", description="The new word, in angle brackets.")
     initial: str = Field(
@@ -60,22 +59,15 @@ class TextualInversion(Method):
     batch: int = Field(default=4, ge=1, description="How many pictures are asked at a time.")
     optimiser: Adam = Adam(rate=0.005, beta2=0.999, decay=0.01)
     steps: Steps = 50
-    guidance_scale: float | None = Field(
-        default=None, description="Of the images that show it; the model's own."
-    )
-
-    @classmethod
-    def preset(cls, situation: Situation) -> dict[str, Any]:
-        """In the bundled world: its own words, and fewer iterations."""
-        if situation.name == "faithful":
-            return {}
-        return BUNDLED_WORLD
-
-    def count_iterations(self, task: Any) -> int:
-        return self.iterations
-
-    def probe(self, steps: int) -> TextualInversion:
-        return self.model_copy(update={"steps": steps, "iterations": 1})
+    guidance_scale: OwnScale = None
+    bundled_world: ClassVar[Mapping[str, Any]] = {
+        "templates": ("a {}",),
+        "initial": "shape",
+        "vectors": 2,
+        "iterations": 500,
+        "optimiser": Adam(rate=0.02, beta2=0.999),
+        "steps": 20,
+    }
 
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
@@ -97,36 +89,31 @@ class TextualInversion(Method):
     def run(
         self, task: Task, state: Training | None = None, on_step: OnStep | None = None
     ) -> Iterator[Training]:
-        state = self.start(task, encode_pictures(task)) if state is None else state
+        state = self.begin(task) if state is None else state
         vectors, latents = state.values[VECTORS].clone().requires_grad_(), state.given["latents"]
-        text = self.read(task, vectors)
-
-        said = name_thing(self.templates, self.word)
+        text, said = self.read(task, vectors), name_thing(self.templates, self.word)
 
         def objective(k: int) -> Iterator[Tensor]:
+            prompts = [said[(k * self.batch + n) % len(said)] for n in range(self.batch)]
             batch = draw_batch(self.kind, k, latents, self.batch, task.model)
-            for i, part in enumerate(batch.split(task.plan.batch_size)):
-                first = k * self.batch + i * len(part.rows)
-                prompts = [said[(first + n) % len(said)] for n in range(len(part.rows))]
-                told = task.model.denoiser(text(prompts), guidance_scale=1.0)
+            for part in batch.split(task.plan.batch_size):
+                own, prompts = prompts[: len(part.rows)], prompts[len(part.rows) :]
+                told = task.model.denoiser(text(own), guidance_scale=1.0)
                 off = matching_loss(told, latents[part.rows], part.eps, part.times)
                 yield off.sum()[None] / self.batch
 
         parts: Any = ({VECTORS: vectors}, objective, self.optimiser, self.iterations, state)
         return train(*parts, every=10)
 
-    def start(self, task: Task, latents: Tensor) -> Training:
-        """The state before the first iteration.
+    def begin(self, task: Task, given: Mapping[str, Tensor] | None = None) -> Training:
+        given = self.gather(task) if given is None else given
+        return Training.begin({VECTORS: self.first(task)}, 1, self.optimiser, **given)
 
-        Args:
-            task: What is learnt.
-            latents: Those of its pictures.
-        """
-        return Training.begin({VECTORS: self.first(task)}, 1, latents=latents)
+    def gather(self, task: Task) -> dict[str, Tensor]:
+        return {"latents": encode_pictures(task)}
 
-    def require_own(self, task: Task, state: Training) -> None:
-        latents = torch.zeros(len(task.pictures), *task.model.codec.latent_shape)
-        state.require_like(self.start(task, latents), self.iterations)
+    def outline(self, task: Task) -> Mapping[str, Tensor]:
+        return {"latents": outline_latents(task, len(task.pictures))}
 
     @torch.no_grad()
     def result(self, task: Task, state: Training) -> Sheet:
@@ -146,13 +133,3 @@ class TextualInversion(Method):
             save_word(path, self.word, state.values[VECTORS], task.model.text)
 
         return {"embedding.safetensors": write}
-
-
-BUNDLED_WORLD: dict[str, Any] = {
-    "templates": ("a {}",),
-    "initial": "shape",
-    "vectors": 2,
-    "iterations": 500,
-    "optimiser": Adam(rate=0.02, beta2=0.999),
-    "steps": 20,
-}

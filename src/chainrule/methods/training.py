@@ -16,7 +16,7 @@ from chainrule.losses.base import unconnected
 from chainrule.memory import begin_phase
 from chainrule.methods.base import State
 from chainrule.methods.fitting import not_its_own, require_layout, require_like
-from chainrule.optimise import Optimiser
+from chainrule.optimise import SCALES, Optimiser
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Training(State):
 
     Args:
         values: What is trained, by name.
-        memory: The optimiser's, (2, *shape) of each.
+        memory: What the optimiser keeps of each, by the same names: (2, *shape), and maybe scales.
         losses: (k, n), the n terms of the loss at each iteration so far.
         best: The values of the lowest loss so far, by name; empty where each iteration has a loss
             of its own.
@@ -39,16 +39,25 @@ class Training(State):
     given: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, parameters: Mapping[str, Tensor], terms: int, **given: Tensor) -> Training:
+    def begin(
+        cls,
+        parameters: Mapping[str, Tensor],
+        terms: int,
+        optimiser: Optimiser | None = None,
+        **given: Tensor,
+    ) -> Training:
         """The state before the first iteration, of a loss of so many `terms`.
 
         Args:
             parameters: What is trained, by name.
             terms: How many terms the loss has.
+            optimiser: Whose memory is empty yet; None: one that keeps all of it.
             given: What was made before it.
         """
         values = {name: value.detach().clone() for name, value in parameters.items()}
-        memory = {name: torch.stack([0 * value, 0 * value]) for name, value in values.items()}
+        memory: dict[str, Tensor] = {}
+        for name, value in values.items():
+            memory |= _keep(name, torch.stack([0 * value, 0 * value]), optimiser)
         return cls(values, memory, torch.zeros(0, terms), given=given)
 
     @classmethod
@@ -81,6 +90,26 @@ class Training(State):
         best = own.values if self.best else {}
         expected = replace(own, best=best, losses=self.losses)
         require_like(self.tensors(), expected.tensors())
+
+    def select(self, names: Iterable[str], rows: slice) -> Training:
+        """One phase of a training in several: some of the values, and some of the iterations.
+
+        Args:
+            names: What is trained in it.
+            rows: Its iterations.
+        """
+        values = {name: self.values[name] for name in names}
+        memory = {n: kept for n, kept in self.memory.items() if n.removesuffix(SCALES) in values}
+        return replace(self, values=values, memory=memory, losses=self.losses[rows])
+
+    def join(self, other: Training) -> Training:
+        """The training of this phase and the `other`, which came after it."""
+        return replace(
+            self,
+            values={**self.values, **other.values},
+            memory={**self.memory, **other.memory},
+            losses=torch.cat([self.losses, other.losses]),
+        )
 
     @property
     def iteration(self) -> int:
@@ -138,10 +167,12 @@ def train(
         if done:
             yield state
             return
-        memory = {}
+        memory: dict[str, Tensor] = {}
         with torch.no_grad():
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
-                change, memory[name] = optimiser.update(parameter, gradient, state.memory[name], k)
+                known = optimiser.recall(state.memory[name], state.memory.get(name + SCALES))
+                change, known = optimiser.update(parameter, gradient, known, k)
+                memory |= _keep(name, known, optimiser)
                 parameter += change
         state = replace(state, memory=memory)
         due = (k + 1) % every == 0 or k + 1 == iterations
@@ -150,6 +181,12 @@ def train(
             state = replace(state, values=values)
         if due:
             yield state
+
+
+def _keep(name: str, memory: Tensor, optimiser: Optimiser | None) -> dict[str, Tensor]:
+    """What is kept of a parameter's memory, by the parameter's name."""
+    kept = {"": memory} if optimiser is None else optimiser.keep(memory)
+    return {name + part: value for part, value in kept.items()}
 
 
 def _sum_parts(

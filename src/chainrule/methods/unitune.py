@@ -4,7 +4,7 @@ a Single Image", 2023.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -15,31 +15,20 @@ from torch import Tensor
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.matching import matching_loss
-from chainrule.methods.base import (
-    Drawn,
-    Eta,
-    Method,
-    Needs,
-    Result,
-    Situation,
-    State,
-    Steps,
-    Strength,
-    Task,
-)
+from chainrule.methods.base import Drawn, Eta, Method, Needs, Result, Steps, Strength, Task
 from chainrule.methods.chains import warn_if_unchanged
 from chainrule.methods.chunking import decode, evaluate
 from chainrule.methods.one_photo import encode_photo, require_one_photo, retell
 from chainrule.methods.sdedit import SDEdit
 from chainrule.methods.thing import draw_batch
-from chainrule.methods.training import Training, train
+from chainrule.methods.training import Training
+from chainrule.methods.tuning import Objective, Rank, Tuning
 from chainrule.models import trained
 from chainrule.models.base import Text
-from chainrule.models.trained import Part
 from chainrule.optimise import Adam
 
 
-class UniTune(Method):
+class UniTune(Tuning):
     """Tunes the network until a rare word is the photo, and draws that word and the prompt.
 
         theta = argmin E |eps - eps_theta(x_t, t, "[V]")|^2          a few iterations
@@ -58,10 +47,11 @@ class UniTune(Method):
 
     kind: Literal["unitune"] = "unitune"
     needs = Needs.PHOTO | Needs.PROMPT
-    state: ClassVar[type[State]] = Training
+    trains: ClassVar[bool] = False  # what it learns is not shown on the way
+    every: ClassVar[int] = 16
     to_change_more: ClassVar[str] = "raise its strength or the guidance scale"
     token: str = Field(default="beikkpic", description="The rare word, [V], or several; or none.")
-    rank: int | None = Field(default=None, ge=1, description="Of a LoRA; none: all weights.")
+    rank: Rank = None
     iterations: int = Field(default=128, ge=0, description="How often the weights are improved.")
     batch: int = Field(default=4, ge=1, description="How many noises and times at once.")
     optimiser: Adam = Adam(rate=1e-5, beta2=0.999, decay=0.01)
@@ -69,22 +59,15 @@ class UniTune(Method):
     share: float = Field(default=0.0, ge=0, le=1, description="Of the photo in each pixel.")
     eta: Eta = 1.0
     steps: Steps = 50
+    bundled_world: ClassVar[Mapping[str, Any]] = {  # whose text encoder reads a word as letters
+        "token": "x",
+        "iterations": 32,
+        "optimiser": Adam(rate=1e-4, beta2=0.999, decay=0.01),
+        "strength": 0.7,
+        "steps": 20,
+    }
 
-    @classmethod
-    def preset(cls, situation: Situation) -> dict[str, Any]:
-        """In the bundled world: its text encoder reads a rare word as letters, and bears one."""
-        return {} if situation.name == "faithful" else BUNDLED_WORLD
-
-    @property
-    def part(self) -> Part:
-        """What is tuned."""
-        return Part(self.rank, "attention")
-
-    def count_iterations(self, task: Any) -> int:
-        return self.iterations
-
-    def probe(self, steps: int) -> UniTune:
-        return self.model_copy(update={"steps": steps, "iterations": 1, "strength": 1.0})
+    artefacts = Method.artefacts  # what was tuned is of use to this photo alone
 
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
@@ -103,29 +86,20 @@ class UniTune(Method):
         prompts = [f"{self.token} {prompt}" for prompt in task.prompts]
         return retell(task.model, task.denoiser, self.read(task)(prompts))
 
-    def start(self, task: Task) -> Training:
-        """The state before the first iteration."""
-        with trained.train(task.model, self.part) as weights:
-            return Training.begin(weights, 1, photo=encode_photo(task))
+    def gather(self, task: Task) -> dict[str, Tensor]:
+        return {"photo": encode_photo(task)}
 
-    def require_own(self, task: Task, state: Training) -> None:
-        state.require_like(self.start(task), self.iterations)
+    def objective(
+        self, task: Task, given: Mapping[str, Tensor], on_step: OnStep | None = None
+    ) -> Objective:
+        photo, said = given["photo"], self.read(task)([self.token])
 
-    def run(
-        self, task: Task, state: Training | None = None, on_step: OnStep | None = None
-    ) -> Iterator[Training]:
-        state = self.start(task) if state is None else state
-        if not self.iterations:
-            yield state
-        photo, said = state.given["photo"], self.read(task)([self.token])
-
-        def objective(k: int) -> Tensor:
+        def lose(k: int) -> Tensor:
             b = draw_batch(self.kind, k, photo, self.batch, task.model)
             told = task.model.denoiser(said, guidance_scale=1.0)
             return matching_loss(told, photo[b.rows], b.eps, b.times).mean()[None]
 
-        with trained.train(task.model, self.part) as weights:
-            yield from train(weights, objective, self.optimiser, self.iterations, state, every=16)
+        return lose
 
     @torch.no_grad()
     def result(self, task: Task, state: Training) -> Result:
@@ -142,12 +116,3 @@ class UniTune(Method):
         edit = SDEdit(strength=self.strength, eta=self.eta, steps=self.steps)
         with trained.use(task.model, self.part, state.values):
             return edit.draw(replace(task, denoiser=self.tell(task)))
-
-
-BUNDLED_WORLD: dict[str, Any] = {
-    "token": "x",
-    "iterations": 32,
-    "optimiser": Adam(rate=1e-4, beta2=0.999, decay=0.01),
-    "strength": 0.7,
-    "steps": 20,
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ SILENT = 60
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and no log lines of diffusers and transformers; afterwards as before."""
+    # which import it if it is there, and it tells of kernels that nobody asks for
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import diffusers
     import transformers
 

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from chainrule.errors import UserError
 from chainrule.models.base import Model
-from chainrule.models.lora import Layers, add_lora, has_lora, remove_lora, reset_lora, save_lora
+from chainrule.models.lora import (
+    Layers,
+    add_lora,
+    find_lora,
+    remove_lora,
+    require_lora,
+    reset_lora,
+    save_lora,
+)
 
 UNTRAINED = "chainrule_untrained"
 """Where weights that are trained keep those in whose place they are."""
@@ -27,28 +35,29 @@ class Part:
     Args:
         rank: The rank of a LoRA on its attention; None: all weights of the network.
         layers: Which attention the LoRA is on.
-        text: Whether all weights of the text encoders are trained too.
-
-    Raises:
-        UserError: Text encoders would be trained beside a LoRA, whose file does not hold them.
+        text: Whether the text encoders are trained too: all of their weights, or a LoRA on theirs.
     """
 
     rank: int | None = None
     layers: Layers = "cross"
     text: bool = False
 
-    def __post_init__(self) -> None:
-        if self.text and self.rank is not None:
-            raise UserError(
-                "a LoRA is on the network, and does not hold text encoders",
-                "omit the rank, or the text encoder",
-                "text_encoder",
-            )
-
     def networks(self, model: Model) -> tuple[nn.Module, ...]:
         """The networks all of whose weights are trained."""
-        own = () if self.rank is not None else model.network.networks
-        return (*own, *(model.text.networks if self.text else ()))
+        if self.rank is not None:
+            return ()
+        return (*model.network.networks, *(model.text.networks if self.text else ()))
+
+
+def require(model: Model, part: Part) -> None:
+    """Raise UserError if a model has no such part; warn of what of it is not trained.
+
+    Args:
+        model: The model.
+        part: What of it.
+    """
+    if part.rank is not None:
+        require_lora(model, text=part.text)
 
 
 @contextmanager
@@ -124,18 +133,16 @@ def _tune(
     model: Model, part: Part, values: Mapping[str, Tensor] | None
 ) -> Iterator[dict[str, Tensor]]:
     """While this lasts, the model has a LoRA; what it had before, it has again afterwards."""
-    nested = has_lora(model)
-    weights = add_lora(model, part.rank or 1, part.layers)
+    nested = find_lora(model)
+    weights = add_lora(model, part.rank or 1, part.layers, text=part.text)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         reset_lora(weights)
         _write(weights, values or {})
         yield weights
     finally:
-        if nested:
-            _write(weights, before)
-        else:
-            remove_lora(model)
+        _write(weights, before)
+        remove_lora(model, but=nested)
 
 
 @torch.no_grad()

@@ -201,6 +201,8 @@ class Reporter:
                 sheet = each.result
                 own = sheet.title.startswith(self.folder.spec.inputs.prompt[0] or "\n")
                 title = sheet.title if own else f"{self._title()}   {sheet.title}".strip()
+                if len(outcomes) > 1:  # several may show the same
+                    title = f"{each.label}   {title}"
                 parts.append(contact_sheet(sheet.columns, sheet.rows, sheet.captions, title=title))
         return _stack(parts)
 

@@ -10,6 +10,7 @@ from chainrule.diffusion.control.attention import (
     align,
 )
 from chainrule.diffusion.control.bottleneck import Bottleneck, Direction, Shift, Towards, deepest
+from chainrule.diffusion.control.learnt import Learnt, Several
 
 __all__ = [
     "Alignment",
@@ -17,9 +18,11 @@ __all__ = [
     "Blend",
     "Bottleneck",
     "Direction",
+    "Learnt",
     "Maps",
     "PairedDenoiser",
     "Pairing",
+    "Several",
     "Shift",
     "Towards",
     "align",

@@ -26,8 +26,12 @@ def unwrap(denoiser: Denoiser) -> Conditioned:
     return denoiser
 
 
-def module(denoiser: Denoiser) -> Any:
+def module(denoiser: Denoiser, *, rebuilt: bool = False) -> Any:
     """The diffusers network that a denoiser asks.
+
+    Args:
+        denoiser: What asks it.
+        rebuilt: Whether its blocks may be rebuilt on the way back.
 
     Raises:
         UserError: If it is another network, or if its blocks are to be rebuilt on the way back:
@@ -39,7 +43,8 @@ def module(denoiser: Denoiser) -> Any:
             "this network is not a module of diffusers, whose inside could be reached",
             "choose a checkpoint of diffusers",
         )
-    if torch.is_grad_enabled() and getattr(found, "is_gradient_checkpointing", False):
+    rebuilds = torch.is_grad_enabled() and getattr(found, "is_gradient_checkpointing", False)
+    if rebuilds and not rebuilt:
         raise UserError(
             "what reaches inside the network cannot be rebuilt with its blocks",
             "use a plan without `gradient_checkpointing`",

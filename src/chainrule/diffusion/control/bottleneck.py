@@ -2,9 +2,10 @@
 
     x_s = alpha_s x0(x_t; h + dh) + sigma_s eps(x_t; h)      eq. 7, the asymmetric reverse process
 
-h is what the deepest block of the U-Net makes. A shift of it that moved both halves would
-nearly cancel out (theorem 1), so it moves the predicted picture alone, and `Prediction`
-keeps both halves apart for that.
+h is what the deepest block of the U-Net makes, (N, C, h, w), or the middle block of a transformer,
+(N, n, C) for n places: of its image alone where texts go through the same blocks. A shift of it
+that moved both halves would nearly cancel out (theorem 1), so it moves the predicted picture alone,
+and `Prediction` keeps both halves apart for that.
 """
 
 from __future__ import annotations
@@ -28,13 +29,24 @@ class Direction(PerImage, ABC):
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, x: Tensor, t: float) -> Tensor:
-        """dh (N, C, h, w), where N divides the network's batch.
+        """dh, as h of N images, where N divides the network's batch.
 
         Args:
             denoiser: What is asked.
             x: The noisy latents (B, C, h, w).
             t: Their time.
         """
+
+    def shift(self, denoiser: Denoiser, x: Tensor, t: float) -> Callable[[Tensor], Tensor]:
+        """What becomes of h, as a function of it.
+
+        Args:
+            denoiser: What is asked.
+            x: The noisy latents (B, C, h, w).
+            t: Their time.
+        """
+        dh = self(denoiser, x, t)
+        return lambda h: add_shift(h, dh)
 
     @property
     @abstractmethod
@@ -52,7 +64,7 @@ class Shift(Direction):
     """A given one, the same at all times.
 
     Args:
-        dh: (1 or B, C, h, w).
+        dh: As h of one image, or of each.
     """
 
     dh: Tensor
@@ -121,18 +133,26 @@ class Bottleneck(WrappedDenoiser):
         plain = self.denoiser(x, t)
         if t < self.stop:
             return plain
-        dh = self.direction(self.denoiser, x, t)
-
-        def shift(h: Tensor) -> Tensor:
-            if dh.shape[1:] != h.shape[1:] or len(h) % len(dh):
-                raise UserError(
-                    f"the shift is {tuple(dh.shape)} and the bottleneck {tuple(h.shape)}",
-                    "they must be the same size, but for images that share a shift",
-                )
-            return h + dh.to(h).repeat(len(h) // len(dh), 1, 1, 1)
-
-        with _hook(self.denoiser, shift):
+        with _hook(self.denoiser, self.direction.shift(self.denoiser, x, t)):
             return Prediction(self.denoiser(x, t).x0, plain.eps)
+
+
+def add_shift(h: Tensor, dh: Tensor) -> Tensor:
+    """h, moved.
+
+    Args:
+        h: Of all that the network is asked.
+        dh: The same of N images, where N divides the batch.
+
+    Raises:
+        UserError: They are not of one size.
+    """
+    if dh.shape[1:] != h.shape[1:] or len(h) % len(dh):
+        raise UserError(
+            f"the shift is {tuple(dh.shape)} and the bottleneck {tuple(h.shape)}",
+            "they must be the same size, but for images that share a shift",
+        )
+    return h + dh.to(h).repeat(len(h) // len(dh), *[1] * (h.ndim - 1))
 
 
 def bottleneck(denoiser: Denoiser, x: Tensor, t: float) -> Tensor:
@@ -150,27 +170,33 @@ def bottleneck(denoiser: Denoiser, x: Tensor, t: float) -> Tensor:
 
 
 def deepest(denoiser: Denoiser) -> Any:
-    """The deepest block of a denoiser's U-Net.
+    """The deepest block of a denoiser's U-Net, or the middle one of a transformer's.
 
     Raises:
-        UserError: If it is none.
+        UserError: It has neither; or a transformer's blocks are to be rebuilt on the way back, and
+            what reaches into them with them.
     """
+    block = getattr(module(denoiser, rebuilt=True), "mid_block", None)
+    if block is not None:  # a U-Net's is rebuilt in parts, whose sum it is
+        return block
     network = module(denoiser)
-    block = getattr(network, "mid_block", None)
-    if block is None:
+    blocks = getattr(network, "transformer_blocks", None)
+    if not blocks:
         raise UserError(
-            f"a {type(network).__name__} has no bottleneck: Asyrp needs a U-Net",
+            f"a {type(network).__name__} has no bottleneck: Asyrp needs a U-Net or a transformer",
             "choose a checkpoint that has one",
         )
-    return block
+    return blocks[(len(blocks) - 1) // 2]
 
 
 @contextmanager
 def _hook(denoiser: Denoiser, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """While this lasts, `hook` sees each h, and replaces it if it returns one."""
 
-    def on_forward(_module: Any, _inputs: Any, h: Tensor) -> Tensor | None:
-        return hook(h)
+    def on_forward(_module: Any, _inputs: Any, out: Any) -> Any:
+        *texts, h = out if isinstance(out, tuple) else (out,)
+        moved = hook(h)
+        return (*texts, moved) if texts and moved is not None else moved
 
     handle = deepest(denoiser).register_forward_hook(on_forward)
     try:

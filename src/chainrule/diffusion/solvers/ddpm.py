@@ -14,6 +14,7 @@ step; where c = 0, none is drawn. To a noisier time it goes as the data do in tr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,12 +37,14 @@ class DDPM(Solver):
         first: Step k takes draw first + k of the stream.
         given: The noises z of the first steps, each (B, C, h, w), in the place of the stream's:
             gradients reach those that want one.
+        below: The noisiest time from which noise is added; from noisier ones none is.
     """
 
     noise: Stream
     eta: float = 1.0
     first: int = 0
     given: tuple[Tensor, ...] = ()
+    below: float = math.inf
 
     order = 1
     calls = 1
@@ -88,14 +91,14 @@ class DDPM(Solver):
         raise UserError("DDPM adds noise, which cannot be undone", "invert with EDICT() or DDIM()")
 
     def variance(self, schedule: Schedule, t: float, s: float) -> Tensor:
-        """c^2, a float64 scalar; to the image itself nothing is added.
+        """c^2, a float64 scalar; to the image itself, and above `below`, nothing is added.
 
         Args:
             schedule: What times mean.
             t: The time at the start of the step.
             s: The time at its end, below `t`.
         """
-        if s < 0:
+        if s < 0 or t > self.below:
             return torch.zeros((), dtype=torch.float64)
         alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
         alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
