@@ -27,7 +27,7 @@ from chainrule.methods.best_of import Best, keep_better
 from chainrule.methods.chains import generate
 from chainrule.methods.chunking import finish, tell_part
 from chainrule.methods.doodl import DOODL, DOODLState
-from chainrule.methods.tfg import TFG, Like
+from chainrule.methods.tfg import LOOK, TFG, Like
 from chainrule.optimise import Adam, Momentum
 
 
@@ -54,12 +54,13 @@ class Hybrid(Method):
     budget: int = Field(
         default=1000,
         ge=1,
-        description="Network passes for an image, forwards or backwards; a guidance pair is one.",
+        description="Network passes for an image, forwards or backwards; a guidance pair is one, "
+        "and so is decoding and judging an image.",
     )
     searched: float = Field(
         default=0.5, ge=0, le=1, description="The share of the budget that is spent on draws."
     )
-    like: Like = Field(default="strong", description="How draws are guided: as of tfg.")
+    like: Like = Field(default="gentle", description="How draws are guided: as of tfg.")
     rho: float | None = Field(default=None, description="How hard the loss pushes x_t; like's.")
     mu: float | None = Field(default=None, description="How hard it pushes the guess; like's.")
     steps: Steps = 50
@@ -78,14 +79,16 @@ class Hybrid(Method):
     @property
     def draws(self) -> int:
         """How many there are: a plain one, and guided ones."""
-        cost = self.guide.passes
-        return 1 + max(0, int(self.searched * self.budget) - self.steps) // cost
+        cost, plain = self.guide.passes, self.steps + LOOK
+        guided = max(0, int(self.searched * self.budget) - plain) // cost
+        return 1 + (guided or int(self.budget - plain >= cost))  # one if there is budget for it
 
     @property
     def iterations(self) -> int:
         """How often the noise is improved, for 3 passes a step; inversion and last image apart."""
-        left = self.budget - self.steps - (self.draws - 1) * self.guide.passes - 2 * self.steps
-        return max(0, left // (3 * self.steps))
+        walk = self.steps + LOOK
+        left = self.budget - 2 * walk - (self.draws - 1) * self.guide.passes - self.steps
+        return max(0, left // (3 * self.steps + 2 * LOOK))
 
     @property
     def loop(self) -> DOODL:
@@ -115,8 +118,13 @@ class Hybrid(Method):
 
     @classmethod
     def preset(cls, situation: Situation) -> dict[str, Any]:
-        """In the bundled world: what `benchmarks/rare.py --tune` found."""
-        return {} if situation.name == "faithful" else {"steps": TUNED_STEPS}
+        """In the bundled world: what `benchmarks/rare.py --tune` found.
+
+        Pixels cannot be deceived, and are pushed towards harder than what networks judge.
+        """
+        if situation.name == "faithful":
+            return {}
+        return {"steps": TUNED_STEPS, "like": PUSHED.get(situation.loss, "gentle")}
 
     # --- the algorithm --------------------------------------------------------------------------
 
@@ -184,6 +192,10 @@ class Hybrid(Method):
 
     def result(self, task: Task, state: DOODLState) -> Result:
         return self.loop.result(task, state)
+
+
+PUSHED: dict[str, Like] = {"picture": "strong"}
+"""How draws are guided towards some kinds of losses."""
 
 
 def _best(state: DOODLState) -> Best:

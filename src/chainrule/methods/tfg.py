@@ -57,7 +57,7 @@ class Member:
     eta: float = 0.0
 
 
-Like = Literal["tfg", "one-step", "dps", "lgd", "mpgd", "freedom", "universal", "strong"]
+Like = Literal["tfg", "one-step", "dps", "lgd", "mpgd", "freedom", "universal", "gentle", "strong"]
 FAMILY: dict[str, Member] = {
     # the public script for labels on CIFAR-10
     "tfg": Member(1.0, 0.25, "increasing", "increasing", pushes=4, gamma=1e-3),
@@ -67,10 +67,14 @@ FAMILY: dict[str, Member] = {
     "mpgd": Member(mu=1.0),
     "freedom": Member(1.0, rho_schedule="step", recurrences=2, eta=1.0),
     "universal": Member(5.0, 1.0, "variance", pushes=5, fixed="x_t", recurrences=2),
+    "gentle": Member(0.03, normalise="gradient"),
     "strong": Member(mu=0.1, pushes=2, normalise="gradient"),
 }
 """By the name of `like`. The papers choose strengths and counts for each task; their updates are
-what is exact here. "strong" is no paper's: what did best towards a picture in the bundled world."""
+what is exact here. "gentle" and "strong" are no paper's: what did best in the bundled world towards
+what networks judge, and towards a picture's pixels."""
+LOOK = 1
+"""The passes of decoding and judging an image."""
 REST = {"pushes": "mu", "mu_schedule": "mu", "rho_schedule": "rho", "samples": "gamma"}
 """The settings that act through another one."""
 
@@ -88,7 +92,7 @@ class TFG(OneShot):
     tfg; one-step (DOODL's baseline); dps (Chung et al. 2023: divided by the root of the loss);
     lgd (Song et al. 2023: smoothed); mpgd (He et al. 2024: x0 alone, no backward pass of the
     network); freedom (Yu et al. 2023: repeats); universal (Bansal et al. 2023: rho, mu, repeats);
-    strong (our own). A photo is noised first, as in SDEdit.
+    gentle, strong (our own). A photo is noised first, as in SDEdit.
 
     Cost: steps x recurrences passes, as many backward passes if there is a rho; the loss is
     computed and differentiated (rho: 1) + (mu: pushes) times samples for each.
@@ -159,8 +163,13 @@ class TFG(OneShot):
 
     @property
     def passes(self) -> int:
-        """The network passes of a draw, forwards and backwards."""
-        return self.steps * self.member.recurrences * (2 if self.member.rho else 1)
+        """The passes of a draw: the network's, and those of what looks at images.
+
+        Forwards and backwards are one each; to look is to decode and to judge.
+        """
+        mine = self.member
+        looks = 2 * mine.recurrences * mine.samples * (bool(mine.rho) + mine.pushes * bool(mine.mu))
+        return self.steps * mine.recurrences * (2 if mine.rho else 1) + self.steps * looks + LOOK
 
     def draw(self, task: Task, on_step: OnStep | None = None) -> Drawn:
         if task.photo is None:
