@@ -359,7 +359,7 @@ WAYS: dict[str, Way] = {
     STRONG: guided("strong"),
     HYBRID: Spent(0.8),
     "exact gradient": exact(Adam(rate=0.05)),
-    "hybrid, half on draws": Spent(0.5),
+    "half draws, half gradient": Spent(0.5),
     "best of N, one-step": guided("one-step", rho=30.0),
     "exact gradient from the best of N": exact(Adam(rate=0.02), 0.5),
     "exact gradient, momentum": pushed(300.0),

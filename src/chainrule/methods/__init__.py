@@ -34,6 +34,7 @@ from chainrule.methods.reno import ReNO
 from chainrule.methods.repaint import RePaint
 from chainrule.methods.reward import RewardTuning
 from chainrule.methods.sdedit import SDEdit
+from chainrule.methods.search import Search
 from chainrule.methods.semantic import SemanticGuidance
 from chainrule.methods.stylize import StyleTask, Stylize
 from chainrule.methods.textual_inversion import TextualInversion
@@ -82,6 +83,7 @@ __all__ = [
     "Result",
     "RewardTuning",
     "SDEdit",
+    "Search",
     "SemanticGuidance",
     "Sheet",
     "Situation",

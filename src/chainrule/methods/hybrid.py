@@ -27,8 +27,8 @@ from chainrule.methods.best_of import Best, keep_better
 from chainrule.methods.chains import generate
 from chainrule.methods.chunking import finish, tell_part
 from chainrule.methods.doodl import DOODL, DOODLState
-from chainrule.methods.tfg import LOOK, TFG, Like
-from chainrule.optimise import Adam, Momentum
+from chainrule.methods.tfg import LOOK, TFG, Like, require_plain_draw
+from chainrule.optimise import Adam, Momentum, require_whole
 
 
 class Hybrid(Method):
@@ -112,9 +112,9 @@ class Hybrid(Method):
             return Stage(iteration, self.draws, SEARCH)
         return Stage(min(iteration - self.draws, self.iterations), self.iterations)
 
-    def probe(self, steps: int) -> Hybrid:
-        """A plain draw and an iteration."""
-        return self.model_copy(update={"steps": steps, "budget": 6 * steps, "searched": 0.0})
+    def probe(self, steps: int) -> Method:
+        """An iteration: no draw takes more."""
+        return self.loop.probe(steps)
 
     @classmethod
     def preset(cls, situation: Situation) -> dict[str, Any]:
@@ -125,6 +125,12 @@ class Hybrid(Method):
         if situation.name == "faithful":
             return {}
         return {"steps": TUNED_STEPS, "like": PUSHED.get(situation.loss, "gentle")}
+
+    def prepare(self, task: Task) -> Task:
+        require_whole(self.optimiser)
+        require_plain_draw(self.budget, self.steps)
+        prepared: Task = super().prepare(task)
+        return prepared
 
     # --- the algorithm --------------------------------------------------------------------------
 

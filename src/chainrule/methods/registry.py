@@ -33,6 +33,7 @@ from chainrule.methods.reno import ReNO
 from chainrule.methods.repaint import RePaint
 from chainrule.methods.reward import RewardTuning
 from chainrule.methods.sdedit import SDEdit
+from chainrule.methods.search import Search
 from chainrule.methods.semantic import SemanticGuidance
 from chainrule.methods.stylize import Stylize
 from chainrule.methods.textual_inversion import TextualInversion
@@ -47,6 +48,7 @@ OWN: tuple[type[Method], ...] = (
     NoiseAwareGuidance,
     SemanticGuidance,
     BestOf,
+    Search,
     DOODL,
     Hybrid,
     AdjointDPM,

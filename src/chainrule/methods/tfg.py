@@ -224,3 +224,18 @@ class TFG(OneShot):
 def _repeat(times: Tensor, often: int, schedule: Any, steps: int) -> Tensor:
     """The times of a chain, each step made `often`: a time grid."""
     return repeat_steps(times, often)
+
+
+def require_plain_draw(budget: int, steps: int) -> None:
+    """Raise UserError for a budget that is too small for a plain image that is judged.
+
+    Args:
+        budget: Of passes.
+        steps: Of its chain.
+    """
+    if budget < steps + LOOK:
+        raise UserError(
+            f"a plain image takes {steps + LOOK} passes, and the budget is {budget}",
+            "raise the budget, or take fewer steps",
+            "budget",
+        )
