@@ -569,7 +569,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__)
     options.add_argument("--tune", action="store_true", help="compare settings on other wishes")
     options.add("--device", default="cpu", toy="cpu")
-    options.add("--only", nargs="*", help="ways whose name begins so", toy=[PLAIN, GENTLE, HYBRID])
+    options.add("--only", nargs="*", help="only these ways", toy=[PLAIN, GENTLE, HYBRID])
     options.add("--wishes", type=int, nargs="*", help="only these, by number", toy=[0, 2])
     options.add("--seeds", type=int, default=SEEDS, toy=2)
     options.add("--budgets", type=int, nargs="+", default=list(BUDGETS), toy=[110, 200])
@@ -593,7 +593,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = {
         name: way
         for name, way in ways.items()
-        if arguments.only is None or name.startswith(tuple(arguments.only))
+        if arguments.only is None or name in arguments.only
     }
     folder = arguments.work / ("tuning" if tune else "final")
     find_all(wishes, asked, folder, make)

@@ -40,6 +40,8 @@ SHOWN, WANTED = "a red circle on a white background", "a circle in a blue square
 PICTURE = "docs/images/heart.png"
 BASE: dict[str, dict[str, Any]] = {
     "best-of": {"count": 1},
+    "search": {"budget": 40},
+    "hybrid": {"budget": 80, "optimiser": Adam(rate=0.2)},
     "doodl": {"iterations": 1, "steps": 2, "crops": 1, "optimiser": Adam(rate=0.2)},
     "adjoint-dpm": {"iterations": 1, "steps": 2},
     "reno": {"iterations": 1, "steps": 2, "optimiser": Momentum(rate=5.0, clip=None)},
@@ -101,6 +103,16 @@ OTHER: dict[str, Any] = {
 }
 """Another value of a setting, where one more, or the other choice, does not do."""
 WITH: dict[tuple[str, str], dict[str, Any]] = {
+    ("search", "budget"): {"budget": 60},
+    ("search", "searched"): {"by": "moves", "searched": 0.9},
+    ("search", "reach"): {"by": "moves", "reach": 0.1},
+    ("search", "sharpness"): {"by": "particles", "sharpness": 1e4},
+    ("search", "looks"): {"by": "particles", "looks": 2},
+    ("hybrid", "budget"): {"budget": 120},
+    ("hybrid", "searched"): {"searched": 0.1},
+    ("hybrid", "optimiser"): {"optimiser": Adam(rate=0.01)},
+    ("hybrid", "rho"): {"rho": 1.0},
+    ("hybrid", "mu"): {"mu": 1.0},
     ("doodl", "final_steps"): {"mix": None, "final_steps": 6},
     ("prompt-to-prompt", "blend_from"): {"blend": ("circle",), "blend_from": 0.8},
     ("doodl", "adjoint"): {"mix": None, "adjoint": True},

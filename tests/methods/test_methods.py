@@ -27,6 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edi
 SHOWN, WANTED = "a red circle on a white background", "a blue square on a white background"
 SMALL: dict[str, dict[str, Any]] = {
     "best-of": {"count": 2},
+    "search": {"budget": 9},
+    "hybrid": {"budget": 40},
     "tfg": {"pushes": 1},
     "sdedit": {"repeats": 2},
     "repaint": {"jump": 1, "repeats": 2},

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edi
 
 PARTS = [kind for kind in METHODS.own if kind not in ("effect", "audit")]
 """An effect is learnt from one picture; an audit has a test of its own."""
-GUESSING = ("one-step", "tfg", "blended")
+GUESSING = ("one-step", "tfg", "hybrid", "blended")
 """They decode and judge what they guess at each step."""
 
 

@@ -172,8 +172,12 @@ class Search(Method):
 
     @property
     def stops(self) -> list[int]:
-        """Of particles: after which steps they are looked at."""
-        return sorted({-(-self.steps * look // self.looks) for look in range(1, self.looks + 1)})
+        """Of particles: after which steps they are looked at.
+
+        Not before the last one, which adds no noise: who is there twice would end as the same.
+        """
+        even = {-(-self.steps * look // self.looks) for look in range(1, self.looks + 1)}
+        return sorted(even - {self.steps - 1})
 
     @property
     def particles(self) -> int:
@@ -210,7 +214,8 @@ class Search(Method):
         """The best so far after each draw, or after each group of the particles' steps."""
         _ = task.require_loss()
         if state is None:
-            found = finish(task, generate(task, task.x_T, self.steps, on_step=on_step))
+            told = tell_part(on_step, 0, self.draws if self.by == "moves" else 1)
+            found = finish(task, generate(task, task.x_T, self.steps, on_step=told))
             state = Sought(found.latents, found.x_T, losses=found.losses)
             yield state
         ways = {"halving": self.halve, "moves": self.move, "particles": self.steer}
