@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -241,7 +241,7 @@ class Way(ABC):
     """How images are looked for."""
 
     @abstractmethod
-    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Drawn]]:
+    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
         """The best images at each budget, and all draws if there are nothing but draws.
 
         Args:
@@ -268,7 +268,7 @@ class Draws(Way):
         """The passes of a draw."""
         return STEPS + LOOK if self.guide is None else self.guide.passes
 
-    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Drawn]]:
+    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
         drawn, best = [], None
         counts, found = [max(1, budget // self.cost) for budget in budgets], []
         for new in self._draw(task, max(self.least, *counts)):
@@ -287,7 +287,9 @@ class Draws(Way):
             many = task.select([*range(seeds)] * len(some))
             drawn = generate(many, x_T, STEPS) if self.guide is None else self.guide.walk(many, x_T)
             result = finish(many, drawn)
-            parts = (value.split(seeds) for value in (result.latents, x_T, result.losses))
+            parts = (
+                cast(Tensor, value).split(seeds) for value in (result.latents, x_T, result.losses)
+            )
             for latents, noise, losses in zip(*parts, strict=True):
                 yield Best(latents, noise, losses=losses)
 
@@ -304,7 +306,7 @@ class Optimised(Way):
     method: DOODL
     start: float = 0.0
 
-    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Drawn]]:
+    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
         return [self._find(task, budget) for budget in budgets], []
 
     def _find(self, task: Task, budget: int) -> Best:
@@ -328,7 +330,7 @@ class Spent(Way):
 
     searched: float
 
-    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Drawn]]:
+    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
         method, found = use_preset(Hybrid, "tuned", loss), []
         for budget in budgets:
             spent = method.model_copy(update={"budget": budget, "searched": self.searched})
@@ -401,7 +403,7 @@ def measure(wish: Wish, way: Way, model: Model, seeds: Sequence[int], budgets: l
     return Found(
         right=torch.from_numpy(np.stack([wish.judge(row) for row in images])),
         overlap=torch.tensor(np.stack([measure_overlap(row, wish.picture) for row in images])),
-        losses=torch.stack([each.losses.cpu() for each in best]),
+        losses=torch.stack([cast(Tensor, each.losses).cpu() for each in best]),
         images=(255 * images[:, :SHOWN]).round().to(torch.uint8),
         norm=noise_statistics(best[-1].x_T)["norm"].cpu(),
         seconds=torch.tensor(1000 * seconds),
@@ -591,9 +593,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return measure(wish, way, model, seeds, budgets)
 
     asked = {
-        name: way
-        for name, way in ways.items()
-        if arguments.only is None or name in arguments.only
+        name: way for name, way in ways.items() if arguments.only is None or name in arguments.only
     }
     folder = arguments.work / ("tuning" if tune else "final")
     find_all(wishes, asked, folder, make)

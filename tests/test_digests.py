@@ -79,6 +79,10 @@ NOISE: dict[str, tuple[str, dict[str, Any]]] = {
     "reno": ("reno", {"iterations": 2, "final_steps": 4}),
     "dno": ("dno", {**STEPS, "iterations": 2}),
     "langevin": ("langevin", {**STEPS, "iterations": 3}),
+    "hybrid": ("hybrid", {**STEPS, "budget": 100, "searched": 0.5}),
+    "search": ("search", {**STEPS, "budget": 40}),
+    "search moves": ("search", {**STEPS, "budget": 40, "by": "moves"}),
+    "search particles": ("search", {**STEPS, "budget": 40, "by": "particles"}),
     "noise-aware": ("noise-aware", STEPS),
     "semantic": ("semantic", STEPS),
 }

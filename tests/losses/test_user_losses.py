@@ -55,7 +55,9 @@ UNCONNECTED: dict[str, Any] = {
 }
 ASKING = [*[kind for kind in METHODS.known.values() if Needs.LOSS in kind.needs], Plain]
 DIFFERENTIATING = [
-    kind for kind in ASKING if kind.model_fields["kind"].default not in ("best-of", "search", "plain")
+    kind
+    for kind in ASKING
+    if kind.model_fields["kind"].default not in ("best-of", "search", "plain")
 ]
 
 

@@ -43,7 +43,7 @@ def make_spec(
         situation = Situation(name_preset(values.get("preset"), bundled=bundled), kind, edits)
         if bundled and edits and situation.name == PRESETS[0]:
             inputs = {"guidance_scale": PAPER_PHOTO_SCALE} | inputs
-    chosen = choose_methods(methods, situation)
+    chosen = choose_methods(methods, situation, typed)
     apply_settings(typed, [*chosen, *losses])
     return parse_spec(
         {

@@ -452,11 +452,13 @@ class Situation:
         name: The preset: "faithful" (the paper's settings), "tuned" or "quick".
         loss: The kind of the first loss.
         photo: Whether a photo is edited.
+        low_rank: Whether a LoRA is tuned, and not the weights themselves.
     """
 
     name: str = "faithful"
     loss: str = "classifier"
     photo: bool = False
+    low_rank: bool = False
 
 
 PRESETS = ("faithful", "tuned", "quick")

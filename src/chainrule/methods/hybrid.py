@@ -41,7 +41,8 @@ class Hybrid(Method):
     The approximate gradient (Ye et al. 2024, TFG) finds the basin, the search discards its
     failures, the exact gradient (Wallace et al. 2023, DOODL) finishes what the approximate one
     cannot. N and m follow from the budget. Whatever is delivered is the best image that was found,
-    the plain one included; it stops early where every image is good enough.
+    the plain one included; it stops early where every image is good enough. Where that was a guided
+    draw, its noise alone does not draw it again.
 
     Limits: where one plain draw in ten is right, plain draws alone are as good; a network that
     judges can be deceived by either gradient.
@@ -58,7 +59,7 @@ class Hybrid(Method):
         "and so is decoding and judging an image.",
     )
     searched: float = Field(
-        default=0.5, ge=0, le=1, description="The share of the budget that is spent on draws."
+        default=0.8, ge=0, le=1, description="The share of the budget that is spent on draws."
     )
     like: Like = Field(default="gentle", description="How draws are guided: as of tfg.")
     rho: float | None = Field(default=None, description="How hard the loss pushes x_t; like's.")
@@ -165,7 +166,7 @@ class Hybrid(Method):
         best = None if state is None else _best(state)
         shape, count = task.model.codec.latent_shape, self.draws
         for draw in range(0 if best is None else best.iteration, count):
-            if best is not None and self.loop.good(best.losses).all():
+            if best is not None and best.losses is not None and self.loop.good(best.losses).all():
                 return
             x_T = task.noise.normal(draw, shape).to(task.model.device)
             told = tell_part(on_step, draw, count)

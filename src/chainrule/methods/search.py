@@ -72,7 +72,8 @@ class Sought(Best):
     scores: Tensor | None = None
     particles: Tensor | None = None
     reach: Tensor | None = None
-    layout: ClassVar[Mapping[str, str]] = Best.layout | {
+    layout: ClassVar[Mapping[str, str]] = {
+        **Best.layout,
         "draws": " int",
         "origins": "p B int",
         "scores": "s B",
@@ -231,20 +232,21 @@ class Search(Method):
         """
         for steps, size in self.rungs:
             state = self._climb(task, state, size)
-            if state.origins is None or state.scores is None or len(state.origins) < size:
+            origins, scores = _given(state.origins), _given(state.scores)
+            if len(origins) < size:
                 continue  # a rung that was left before
-            for k in range(len(state.scores), size):
-                x_T = draw_noise(task, state.origins[k])
+            for k in range(len(scores), size):
+                x_T = draw_noise(task, origins[k])
                 told = tell_part(on_step, k, size)
                 found = finish(task, generate(task, x_T, steps, on_step=told))
                 state = state.keep(x_T, found) if steps == self.steps else state
-                scores = torch.cat([state.scores, _losses(found)[None]])
+                scores = torch.cat([scores, _given(found.losses)[None]])
                 state = replace(state.count(), scores=scores)
                 yield state
 
     def _climb(self, task: Task, state: Sought, size: int) -> Sought:
         """The state at the beginning of a rung of `size`; as it is if it is there, or further."""
-        none = _losses(state)[None][:0]
+        none = _given(state.losses)[None][:0]
         if state.origins is None or state.scores is None:  # all begin
             return replace(state, origins=list_draws(task, size), scores=none)
         if len(state.origins) <= size:
@@ -262,7 +264,11 @@ class Search(Method):
         """
         count, shape = self.draws, task.model.codec.latent_shape
         first = max(1, round(self.searched * count))
-        reach = torch.full_like(_losses(state), self.reach) if state.reach is None else state.reach
+        reach = (
+            torch.full_like(_given(state.losses), self.reach)
+            if state.reach is None
+            else state.reach
+        )
         for k in range(state.iteration, count):
             x_T = task.noise.normal(k, shape).to(state.x_T)
             if k >= first:
@@ -272,7 +278,7 @@ class Search(Method):
             told = tell_part(on_step, k, count)
             found = finish(task, generate(task, x_T, self.steps, on_step=told))
             if k >= first:
-                better = _losses(found) < _losses(state)
+                better = _given(found.losses) < _given(state.losses)
                 reach = reach * torch.where(better, GROWTH, GROWTH**-0.25)
                 reach = reach.clamp(SHORTEST, 1.0)
             state = replace(state.keep(x_T, found).count(), reach=reach)
@@ -291,7 +297,7 @@ class Search(Method):
             return
         if state.particles is None:
             origins = list_draws(task, count)
-            lows = torch.full_like(_losses(state), torch.inf).repeat(count, 1)
+            lows = torch.full_like(_given(state.losses), torch.inf).repeat(count, 1)
             starts = torch.stack([draw_noise(task, each) for each in origins])
             state = replace(state, origins=origins, scores=lows, particles=starts)
         marks = [0, *self.stops]
@@ -304,23 +310,24 @@ class Search(Method):
         self, task: Task, state: Sought, look: int, part: tuple[int, int], on_step: OnStep | None
     ) -> Sought:
         """The particles after some steps: drawn again, or at the end the best of them kept."""
-        if state.origins is None or state.scores is None or state.particles is None:
-            raise not_its_own("it has no particles")
+        origins, before = _given(state.origins), _given(state.scores)
         done, moved, losses = part[1] == self.steps, [], []
-        for j, each in enumerate(walk_particles(task, state.particles, self.steps, part, on_step)):
+        for j, each in enumerate(
+            walk_particles(task, _given(state.particles), self.steps, part, on_step)
+        ):
             shown = each.latents if done else each.guess
             found = finish(task, Drawn(shown, shown))
-            state = state.keep(draw_noise(task, state.origins[j]), found) if done else state
+            state = state.keep(draw_noise(task, origins[j]), found) if done else state
             moved.append(each.latents)
-            losses.append(_losses(found))
+            losses.append(_given(found.losses))
         particles, seen = torch.stack(moved), torch.stack(losses)
-        lows = torch.minimum(state.scores, seen)
+        lows = torch.minimum(before, seen)
         if done:
             return replace(state, particles=particles, scores=lows)
         u = task.noise.stream(RESAMPLING).uniform(look, (1,))[:, 0]
-        index = resample(weigh(state.scores, seen, self.sharpness), u).to(particles.device)
+        index = resample(weigh(before, seen, self.sharpness), u).to(particles.device)
         rows = torch.arange(index.shape[1], device=index.device)
-        origins, lows = state.origins[index, rows], lows[index, rows]
+        origins, lows = origins[index, rows], lows[index, rows]
         return replace(state, origins=origins, scores=lows, particles=particles[index, rows])
 
     def result(self, task: Task, state: Sought) -> Result:
@@ -349,8 +356,8 @@ def draw_noise(task: Task, numbers: Tensor) -> Tensor:
     return torch.cat([Noise((seed,)).normal(k, shape) for seed, k in each]).to(task.model.device)
 
 
-def _losses(found: Best | Result) -> Tensor:
-    """The losses (B,) of what was judged."""
-    if found.losses is None:
-        raise not_its_own("it has no losses")
-    return found.losses
+def _given(part: Tensor | None) -> Tensor:
+    """A part that a state of this kind of search has."""
+    if part is None:
+        raise not_its_own("it lacks a part")
+    return part
