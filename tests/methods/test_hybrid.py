@@ -33,7 +33,7 @@ def tiny(seeds: tuple[int, ...] = (0, 1, 2)) -> Task:
 
 
 def hybrid(budget: int = 150, **settings: Any) -> Hybrid:
-    return Hybrid(budget=budget, **({"steps": 4} | settings))
+    return Hybrid(budget=budget, **({"steps": 4, "searched": 0.5} | settings))
 
 
 def states(method: Hybrid, task: Task) -> list[DOODLState]:
