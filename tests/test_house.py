@@ -21,7 +21,7 @@ ROOMS = (
 
 FLOORS = {
     "diffusion": (
-        "batch", "held", "schedule", "time_grids", "denoiser", "matching", "ode", "solvers", "guidance", "constraints", "control",
+        "batch", "held", "schedule", "time_grids", "denoiser", "matching", "ode", "noise_priors", "solvers", "guidance", "constraints", "control",
         "gradient", "arguments", "sampling",
     ),
     "images": ("checking", "opening", "reading", "resizing", "putting_back", "masks", "_contact_sheet", "charts"),
@@ -53,7 +53,7 @@ SHARED = {
     # they learn one photo; one of them draws as SDEdit does
     "methods/imagic": ("one_photo",), "methods/unitune": ("one_photo", "sdedit"),
     # it is the same loop with other settings
-    "methods/adjoint_dpm": ("doodl",),
+    "methods/adjoint_dpm": ("doodl",), "methods/reno": ("doodl",), "methods/dno": ("doodl",),
     # a change that words describe is learnt in two ways; who edits with it has the same settings
     "methods/change": ("tuning",), "methods/diffusion_clip": ("change", "tuning"),
     "methods/diffusion_clip_edit": ("diffusion_clip",),
@@ -61,6 +61,10 @@ SHARED = {
     "methods/asyrp_edit": ("asyrp_trained", "asyrp_times"),
     # an optimisation may start at the best of several draws
     "methods/doodl": ("best_of",),
+    # what is found is kept as the best of draws is; passes are counted as guidance counts them
+    "methods/search": ("best_of", "particles", "tfg"),
+    # it is guided draws, the best of them, and the loop
+    "methods/hybrid": ("best_of", "doodl", "tfg"),
     # a multistep method starts with Runge-Kutta steps
     "diffusion/solvers/adams_bashforth": ("runge_kutta",),
     # directions that were trained are directions
@@ -179,7 +183,8 @@ def test_a_method_is_named_in_two_files_at_most(kind: str) -> None:
 
 
 USES_THE_WORD = {
-    "plain": {"methods/base"},
+    "plain": {"methods/base", "methods/tfg"},  # gradients that nothing divides
+    "one-step": {"methods/tfg"},  # a member of that family
     # names of solvers, of losses' files and of parts of the bundled world
     "ddim": {"methods/plain"},
     "semantic": {"scenes/train/__main__"},
@@ -216,7 +221,7 @@ def test_it_can_be_read(path: Path) -> None:
 
 def test_chains_and_methods_that_draw_are_differentiable() -> None:
     """`no_grad` is the executor's; of methods only those that train or optimise have some, for what is their own."""
-    own = {"doodl", "audit", "thing"}
+    own = {"doodl", "hybrid", "audit", "thing"}
     own |= {"sampling"}  # which looks for the step at which a broken chain broke
     for path in [*METHOD_FILES, *(SOURCE / "diffusion").rglob("*.py")]:
         trains = "Training" in code_of(path)

@@ -18,7 +18,9 @@ G = torch.tensor([4.0, -0.5])
 
 
 @pytest.mark.parametrize(
-    "optimiser", [Momentum(), Adam(), Adam(decay=0.1)], ids=["momentum", "adam", "adamw"]
+    "optimiser",
+    [Momentum(), Momentum(nesterov=True), Adam(), Adam(decay=0.1)],
+    ids=["momentum", "nesterov", "adam", "adamw"],
 )
 def test_what_is_given_stays_as_it_was(optimiser: Optimiser) -> None:
     value, gradient, memory = torch.ones(2), G.clone(), torch.ones(2, 2)

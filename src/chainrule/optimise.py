@@ -71,7 +71,7 @@ class Optimiser(Spec, ABC):
 
 
 class Momentum(Optimiser):
-    """DOODL's update (eq. 8)."""
+    """DOODL's update (eq. 8); Nesterov's, as torch has it, with the step that comes next added."""
 
     kind: Literal["momentum"] = "momentum"
     rate: float = Field(default=0.05, gt=0, description=RATE)
@@ -79,6 +79,7 @@ class Momentum(Optimiser):
         default=1e-3, gt=0, description="The bound of each element of a step; none: no bound."
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="How much of the last step stays.")
+    nesterov: bool = Field(default=False, description="Whether a step looks ahead (Nesterov 1983).")
 
     def update(
         self, value: Tensor, gradient: Tensor, memory: Tensor, k: int
@@ -87,7 +88,8 @@ class Momentum(Optimiser):
         if self.clip is not None:
             g = g.clamp(-self.clip, self.clip)
         velocity = self.momentum * memory[0] + g
-        return velocity, torch.stack([velocity, memory[1]])
+        change = g + self.momentum * velocity if self.nesterov else velocity
+        return change, torch.stack([velocity, memory[1]])
 
 
 def _read_bits(value: Any) -> Any:

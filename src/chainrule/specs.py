@@ -110,7 +110,7 @@ def explain_error(error: ValidationError) -> UserError:
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
         return cause
-    where = [part for part in problem["loc"] if isinstance(part, str)]
+    where = [part for part in problem["loc"] if isinstance(part, str) and part != "[key]"]
     holders = ("methods", "losses", "inputs", "checkpoint")  # nobody types these
     name = ".".join(p for p in where if p not in holders and not p.startswith("function-"))
     name = name or ".".join(map(str, problem["loc"])) or error.title

@@ -413,7 +413,8 @@ BAD = {
     "unknown loss": ([*G, "--loss", "beauty"], "'beauty' is not a loss: write classifier=CLASS"),
     "unknown classifier": ([*HEART, "--classifier", "./nope"], "there is no image classifier at ./nope"),
     "unknown method": ([*HEART, "--method", "nosuch"], "there is no method 'nosuch': choose among adjoint-dpm"),
-    "unknown preset": ([*HEART, "--preset", "magic"], "there is no preset 'magic': choose faithful, tuned, quick"),
+    "unknown preset": ([*HEART, "--preset", "magic"], "there is no preset 'magic': choose faithful, tuned, quick, best"),
+    "preset without its method": ([*HEART, "--preset", "best", "--method", "plain"], "is the method hybrid, and that is not asked for"),
     "unknown setting": ([*HEART, "--stepz", "3"], "there is no option or setting --stepz: did you mean --steps"),
     "unknown setting of a method": (
         [*HEART, "--method", "doodl:foo=1"],

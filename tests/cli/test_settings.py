@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from chainrule.cli._settings import apply_settings, choose_losses, choose_methods
+from chainrule.cli._settings import Typed, apply_settings, choose_losses, choose_methods
 from chainrule.errors import UserError
 from chainrule.losses import ClassifierSpec
 from chainrule.methods import DOODL, Adam, Momentum
+from chainrule.methods.base import Situation
 
 
 def test_a_part_of_a_setting_and_its_kind() -> None:
@@ -57,3 +58,16 @@ def test_a_value_of_ones_own_goes_before_that_of_all() -> None:
         apply_settings([("rate", "0.1")], chosen)
     with pytest.raises(UserError, match="has a value of its own: omit --steps"):
         apply_settings([("steps", "7")], chosen[:1])
+
+
+def test_a_lora_has_its_own_rate_wherever_its_rank_is_said() -> None:
+    def rate(texts: list[str], typed: list[Typed], preset: str = "tuned") -> float:
+        (chosen,) = choose_methods(texts, Situation(preset), typed)
+        apply_settings(typed, [chosen])
+        return chosen.kind(**chosen.values).moved_by.rate
+
+    assert rate(["dreambooth"], []) == rate(["dreambooth:rank=none"], []) == 2e-4
+    assert rate(["dreambooth:rank=8"], []) == rate(["dreambooth"], [("rank", "8")]) == 3e-3
+    assert rate(["dreambooth:rank=8,rate=0.01"], []) == 0.01
+    assert rate(["dreambooth"], [], "faithful") == 5e-6
+    assert rate(["dreambooth:rank=8"], [], "faithful") == 1e-4

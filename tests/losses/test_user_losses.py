@@ -55,7 +55,9 @@ UNCONNECTED: dict[str, Any] = {
 }
 ASKING = [*[kind for kind in METHODS.known.values() if Needs.LOSS in kind.needs], Plain]
 DIFFERENTIATING = [
-    kind for kind in ASKING if kind.model_fields["kind"].default not in ("best-of", "plain")
+    kind
+    for kind in ASKING
+    if kind.model_fields["kind"].default not in ("best-of", "search", "plain")
 ]
 
 
@@ -64,7 +66,7 @@ def task(loss: Any, seeds: tuple[int, ...] = (0, 1), model: Model = MODEL) -> Ta
 
 
 def draw(kind: Any, loss: Any) -> Any:
-    short = {"steps": 2, "iterations": 1, "count": 2}
+    short = {"steps": 2, "iterations": 1, "count": 2, "budget": 40}
     return kind(**{name: n for name, n in short.items() if name in kind.model_fields})(
         task(loss, model=load_once("Stable Diffusion 1.x") if kind is RewardTuning else MODEL)
     )

@@ -27,11 +27,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edi
 SHOWN, WANTED = "a red circle on a white background", "a blue square on a white background"
 SMALL: dict[str, dict[str, Any]] = {
     "best-of": {"count": 2},
+    "search": {"budget": 9},
+    "hybrid": {"budget": 40},
+    "tfg": {"pushes": 1},
     "sdedit": {"repeats": 2},
     "repaint": {"jump": 1, "repeats": 2},
     "blended": {"crops": 1},
     "doodl": {"iterations": 2, "crops": 1, "mix": None, "final_steps": 3},
     "adjoint-dpm": {"iterations": 1},
+    "reno": {"iterations": 1, "final_steps": 3},
+    "dno": {"iterations": 1},
+    "langevin": {"iterations": 2},
     "effect": {"iterations": 2, "vectors": 1},
     "stylize": {"epochs": 1, "batch": 2, "rank": 1, "other_seeds": (7,)},
     "textual-inversion": {"iterations": 12, "batch": 1},

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::chainrule.diffusion.solvers.edi
 
 PARTS = [kind for kind in METHODS.own if kind not in ("effect", "audit")]
 """An effect is learnt from one picture; an audit has a test of its own."""
+GUESSING = ("one-step", "tfg", "hybrid", "blended")
+"""They decode and judge what they guess at each step."""
 
 
 @dataclass
@@ -102,7 +104,7 @@ def test_images_are_decoded_one_at_a_time_if_so_planned(
 ) -> None:
     method, seen = make(kind), Seen()
     finish(method, task(kind, seen, 2, monkeypatch).under(Plan(decode_batch=1)))
-    guesses = kind in ("one-step", "blended")  # in the chain itself, whose images go together
+    guesses = kind in GUESSING  # in the chain itself, whose images go together
     assert max(seen.decoded, default=1) == (2 if guesses else 1)
 
 
@@ -118,7 +120,7 @@ def test_each_image_is_decoded_once_and_judged_once(
     seen.decoded.clear()
     *_, last = method.run(prepared)
     drawn = 3 * 2 if kind == "best-of" else 0
-    if kind not in ("one-step", "blended"):
+    if kind not in GUESSING:
         assert sum(seen.decoded) == sum(seen.judged) == drawn
     seen.decoded.clear()
     seen.judged.clear()

@@ -30,6 +30,7 @@ from chainrule.losses import Brightness, Classifier, ClipText, load_classifier, 
 from chainrule.methods import (
     DOODL,
     ILVR,
+    TFG,
     Adam,
     Asyrp,
     BlendedDiffusion,
@@ -243,9 +244,14 @@ def optimised(name: str) -> None:
 
 def one_step_guided(name: str) -> None:
     job = task(name, Brightness(1.0))
-    guided, plain = (OneStepGuidance(scale=scale, steps=3)(job).images for scale in (5.0, 0.0))
-    assert torch.isfinite(guided).all()
-    assert not torch.equal(guided, plain)
+    plain = OneStepGuidance(scale=0.0, steps=3)(job).images
+    for method in (
+        OneStepGuidance(scale=5.0, steps=3),
+        TFG(like="strong", rho=0.1, recurrences=2, steps=3),
+    ):
+        guided = method(job).images
+        assert torch.isfinite(guided).all()
+        assert not torch.equal(guided, plain)
 
 
 def by_text(name: str) -> None:

@@ -107,6 +107,26 @@ def test_each_loss_of_a_kind_has_its_own_curve(folder: Path) -> None:
     assert alone[0] > 100 < alone[1]
 
 
+def test_terms_of_the_noise_have_curves_and_its_statistics_are_told(tmp_path: Path) -> None:
+    """Of methods that move it; and how well the chains of one that samples mix."""
+    kept = {"norm", "flatness", "autocorrelation"}
+    methods = [
+        {**DOODL, "noise_terms": {"norm": 0.1, "spectrum": 0.2}},
+        {"kind": "langevin", "iterations": 2, "steps": 2},
+    ]
+    asked = SPEC.model_copy(update={"methods": parse_spec({"methods": methods}).methods})
+    list(execute(asked, tmp_path / "run", tiny_model()))
+    optimised, sampled = report(tmp_path / "run")["methods"].values()
+    names = ["brightness", "brightness (2)"]
+    assert list(optimised["terms"]) == [*names, "noise norm", "noise spectrum"]
+    parts = torch.tensor(list(optimised["terms"].values()))
+    torch.testing.assert_close(parts.sum(dim=0), torch.tensor(optimised["history"]))
+    assert set(optimised["numbers"]) == kept
+    assert list(sampled["terms"]) == names
+    assert set(sampled["numbers"]) == kept | {"acceptance", "effective samples", "step"}
+    assert all(len(each) == 2 for each in sampled["numbers"].values())
+
+
 def test_the_table_has_a_row_an_image(folder: Path) -> None:
     rows, found = table(folder), report(folder)
     assert [(row["label"], row["seed"]) for row in rows] == [

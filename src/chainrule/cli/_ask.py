@@ -37,12 +37,13 @@ def make_spec(
     edits = bool(inputs.get("photo") or inputs.get("source"))
     situation = None
     if preset:
+        _require_best(values, methods, edits=edits)
         kind = losses[0].values["kind"] if losses else "classifier"
         bundled = checkpoint.get("model", BUNDLED) == BUNDLED
         situation = Situation(name_preset(values.get("preset"), bundled=bundled), kind, edits)
         if bundled and edits and situation.name == PRESETS[0]:
             inputs = {"guidance_scale": PAPER_PHOTO_SCALE} | inputs
-    chosen = choose_methods(methods, situation)
+    chosen = choose_methods(methods, situation, typed)
     apply_settings(typed, [*chosen, *losses])
     return parse_spec(
         {
@@ -55,13 +56,33 @@ def make_spec(
     )
 
 
+BEST = "best"
+BEST_METHOD = "hybrid"
+"""The preset that is a method: what finds most within a budget, with the model's own settings."""
+
+
 def name_preset(name: str | None, *, bundled: bool) -> str:
     """The preset that was named, or the model's own. Raises UserError if there is none such."""
-    if name is None:
+    if name is None or name == BEST:
         return "tuned" if bundled else PRESETS[0]
     if name not in PRESETS:
-        raise UserError(f"there is no preset {name!r}", f"choose {', '.join(PRESETS)}")
+        known = ", ".join((*PRESETS, BEST))
+        raise UserError(f"there is no preset {name!r}", f"choose {known}", "preset")
     return name
+
+
+def _require_best(values: Mapping[str, Any], methods: Sequence[str], *, edits: bool) -> None:
+    """Refuse the preset `BEST` where nothing is its method."""
+    if values.get("preset") != BEST:
+        return
+    if edits:
+        raise UserError("the preset best draws from noise", "choose another one", "preset")
+    if not any(text.partition(":")[0].strip() == BEST_METHOD for text in methods):
+        raise UserError(
+            f"the preset best is the method {BEST_METHOD}, and that is not asked for",
+            f"name {BEST_METHOD} among the methods, or another preset",
+            "preset",
+        )
 
 
 def split_mask(text: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -105,20 +105,25 @@ def find_settings(kind: type[Spec]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def choose_methods(texts: Sequence[str], situation: Situation | None) -> list[Chosen]:
+def choose_methods(
+    texts: Sequence[str], situation: Situation | None, typed: Sequence[Typed] = ()
+) -> list[Chosen]:
     """The methods that `KIND[:NAME=VALUE,...]` name, with the settings of a preset.
 
     Args:
         texts: Each as it was typed.
         situation: The preset, and what it depends on; None: the defaults.
+        typed: What was typed for all of them, on which a preset may depend too.
     """
     chosen = []
     for text in texts:
         kind, _, rest = text.partition(":")
         found = METHODS[kind.strip()]
-        values = {} if situation is None else found.preset(situation)
-        method = Chosen(found, dict(values))
-        for name, value in _split(rest):
+        own = list(_split(rest))
+        rank = dict([*typed, *own]).get("rank")
+        low = replace(situation, low_rank=rank not in (None, "none")) if situation else None
+        method = Chosen(found, {} if low is None else dict(found.preset(low)))
+        for name, value in own:
             if name not in find_settings(found):
                 raise UserError(f"{kind} has no setting {name!r}", _list_settings([found], name))
             method.set(name, value)

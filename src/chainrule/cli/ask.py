@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from chainrule.cli._ask import make_spec, name_folder, read_lines
+from chainrule.cli._ask import BEST, BEST_METHOD, make_spec, name_folder, read_lines
 from chainrule.cli._options import (
     CHECKPOINT,
     JSON,
@@ -59,7 +59,8 @@ PRESET = Option(
     typer.Option(
         "--preset",
         metavar="PRESET",
-        help=f"{', '.join(PRESETS)}: the paper's, the bundled world's, or those for little work.",
+        help=f"{', '.join((*PRESETS, BEST))}: the paper's settings, the bundled world's, "
+        "those for little work, or what finds most within a --budget.",
     ),
 )
 MASK_HELP = "Where it may change: a picture as large (white), text=WORDS or colour=red."
@@ -184,6 +185,8 @@ FACTS = {"drift": ".1e", "apart": ".3f", "spread": ".2f"}
 
 
 def _guided(values: dict[str, Any]) -> Sequence[str]:
+    if values.get("preset") == BEST:
+        return ["plain", BEST_METHOD]
     return ["plain", "one-step", "doodl"]
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "linspace",
     "log_snr",
     "quadratic",
+    "repeat_steps",
     "time_at_share",
     "trailing",
     "uniform",
@@ -269,3 +270,22 @@ def add_jumps(times: Tensor, length: int, repeats: int) -> Tensor:
         place += -length if up else 1
         visited.append(place)
     return times[visited]
+
+
+def repeat_steps(times: Tensor, count: int) -> Tensor:
+    """A chain's times with each step made several times, going back up between (time travel).
+
+    Every step is repeated, that to the image too (`add_jumps` leaves it out, as RePaint does):
+    the recurrence of Universal Guidance, FreeDoM and TFG.
+
+    >>> repeat_steps(torch.tensor([4.0, 3.0, END]), 2).tolist()
+    [4.0, 3.0, 4.0, 3.0, -1.0, 3.0, -1.0]
+
+    Args:
+        times: Of a chain that falls.
+        count: How often each step is made, 1 or more.
+    """
+    if count < 1:
+        raise UserError(f"steps made {count} times are no chain", "choose 1 or more")
+    pairs = torch.stack([times[:-1], times[1:]], dim=1).repeat(1, count)
+    return torch.cat([pairs.flatten()[:1], *(pair[1:] for pair in pairs)])

@@ -14,32 +14,40 @@ from chainrule.methods.ddim_inversion import DDIMInversion
 from chainrule.methods.diffedit import DiffEdit
 from chainrule.methods.diffusion_clip import DiffusionCLIP
 from chainrule.methods.diffusion_clip_edit import DiffusionCLIPEdit
+from chainrule.methods.dno import DNO
 from chainrule.methods.doodl import DOODL, DOODLState
 from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.edict import EDICTEdit
 from chainrule.methods.effect import Effect
+from chainrule.methods.hybrid import Hybrid
 from chainrule.methods.ilvr import ILVR
 from chainrule.methods.imagic import Imagic
 from chainrule.methods.inversion import Inversion
+from chainrule.methods.langevin import Langevin
 from chainrule.methods.noise_aware import NoiseAwareGuidance
 from chainrule.methods.one_step import OneStepGuidance
 from chainrule.methods.plain import Plain
 from chainrule.methods.prompt_to_prompt import PromptToPrompt
 from chainrule.methods.reconstruction import Reconstruction
 from chainrule.methods.registry import METHODS
+from chainrule.methods.reno import ReNO
 from chainrule.methods.repaint import RePaint
 from chainrule.methods.reward import RewardTuning
 from chainrule.methods.sdedit import SDEdit
+from chainrule.methods.search import Search
 from chainrule.methods.semantic import SemanticGuidance
 from chainrule.methods.stylize import StyleTask, Stylize
 from chainrule.methods.textual_inversion import TextualInversion
+from chainrule.methods.tfg import TFG
 from chainrule.methods.unitune import UniTune
 from chainrule.optimise import Adam, Momentum
 
 __all__ = [
+    "DNO",
     "DOODL",
     "ILVR",
     "METHODS",
+    "TFG",
     "Adam",
     "AdjointDPM",
     "Asyrp",
@@ -57,8 +65,10 @@ __all__ = [
     "DreamBooth",
     "EDICTEdit",
     "Effect",
+    "Hybrid",
     "Imagic",
     "Inversion",
+    "Langevin",
     "Method",
     "Momentum",
     "Needs",
@@ -67,11 +77,13 @@ __all__ = [
     "Photo",
     "Plain",
     "PromptToPrompt",
+    "ReNO",
     "RePaint",
     "Reconstruction",
     "Result",
     "RewardTuning",
     "SDEdit",
+    "Search",
     "SemanticGuidance",
     "Sheet",
     "Situation",

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from chainrule.diffusion.gradient.base import OnStep
-from chainrule.methods.base import Method, Needs, Result, Situation, State, Steps, Task
-from chainrule.methods.doodl import DOODL, DOODLState
-from chainrule.optimise import Adam, require_whole
+from chainrule.methods.base import Steps
+from chainrule.methods.doodl import DOODL, NoiseOptimisation
+from chainrule.optimise import Adam
 
 
-class AdjointDPM(Method):
+class AdjointDPM(NoiseOptimisation):
     """Optimises the starting noise with AdamW through Euler's method: 31 steps, 30 epochs.
 
         x_T = AdamW(x_T, dL/dx_T),    x_0 = Euler(x_T)
@@ -29,9 +27,6 @@ class AdjointDPM(Method):
     """
 
     kind: Literal["adjoint-dpm"] = "adjoint-dpm"
-    needs = Needs.NOISE | Needs.LOSS
-    state: ClassVar[type[State]] = DOODLState
-    judges_last = True
     iterations: int = Field(default=30, ge=0, description="How often the noise is improved.")
     steps: Steps = 31
     optimiser: Adam = Adam(rate=0.1, beta2=0.999, decay=0.01)
@@ -52,26 +47,3 @@ class AdjointDPM(Method):
             crops=0,
             adjoint=self.adjoint,
         )
-
-    def prepare(self, task: Task) -> Task:
-        require_whole(self.optimiser)
-        prepared: Task = super().prepare(task)
-        return prepared
-
-    def count_iterations(self, task: Any) -> int:
-        return self.iterations + 1
-
-    @classmethod
-    def preset(cls, situation: Situation) -> dict[str, Any]:
-        return {}
-
-    def probe(self, steps: int) -> AdjointDPM:
-        return self.model_copy(update={"steps": steps, "iterations": 1})
-
-    def run(
-        self, task: Task, state: DOODLState | None = None, on_step: OnStep | None = None
-    ) -> Iterator[DOODLState]:
-        return self.loop.run(task, state, on_step)
-
-    def result(self, task: Task, state: DOODLState) -> Result:
-        return self.loop.result(task, state)

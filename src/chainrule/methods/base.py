@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Flag, auto
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -399,6 +399,7 @@ class Result(Brief):
         losses: (B,), of whole images.
         terms: (k, n, B), what the optimised loss was the sum of, at each iteration.
         attention: (B, K, h', w'), how much each of K tokens is looked at, and where.
+        numbers: What else was found, by name, each (B,).
     """
 
     images: Tensor
@@ -407,6 +408,7 @@ class Result(Brief):
     losses: Tensor | None = None
     terms: Tensor | None = None
     attention: Tensor | None = None
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def history(self) -> Tensor | None:
@@ -450,11 +452,13 @@ class Situation:
         name: The preset: "faithful" (the paper's settings), "tuned" or "quick".
         loss: The kind of the first loss.
         photo: Whether a photo is edited.
+        low_rank: Whether a LoRA is tuned, and not the weights themselves.
     """
 
     name: str = "faithful"
     loss: str = "classifier"
     photo: bool = False
+    low_rank: bool = False
 
 
 PRESETS = ("faithful", "tuned", "quick")
@@ -534,11 +538,19 @@ class Method(Spec, ABC):
         sizes = {}
         if isinstance(task, Task):
             sizes = dict(zip("BChw", task.x_T.shape, strict=True))
-            sizes |= {} if task.loss is None else {"n": len(task.loss.names)}
+            sizes |= {} if task.loss is None else {"n": len(self.term_names(task))}
         require_layout(state.tensors(), state.layout, sizes)
         most = self.count_iterations(task)
         if most is not None and state.iteration > most:
             raise not_its_own(f"it has {state.iteration} iterations of {most}")
+
+    def term_names(self, task: Task) -> tuple[str, ...]:
+        """What the terms of its states and results are called, whose curves a report draws.
+
+        Args:
+            task: What has the loss.
+        """
+        return task.require_loss().names
 
     def artefacts(self, task: Any, state: Any) -> Mapping[str, Writer]:
         """The files that a method that trains makes, by name.

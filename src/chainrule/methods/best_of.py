@@ -120,11 +120,11 @@ def search(
     for found in draws(task, count, steps=steps, first=done, on_step=on_step):
         done += 1
         new = Best(found.latents, found.x_T, losses=found.losses, draws=torch.tensor(done))
-        best = new if best is None else _keep_better(best, new)
+        best = new if best is None else keep_better(best, new)
         yield best
 
 
-def _keep_better(best: Best, new: Best) -> Best:
+def keep_better(best: Best, new: Best) -> Best:
     """Of each image, the one whose loss is lower; the draws are the new one's."""
     choose = _choose_lower(best.losses, new.losses)
     latents, x_T = choose(best.latents, new.latents), choose(best.x_T, new.x_T)

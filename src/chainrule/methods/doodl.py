@@ -12,11 +12,16 @@ paper and public code differ, the defaults are the paper's:
 - noise: the paper's N(0, 1e-4 I) is a standard deviation of 1e-2, the code's is 1e-4;
 - the code halves the gradient twice (0.5 an image, and the mean of the pair);
 - for photos, the code does not renormalise.
+
+What keeps the noise like noise (`chainrule.diffusion.noise_priors`) is no part of the paper, but
+for the norm: terms of the loss, or a projection P, after each update or as part of the chain, so
+that the gradient is that of loss(P(x_T)).
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +34,13 @@ from torch import Tensor
 from chainrule.diffusion.constraints import constrain
 from chainrule.diffusion.gradient import Adjoint, Checkpoint, Gradient
 from chainrule.diffusion.gradient.base import OnStep
+from chainrule.diffusion.noise_priors import (
+    NoiseTerm,
+    noise_statistics,
+    noise_terms,
+    project_on_sphere,
+    whiten,
+)
 from chainrule.diffusion.sampling import sample_state
 from chainrule.diffusion.solvers.base import Solver
 from chainrule.diffusion.solvers.base import State as Latents
@@ -61,6 +73,8 @@ from chainrule.optimise import Adam, Momentum, require_whole
 
 PERTURBATION, CROPS = "doodl/perturbation", "doodl/crops"
 """The streams of the noise of iteration k, and of its crops."""
+SHUFFLES = "doodl/shuffles"
+"""The stream of the orders in which the term of the noise's bounds looks at it."""
 
 _BATCH = {"x_T": 1, "memory": 2, "radius": 1, "best_x_T": 1, "terms": 2}
 """Which dimension of each part of a state is the batch's, where it is not the first."""
@@ -221,12 +235,28 @@ class DOODL(Method):
     )
     turns: Turns = "code"
     coupling: Coupling = "output"
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="The bound of the norm of an image's gradient."
+    )
     perturbation: float = Field(
         default=1e-2, ge=0, description="Standard deviation of the noise added after an update."
     )
     average: bool = Field(default=True, description="Whether EDICT's two latents move as one.")
     renormalise: bool = Field(
         default=True, description="Whether the noise keeps the norm of its first draw."
+    )
+    whiten: bool = Field(
+        default=False, description="Whether the noise keeps the flat spectrum of white noise."
+    )
+    reparameterise: bool = Field(
+        default=False,
+        description="Whether the noise is kept so (renormalise, whiten) as a part of the chain, "
+        "through which the gradient goes, and not after each update.",
+    )
+    noise_terms: Mapping[NoiseTerm, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Terms of the loss that are least for noise, each with its weight: norm=0.01 "
+        "(ReNO's), moments, spectrum, bounds (DNO's).",
     )
     crops: int = Field(default=16, ge=0, description="How many cutouts are judged; 0: the whole.")
     cut_power: float = Field(default=0.3, gt=0, description="How the cutouts' sizes spread.")
@@ -254,6 +284,8 @@ class DOODL(Method):
             require_heeded(self, pair, "without a mix, whose pair of latents it is about")
         if not self.crops:
             require_heeded(self, ["cut_power"], "without crops")
+        if not self.renormalise and not self.whiten:
+            require_heeded(self, ["reparameterise"], "without renormalise or whiten")
         return self
 
     @property
@@ -265,6 +297,9 @@ class DOODL(Method):
 
     def count_iterations(self, task: Any) -> int:
         return self._count_draws(task) + self.iterations + 1  # the last update's noise is judged
+
+    def term_names(self, task: Task) -> tuple[str, ...]:
+        return (*super().term_names(task), *(f"noise {name}" for name in self.noise_terms))
 
     def _count_draws(self, task: Any) -> int:
         """How many draws are tried to find a start; 0 where there is nothing to choose among."""
@@ -366,7 +401,7 @@ class DOODL(Method):
         if x_T is None and self._count_draws(task):
             *_, last = self._search(task, None, on_step)
             return last
-        return self._begin(task, task.x_T if x_T is None else x_T)
+        return self.begin(task, task.x_T if x_T is None else x_T)
 
     def _search(
         self, task: Task, state: DOODLState | None, on_step: OnStep | None
@@ -380,12 +415,18 @@ class DOODL(Method):
             begun = Best(state.best_latents, x_T, losses=losses, draws=state.draws)
         count = self._count_draws(task)
         for best in search(task, count, begun, steps=self.steps, on_step=on_step):
-            yield self._begin(task, best.x_T, best)
+            yield self.begin(task, best.x_T, best)
 
-    def _begin(self, task: Task, x_T: Tensor | Latents, drawn: Best | None = None) -> DOODLState:
-        """The state before the first iteration, from `x_T`, the noise of what was `drawn`."""
+    def begin(self, task: Task, x_T: Tensor | Latents, drawn: Best | None = None) -> DOODLState:
+        """The state before the first iteration, from a noise.
+
+        Args:
+            task: What is optimised.
+            x_T: The noise (B, C, h, w), or the solver's latents there.
+            drawn: The best that was found so far, which what is delivered is not worse than.
+        """
         pair = torch.stack(self.solver.init(x_T) if isinstance(x_T, Tensor) else x_T).detach()
-        batch, names = pair.shape[1], task.require_loss().names
+        batch, names = pair.shape[1], self.term_names(task)
         latents, losses = pair[0], torch.full((batch,), torch.inf, device=pair.device)
         if drawn is not None and drawn.losses is not None:  # the best so far, by DDIM
             latents, losses = drawn.latents.detach(), drawn.losses.detach().to(losses)
@@ -398,7 +439,7 @@ class DOODL(Method):
         """Whether all iterations are done, or every image is good enough."""
         if not state.judged:
             return False
-        return state.judged > self.iterations or bool(self._good(state.best_losses).all())
+        return state.judged > self.iterations or bool(self.good(state.best_losses).all())
 
     def advance(self, task: Task, state: DOODLState, on_step: OnStep | None = None) -> DOODLState:
         """One iteration of Algorithm 1 for each image that is not good enough yet.
@@ -408,7 +449,7 @@ class DOODL(Method):
             state: Where it is.
             on_step: Told after each step.
         """
-        good = self._good(state.best_losses) if state.judged else state.best_losses.isnan()
+        good = self.good(state.best_losses) if state.judged else state.best_losses.isnan()
         todo = (~good).nonzero().flatten().tolist()
         size = task.plan.batch_size or len(todo)
         if len(todo) == len(task.seeds) <= size:
@@ -426,28 +467,35 @@ class DOODL(Method):
         done = k >= self.iterations
         begin_phase("walk")
         with torch.set_grad_enabled(not done):
-            x_T = state.x_T.detach().requires_grad_(not done)
+            free = state.x_T.detach().requires_grad_(not done)
+            x_T = self._project(free, state.radius) if self.reparameterise else free
             last = self._walk(task, x_T, on_step)
             begin_phase("judge")
             found = loss_and_gradient(task, partial(self.seen_loss, k), last)
-        for name, values in zip(task.require_loss().names, found.terms, strict=True):
+            terms, ends, weights = found.terms, [*last], [*found.gradients]
+            if self.noise_terms:
+                of_noise = self._judge_noise(task, x_T, k)
+                terms = torch.cat([terms, of_noise.detach().to(terms)])
+                ends, weights = [*ends, of_noise], [*weights, torch.ones_like(of_noise)]
+        for name, values in zip(self.term_names(task), terms, strict=True):
             _check(describe_loss(name), values, k, task.seeds)
-        state = _remember(task, state, last[0].detach(), found.images, found.terms)
-        if done or self._good(state.best_losses).all():
+        state = _remember(task, state, x_T.detach(), last[0].detach(), found.images, terms)
+        if done or self.good(state.best_losses).all():
             return state
 
         begin_phase("back")
         # dL/dx_T = dL/dx_0 dx_0/dx_T
-        (gradient,) = torch.autograd.grad(last, x_T, found.gradients)
+        (gradient,) = torch.autograd.grad(ends, free, weights)
         _check("the gradient", gradient.transpose(0, 1).flatten(1).sum(dim=1), k, task.seeds)
         return self._move(task, state, gradient, k)
 
     def _walk(self, task: Task, x_T: Tensor, on_step: OnStep | None) -> Latents:
         """The finished latents of the chain from `x_T` (P, B, C, h, w)."""
-        solver = constrain(self.solver, task.constraints)
+        solver, latents = self.begin_chain(task, x_T)
+        solver = constrain(solver, task.constraints)
         last = sample_state(
             task.denoiser,
-            solver.start(x_T.unbind()),
+            solver.start(latents),
             task.model.schedule.times(self.steps),
             solver=solver,
             gradient=self.gradient(task.plan.keep),
@@ -455,18 +503,48 @@ class DOODL(Method):
         )
         return solver.latents(last)
 
+    def begin_chain(self, task: Task, x_T: Tensor) -> tuple[Solver, Latents]:
+        """The solver of a chain, and where it starts.
+
+        Args:
+            task: What is optimised.
+            x_T: (P, B, C, h, w), all that is optimised.
+        """
+        return self.solver, x_T.unbind()
+
+    def _project(self, x_T: Tensor, radius: Tensor) -> Tensor:
+        """The noise (P, B, C, h, w) as it is kept: white, of its first norm (P, B), or free."""
+        x_T = whiten(x_T) if self.whiten else x_T
+        return project_on_sphere(x_T, radius) if self.renormalise else x_T
+
+    def list_noises(self, x_T: Tensor) -> Latents:
+        """What of `x_T` (P, B, C, h, w) should be like noise: tensors (B, n, h, w)."""
+        return x_T.unbind()
+
+    def _judge_noise(self, task: Task, x_T: Tensor, k: int) -> Tensor:
+        """The terms of the noise in iteration `k`, (n, B): the mean over the pair."""
+        shuffles, noises = task.noise.stream(SHUFFLES), self.list_noises(x_T)
+        each = [noise_terms(noise, self.noise_terms, shuffles, k) for noise in noises]
+        return torch.stack(each).mean(dim=0)
+
     @torch.no_grad()
     def _move(self, task: Task, state: DOODLState, gradient: Tensor, k: int) -> DOODLState:
         """The state with its noise moved against the `gradient` (P, B, C, h, w)."""
-        if self.average:  # dL/dx_T where x = y = x_T is the sum of the two gradients
+        pair = self.mix is not None
+        if pair and self.average:  # dL/dx_T where x = y = x_T is the sum of the two gradients
             gradient = gradient.sum(dim=0).expand_as(gradient)
+        if self.clip_norm is not None:  # as torch's clip_grad_norm_ does, for each image
+            norm = _norm(gradient)  # the pair's are two of one noise, others are of one chain
+            norm = norm if pair else norm.norm(dim=0, keepdim=True)
+            scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            gradient = gradient * scale[..., None, None, None]
         change, memory = self.optimiser.update(state.x_T, gradient, state.memory, k)
         x_T = state.x_T + change
         if self.perturbation:
             z = task.noise.stream(PERTURBATION).normal(k, x_T.shape[2:])
             x_T = x_T + self.perturbation * z.to(x_T)
-        if self.renormalise:
-            x_T = x_T * (state.radius / _norm(x_T))[..., None, None, None]
+        if not self.reparameterise:
+            x_T = self._project(x_T, state.radius)
         return replace(state, x_T=x_T, memory=memory)
 
     def seen_loss(self, k: int, task: Task) -> Loss:
@@ -506,7 +584,8 @@ class DOODL(Method):
         latents = state.best_latents
         images = decode(task, latents)
         terms = state.terms if state.judged else None  # none in a search for a start
-        found = Result(images, latents, state.best_x_T[0], state.best_losses, terms)
+        noise = noise_statistics(self.list_noises(state.best_x_T)[0])
+        found = Result(images, latents, state.best_x_T[0], state.best_losses, terms, numbers=noise)
         if state.judged:
             warn_if_unchanged(self, task, found)
         return found
@@ -515,18 +594,62 @@ class DOODL(Method):
         result: Result = super().__call__(task, on_step)
         return result
 
-    def _good(self, losses: Tensor) -> Tensor:
+    def good(self, losses: Tensor) -> Tensor:
         """Whether each loss is that of an image that is good enough to be left alone."""
         return losses <= (-math.inf if self.target is None else self.target)
 
 
+class NoiseOptimisation(Method):
+    """A method that is DOODL's loop with other settings."""
+
+    needs = Needs.NOISE | Needs.LOSS
+    state: ClassVar[type[State]] = DOODLState
+    judges_last = True
+    iterations: int = Field(default=50, ge=0, description="How often the noise is improved.")
+
+    @property
+    @abstractmethod
+    def loop(self) -> DOODL:
+        """The optimisation that this is."""
+
+    def prepare(self, task: Task) -> Task:
+        require_whole(self.loop.optimiser)
+        prepared: Task = super().prepare(task)
+        return prepared
+
+    def count_iterations(self, task: Any) -> int:
+        return self.iterations + 1
+
+    def term_names(self, task: Task) -> tuple[str, ...]:
+        return self.loop.term_names(task)
+
+    @classmethod
+    def preset(cls, situation: Situation) -> dict[str, Any]:
+        return {}
+
+    def probe(self, steps: int) -> NoiseOptimisation:
+        return self.model_copy(update={"steps": steps, "iterations": 1})
+
+    def run(
+        self, task: Task, state: DOODLState | None = None, on_step: OnStep | None = None
+    ) -> Iterator[DOODLState]:
+        return self.loop.run(task, state, on_step)
+
+    def result(self, task: Task, state: DOODLState) -> Result:
+        return self.loop.result(task, state)
+
+    def __call__(self, task: Any, on_step: OnStep | None = None) -> Result:
+        result: Result = super().__call__(task, on_step)
+        return result
+
+
 @torch.no_grad()
 def _remember(
-    task: Task, state: DOODLState, latents: Tensor, images: Tensor, terms: Tensor
+    task: Task, state: DOODLState, x_T: Tensor, latents: Tensor, images: Tensor, terms: Tensor
 ) -> DOODLState:
     """The state with the best so far. Whole images are compared: of crops, the best are lucky."""
     losses = evaluate(task, images)
-    state = _keep_better(state, state.x_T, latents, losses)
+    state = _keep_better(state, x_T, latents, losses)
     return replace(state, terms=torch.cat([state.terms, terms[None]]))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.matching import matching_loss
-from chainrule.methods.base import Method, Needs, Sheet, Steps, Task
+from chainrule.methods.base import Method, Needs, Sheet, Situation, Steps, Task
 from chainrule.methods.thing import (
     draw_batch,
     draw_latents,
@@ -70,6 +70,12 @@ class DreamBooth(Tuning):
         "optimiser": Adam(rate=2e-4, beta2=0.999),
         "prior_images": 64,
     }
+
+    @classmethod
+    def preset(cls, situation: Situation) -> dict[str, Any]:
+        found = super().preset(situation)
+        low = {"iterations": 200, "optimiser": Adam(rate=3e-3, beta2=0.999)}
+        return found | low if found and situation.low_rank else found
 
     @property
     def part(self) -> Part:

@@ -224,7 +224,7 @@ class Reporter:
             terms = _terms(each.result)
             if terms is None:
                 continue
-            names = self.task.require_loss().names
+            names = each.method.term_names(self.task)
             curves = {"loss": terms.sum(dim=1).cpu()}
             if len(names) > 1:
                 curves |= {name: terms[:, i].cpu() for i, name in enumerate(names)}
@@ -300,7 +300,7 @@ class Reporter:
             if isinstance(each.result, Sheet):
                 entry["numbers"] = each.result.numbers
             else:
-                entry |= self._measure(each.result)
+                entry |= self._measure(each.method, each.result)
                 if scores[each.label]:
                     entry["scores"] = {name: scores[each.label]}
             methods[each.label] = entry
@@ -324,7 +324,7 @@ class Reporter:
             if isinstance(each.result, Sheet):
                 found = {**each.result.numbers, "table": each.result.records}
             else:
-                found = {"scores": scores[each.label], **self._measure(each.result)}
+                found = {"scores": scores[each.label], **self._measure(each.method, each.result)}
             holes = [name for name, part in found.items() if has_holes(part)]
             if holes:
                 warnings.warn(
@@ -333,15 +333,18 @@ class Reporter:
                     stacklevel=2,
                 )
 
-    def _measure(self, result: Result) -> dict[str, Any]:
+    def _measure(self, method: Method, result: Result) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if result.losses is not None:
             found["losses"] = result.losses.tolist()
         if result.terms is not None and self.task.loss is not None:
             found["history"] = result.terms.sum(dim=1).tolist()
             found["terms"] = {
-                name: result.terms[:, i].tolist() for i, name in enumerate(self.task.loss.names)
+                name: result.terms[:, i].tolist()
+                for i, name in enumerate(method.term_names(self.task))
             }
+        if result.numbers:
+            found["numbers"] = {name: each.tolist() for name, each in result.numbers.items()}
         return found
 
     def _split_losses(self, result: Result) -> dict[str, list[float]]:

@@ -91,6 +91,11 @@ class Chain:
         return find_networks(self.denoiser, self.solver)
 
     @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The tensors besides the state that want a gradient, each once."""
+        return drop_repeats((*self.denoiser.inputs, *self.solver.inputs))
+
+    @property
     def reads(self) -> dict[str, Tensor]:
         """The tensors besides the state that its steps depend on, by name (`Denoiser.reads`)."""
         return {**find_tensors(self.solver), **self.denoiser.reads}

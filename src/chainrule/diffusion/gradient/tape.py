@@ -11,7 +11,6 @@ from torch import Tensor
 
 from chainrule.diffusion.gradient.base import (
     Chain,
-    drop_repeats,
     refuse_second_order,
     refuse_transforms,
     remember_autocast,
@@ -89,7 +88,7 @@ def integrate_on_tape(chain: Chain, state: State, tape: Tape, stop: int) -> Stat
     Returns:
         The state after them.
     """
-    inputs = drop_repeats(chain.denoiser.inputs)
+    inputs = chain.inputs
     if not wants_gradient((*state, *inputs)):
         return chain.last(state, stop=stop)
     refuse_transforms(tape.gradient)

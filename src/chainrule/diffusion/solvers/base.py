@@ -63,6 +63,11 @@ class Solver(PerImage, ABC):
         """The networks that it asks besides the denoiser's, each once."""
         return ()
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The tensors besides the state that want a gradient, as `Denoiser.inputs` has them."""
+        return ()
+
     def init(self, x: Tensor) -> State:
         """The state that starts (or, going backwards, ends) a chain at `x` (B, C, h, w)."""
         return (x,)
@@ -144,6 +149,10 @@ class WrappedSolver(Solver):
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         return self.solver.networks
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self.solver.inputs
 
     def init(self, x: Tensor) -> State:
         return self.start(self.solver.latents(self.solver.init(x)))

@@ -35,12 +35,15 @@ class DDPM(Solver):
         noise: A stream with a seed for each image: `Noise(seeds).stream("ddpm")`.
         eta: The share of DDPM's noise that is added, from 0 to 1.
         first: Step k takes draw first + k of the stream.
+        given: The noises z of the first steps, each (B, C, h, w), in the place of the stream's:
+            gradients reach those that want one.
         below: The noisiest time from which noise is added; from noisier ones none is.
     """
 
     noise: Stream
     eta: float = 1.0
     first: int = 0
+    given: tuple[Tensor, ...] = ()
     below: float = math.inf
 
     order = 1
@@ -61,6 +64,10 @@ class DDPM(Solver):
                 "eta",
             )
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return tuple(z for z in self.given if z.requires_grad)
+
     def step(self, denoiser: Denoiser, state: State, k: int, t: float, s: float) -> State:
         (x,) = state
         schedule = denoiser.schedule
@@ -76,6 +83,8 @@ class DDPM(Solver):
 
     def _draw(self, k: int, like: Tensor) -> Tensor:
         """The noise z of step `k`."""
+        if k < len(self.given):
+            return self.given[k].to(like)
         return self.noise.normal(self.first + k, like.shape[1:]).to(like)
 
     def inverse(self, denoiser: Denoiser, state: State, k: int, t: float, s: float) -> State:

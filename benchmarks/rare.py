@@ -1,0 +1,634 @@
+"""Success against rarity at equal cost: `python benchmarks/rare.py`.
+
+Wishes that the model meets once in eight draws, and once in ten thousand: a hidden class; a hidden
+shape at a place and size (a picture's pixels); a hidden class with stripes, a gradient and a size
+(likewise); a hidden class beside another thing (`image=`, a CLIP); a combination that training
+never showed (`text=`, likewise); a striped thing from a picture (`image=`). How rare each is, the
+judge says of plain draws; the ways to meet it get the same network passes. A pass is one guidance
+pair, forwards or backwards. The settings of each way were chosen on other wishes and seeds
+(`--tune`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import chainrule
+from base import PICTURES, Options, machine, publish, table, use_preset
+from chainrule.diffusion.noise_priors import noise_statistics
+from chainrule.images import from_pil
+from chainrule.images.charts import COLOURS
+from chainrule.losses import Classifier, ClipImage, ClipText, load_classifier, load_clip
+from chainrule.losses.base import Loss
+from chainrule.losses.picture import Target
+from chainrule.methods import DOODL, Adam, Momentum, Task
+from chainrule.methods.base import Drawn
+from chainrule.methods.best_of import Best, keep_better
+from chainrule.methods.chains import generate
+from chainrule.methods.chunking import decode, finish
+from chainrule.methods.hybrid import Hybrid
+from chainrule.methods.tfg import LOOK, TFG, Like
+from chainrule.metrics import bootstrap
+from chainrule.models import Model
+from chainrule.scenes.base import BACKGROUNDS, SHAPES, Scene, Thing, render
+from chainrule.scenes.judge import check, isolate, load_judge, probabilities, read
+from graphs import Graphed
+from tuning import is_striped
+
+STEPS = 20
+BUDGETS = (125, 300, 1000, 3000)
+"""Passes for an image: of the network, a guidance pair being one, and of decoding and judging."""
+SEEDS, TUNING_SEED = 16, 10_000
+MOST = 1000
+"""The greatest budget of those ways that cannot draw many images at a time."""
+SHOWN = 4
+"""Of how many seeds the images are kept."""
+POOL = 4096
+"""How many plain draws say how rare a wish is."""
+
+
+# --- the wishes -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted, and how it is said.
+
+    Args:
+        kind: "class", "silhouette", "look", "relation", "held out" or "picture".
+        scene: What is wanted. Of a class or a look, place and turn do not matter.
+    """
+
+    kind: str
+    scene: Scene
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        thing = self.scene.things[-1 if self.kind == "relation" else 0]
+        return f"{self.kind}: {'striped ' if thing.striped else ''}{thing.colour} {thing.shape}"
+
+    @property
+    def picture(self) -> Tensor:
+        """What it would look like, (3, 64, 64)."""
+        return from_pil([render(self.scene)])[0]
+
+    @property
+    def loss(self) -> str:
+        """The kind of the loss."""
+        known = {"class": "classifier", "held out": "text"}
+        known |= dict.fromkeys(("silhouette", "look"), "picture")
+        return known.get(self.kind, "image")
+
+    def make_loss(self, device: torch.device) -> Loss:
+        """What ways are told besides the caption."""
+        if self.loss == "classifier":
+            return Classifier(load_classifier(device=device), self.scene.things[0].shape)
+        if self.loss == "picture":
+            return Target(self.picture.to(device))
+        clip = load_clip(device=device)
+        if self.loss == "text":
+            return ClipText(clip, self.scene.caption)
+        return ClipImage(clip, [self.picture.to(device)])
+
+    @torch.no_grad()
+    def judge(self, images: Tensor) -> np.ndarray:
+        """Whether each image (N, 3, 64, 64) in [0, 1] is what is wanted, (N,)."""
+        right = self._show_things(images)
+        if self.kind == "silhouette":
+            right &= measure_overlap(images, self.picture) > 0.7
+        if self.kind in ("look", "picture"):
+            colour, striped = self.scene.things[0].colour, self.scene.things[0].striped
+            right &= np.array([is_striped(image, colour) == striped for image in images])
+        if self.kind == "look":
+            sizes = np.array([measure_area(image) for image in images])
+            right &= np.abs(sizes / measure_area(self.picture) - 1) < 0.25
+            right &= np.array([has_gradient(image) for image in images]) == self.scene.gradient
+        return right
+
+    def _show_things(self, images: Tensor) -> np.ndarray:
+        """Whether all things have their shapes, colours and relation, on their background."""
+        judge = load_judge()
+        right = np.array([check(judge, self.scene, image).right for image in images])
+        hidden = [thing for thing in self.scene.things if thing.word == "shape"]
+        for thing in hidden:
+            (left,) = right.nonzero()
+            if len(left):
+                parts = torch.stack([isolate(images[i], thing.colour) for i in left])
+                seen = probabilities(judge, parts).argmax(dim=1).numpy()
+                right[left] = seen == SHAPES.index(thing.shape)
+        return right
+
+
+def coloured(images: Tensor) -> Tensor:
+    """Which pixels belong to things, (..., H, W)."""
+    return images.amax(dim=-3) - images.amin(dim=-3) > 0.2
+
+
+def measure_overlap(images: Tensor, picture: Tensor) -> np.ndarray:
+    """Intersection over union of what is coloured in images and in a picture, (N,)."""
+    seen, wanted = coloured(images.cpu()), coloured(picture)
+    both, either = (seen & wanted).sum(dim=(1, 2)), (seen | wanted).sum(dim=(1, 2))
+    return (both / either.clamp(min=1)).numpy()
+
+
+def measure_area(image: Tensor) -> int:
+    """How many pixels are coloured."""
+    return max(1, int(coloured(image).sum()))
+
+
+def has_gradient(image: Tensor) -> bool:
+    """Whether the background changes from top to bottom by half of what its gradients do."""
+    image = image.cpu()
+    grey, background = image.mean(dim=0), read(image).background
+    around = ~coloured(image)
+    top, bottom = (grey[rows][around[rows]] for rows in (slice(0, 12), slice(52, 64)))
+    if not (top.numel() and bottom.numel()):
+        return False
+    first, last = (value / 255 for value in BACKGROUNDS[background])
+    moved = (bottom.median() - top.median()).item()
+    return bool(moved / (last - first) > 0.5)
+
+
+def one(shape: str, colour: str, x: float, y: float, radius: float, **more: object) -> Thing:
+    return Thing(shape, colour, x, y, radius, **more)  # type: ignore[arg-type]
+
+
+def alone(kind: str, thing: Thing, background: str = "white", *, gradient: bool = False) -> Wish:
+    return Wish(kind, Scene((thing,), background, gradient))
+
+
+def beside(shape: str, colour: str, relation: str, background: str) -> Wish:
+    """A circle, and a thing without a word that it stands in a relation to."""
+    places = {"left of": ((16, 32), (47, 32)), "above": ((32, 16), (32, 47))}
+    (x, y), (u, v) = places[relation]
+    other = "green" if colour == "red" else "blue"
+    things = one("circle", other, x, y, 12), one(shape, colour, u, v, 12)
+    return Wish("relation", Scene(things, background, relation=relation))
+
+
+WISHES = (
+    alone("class", one("heart", "red", 32, 32, 20)),
+    alone("class", one("moon", "red", 32, 32, 20)),
+    alone("silhouette", one("heart", "red", 24, 30, 13)),
+    alone("silhouette", one("star", "red", 40, 36, 14)),
+    alone("silhouette", one("moon", "red", 30, 40, 16)),
+    alone("silhouette", one("cross", "red", 36, 26, 12)),
+    alone("look", one("star", "red", 32, 32, 22, striped=True), gradient=True),
+    alone("look", one("ring", "red", 32, 32, 14, striped=True), gradient=True),
+    beside("star", "red", "left of", "white"),
+    beside("heart", "red", "above", "black"),
+    alone("held out", one("triangle", "green", 32, 32, 20)),
+    alone("held out", one("circle", "purple", 32, 32, 20), "black"),
+    alone("picture", one("star", "red", 32, 32, 20, striped=True)),
+    alone("picture", one("arrow", "red", 32, 32, 20, striped=True)),
+)
+OTHER_WISHES = (
+    alone("class", one("cross", "blue", 32, 32, 20), "gray"),
+    alone("silhouette", one("diamond", "blue", 38, 28, 13), "gray"),
+    alone("silhouette", one("arrow", "blue", 28, 38, 15), "gray"),
+    alone("look", one("moon", "blue", 32, 32, 18, striped=True), "gray", gradient=True),
+    beside("diamond", "yellow", "above", "gray"),
+    alone("held out", one("square", "orange", 32, 32, 20), "gray"),
+    alone("picture", one("hexagon", "blue", 32, 32, 20, striped=True), "gray"),
+)
+"""For choosing settings."""
+
+
+# --- the ways -------------------------------------------------------------------------------------
+
+AT_ONCE = 256
+"""How many images are drawn together, of several draws of each seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The best images of a task at some budgets, as the judge sees them.
+
+    Args:
+        right: (budgets, seeds).
+        overlap: Of what is coloured with what was wanted, likewise.
+        losses: By which the ways chose, likewise.
+        images: (budgets, SHOWN, 3, 64, 64), in 8 bits.
+        norm: The norm of the last noise, of 1 for typical noise: (seeds,).
+        seconds: For an image and a thousand passes.
+        every: Whether each draw is right (draws, seeds), of ways that only draw.
+    """
+
+    right: Tensor
+    overlap: Tensor
+    losses: Tensor
+    images: Tensor
+    norm: Tensor
+    seconds: Tensor
+    every: Tensor
+
+
+class Way(ABC):
+    """How images are looked for."""
+
+    @abstractmethod
+    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
+        """The best images at each budget, and all draws if there are nothing but draws.
+
+        Args:
+            task: What is looked for.
+            budgets: Rising.
+            loss: The kind of the loss.
+        """
+
+
+@dataclass(frozen=True)
+class Draws(Way):
+    """The best of many draws.
+
+    Args:
+        guide: How they are guided; None: not at all.
+        least: How many there are at least, whatever the budgets.
+    """
+
+    guide: TFG | None = None
+    least: int = 0
+
+    @property
+    def cost(self) -> int:
+        """The passes of a draw."""
+        return STEPS + LOOK if self.guide is None else self.guide.passes
+
+    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
+        drawn, best = [], None
+        counts, found = [max(1, budget // self.cost) for budget in budgets], []
+        for new in self._draw(task, max(self.least, *counts)):
+            best = new if best is None else keep_better(best, new)
+            drawn.append(new)
+            found.append(best)
+        return [found[count - 1] for count in counts], drawn
+
+    def _draw(self, task: Task, count: int) -> Iterator[Best]:
+        """`count` draws of each seed, several of which are made together."""
+        size, seeds = max(1, AT_ONCE // len(task.seeds)), len(task.seeds)
+        shape, device = task.model.codec.latent_shape, task.model.device
+        for first in range(0, count, size):
+            some = range(first, min(first + size, count))
+            x_T = torch.cat([task.noise.normal(k, shape).to(device) for k in some])
+            many = task.select([*range(seeds)] * len(some))
+            drawn = generate(many, x_T, STEPS) if self.guide is None else self.guide.walk(many, x_T)
+            result = finish(many, drawn)
+            parts = (
+                cast(Tensor, value).split(seeds) for value in (result.latents, x_T, result.losses)
+            )
+            for latents, noise, losses in zip(*parts, strict=True):
+                yield Best(latents, noise, losses=losses)
+
+
+@dataclass(frozen=True)
+class Optimised(Way):
+    """The noise by the exact gradient.
+
+    Args:
+        method: How.
+        start: The share of the budget that is spent on draws for a start.
+    """
+
+    method: DOODL
+    start: float = 0.0
+
+    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
+        return [self._find(task, budget) for budget in budgets], []
+
+    def _find(self, task: Task, budget: int) -> Best:
+        steps, pair = self.method.steps, 2 if self.method.mix is not None else 1
+        draws = max(1, int(self.start * budget) // (steps + LOOK))
+        walk, looks = pair * steps, pair * LOOK * max(1, self.method.crops)
+        left = budget - (draws * (steps + LOOK) if draws > 1 else 0) - walk - looks
+        iterations = max(0, left // (3 * walk + 2 * looks))
+        method = self.method.model_copy(update={"start_of": draws, "iterations": iterations})
+        *_, last = method.run(task)
+        return Best(last.best_latents, last.best_x_T[0], losses=last.best_losses)
+
+
+@dataclass(frozen=True)
+class Spent(Way):
+    """The hybrid, as its preset has it for each loss, told its budget.
+
+    Args:
+        searched: The share of it that is spent on draws.
+    """
+
+    searched: float
+
+    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
+        method, found = use_preset(Hybrid, "tuned", loss), []
+        for budget in budgets:
+            spent = method.model_copy(update={"budget": budget, "searched": self.searched})
+            *_, last = spent.run(task)
+            found.append(Best(last.best_latents, last.best_x_T[0], losses=last.best_losses))
+        return found, []
+
+
+def guided(like: Like, **more: Any) -> Draws:
+    return Draws(TFG(like=like, steps=STEPS, **more))
+
+
+def exact(optimiser: Adam | Momentum, start: float = 0.0, **more: Any) -> Optimised:
+    """The exact gradient through DDIM, with nothing done to the noise but keeping its norm."""
+    more = {"mix": None, "perturbation": 0.0, "crops": 0, **more}
+    return Optimised(DOODL(steps=STEPS, optimiser=optimiser, **more), start)
+
+
+def pushed(rate: float) -> Optimised:
+    """The exact gradient as it is, in units of the loss."""
+    return exact(Momentum(rate=rate, clip=None), renormalise=False)
+
+
+PLAIN, GENTLE, STRONG, HYBRID = "best of N", "best of N, gentle", "best of N, strong", "hybrid"
+WAYS: dict[str, Way] = {
+    PLAIN: Draws(least=POOL // SEEDS),
+    GENTLE: guided("gentle"),
+    STRONG: guided("strong"),
+    HYBRID: Spent(0.8),
+    "exact gradient": exact(Adam(rate=0.05)),
+    "half draws, half gradient": Spent(0.5),
+    "best of N, one-step": guided("one-step", rho=30.0),
+    "exact gradient from the best of N": exact(Adam(rate=0.02), 0.5),
+    "exact gradient, momentum": pushed(300.0),
+    "DOODL, its paper's": Optimised(use_preset(DOODL, "faithful")),
+}
+QUESTIONS = (
+    (HYBRID, PLAIN),
+    (HYBRID, GENTLE),
+    (GENTLE, PLAIN),
+    (GENTLE, STRONG),
+    (GENTLE, "best of N, one-step"),
+    ("exact gradient from the best of N", PLAIN),
+    ("exact gradient", PLAIN),
+)
+CONTENDERS: dict[str, Way] = {
+    PLAIN: Draws(),
+    **{f"best of N, gentle, rho {rho:g}": guided("gentle", rho=rho) for rho in (0.01, 0.03, 0.1)},
+    **{f"best of N, strong, mu {mu:g}": guided("strong", mu=mu) for mu in (0.03, 0.1)},
+    **{f"best of N, one-step, rho {rho:g}": guided("one-step", rho=rho) for rho in (10.0, 30.0)},
+    **{f"exact gradient, Adam {rate:g}": exact(Adam(rate=rate)) for rate in (0.02, 0.05, 0.1)},
+    **{f"exact gradient, momentum {rate:g}": pushed(rate) for rate in (100.0, 300.0)},
+    **{f"hybrid, {part:g} on draws": Spent(part) for part in (0.3, 0.5, 0.8)},
+}
+
+
+# --- the benchmark --------------------------------------------------------------------------------
+
+
+def measure(wish: Wish, way: Way, model: Model, seeds: Sequence[int], budgets: list[int]) -> Found:
+    """What a way finds of a wish."""
+    caption, began = wish.scene.caption, time.perf_counter()
+    loss = wish.make_loss(model.device)
+    task = Task(model, model.denoiser(caption), tuple(seeds), loss, prompts=(caption,))
+    asked = [budget for budget in budgets if budget <= MOST or isinstance(way, Draws)]
+    best, drawn = way.find(task, asked, wish.loss)
+    seconds = (time.perf_counter() - began) / len(seeds) / sum(asked[-1:] if drawn else asked)
+    images = torch.stack([deliver(task, each) for each in best])
+    every = np.stack([wish.judge(deliver(task, each)) for each in drawn]) if drawn else np.zeros(0)
+    return Found(
+        right=torch.from_numpy(np.stack([wish.judge(row) for row in images])),
+        overlap=torch.tensor(np.stack([measure_overlap(row, wish.picture) for row in images])),
+        losses=torch.stack([cast(Tensor, each.losses).cpu() for each in best]),
+        images=(255 * images[:, :SHOWN]).round().to(torch.uint8),
+        norm=noise_statistics(best[-1].x_T)["norm"].cpu(),
+        seconds=torch.tensor(1000 * seconds),
+        every=torch.from_numpy(every),
+    )
+
+
+@torch.no_grad()
+def deliver(task: Task, best: Drawn) -> Tensor:
+    """The images (B, 3, 64, 64) as they are delivered, in 8 bits."""
+    return (255 * decode(task, best.latents)).round().cpu() / 255
+
+
+def find_all(
+    wishes: Sequence[Wish], ways: Mapping[str, Way], folder: Path, make: Callable[..., Found] | None
+) -> dict[str, dict[Wish, Found]]:
+    """What is on disk of each way, and what is made now.
+
+    Args:
+        wishes: All of them.
+        ways: By name.
+        folder: Where it is kept.
+        make: Makes what is missing; None: nothing is made.
+    """
+    found: dict[str, dict[Wish, Found]] = {}
+    for name, way in ways.items():
+        for wish in wishes:
+            path = folder / name / f"{wish.name}.safetensors"
+            if not path.exists() and make is not None:
+                made = make(wish, way)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_file({key: value.contiguous() for key, value in vars(made).items()}, path)
+                shares = [f"{value:.2f}" for value in made.right.float().mean(dim=1).tolist()]
+                print(f"{name}, {wish.name}: {' '.join(shares)}", flush=True)
+            if path.exists():
+                found.setdefault(name, {})[wish] = Found(**load_file(path))
+    return found
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+Shares = dict[Wish, float]
+
+
+def count_rarity(found: Mapping[Wish, Found]) -> Shares:
+    """Which share of plain draws is right: half of one draw where none is."""
+    return {
+        wish: max(each.every.float().sum().item(), 0.5) / each.every.numel()
+        for wish, each in found.items()
+    }
+
+
+def tabulate_wishes(found: Mapping[Wish, Found]) -> str:
+    """How rare each wish is."""
+    rows = []
+    for wish, each in sorted(found.items(), key=lambda pair: -pair[1].every.float().mean()):
+        count, total = int(each.every.sum()), each.every.numel()
+        once = f"once in {total / count:.0f}" if count else f"not in {total}"
+        rows.append([wish.name, wish.scene.caption, f"{count} of {total}", once])
+    return table(["wish", "the model is told", "right", "that is"], rows)
+
+
+def average(found: Mapping[Wish, Found], wishes: Sequence[Wish], k: int, what: str) -> Any:
+    """The mean over wishes at the budget `k`, with its interval over wishes; "" if unknown."""
+    known = [getattr(found[wish], what) for wish in wishes if wish in found]
+    if not known or len(known) < len(wishes) or min(len(each) for each in known) <= k:
+        return ""
+    return bootstrap([each[k].float().mean().item() for each in known])
+
+
+def tabulate_ways(
+    found: Mapping[str, dict[Wish, Found]], groups: Mapping[str, Sequence[Wish]], k: int
+) -> str:
+    """Success at one budget, for wishes of each rarity, and what it costs."""
+    every = [wish for some in groups.values() for wish in some]
+    pixels = [wish for wish in every if wish.kind in ("silhouette", "look")]
+    rows = []
+    for name, each in found.items():
+        cells = [average(each, some, k, "right") for some in groups.values()]
+        if not any(cells):
+            continue
+        norm = torch.stack([one.norm.mean() for one in each.values()]).mean()
+        seconds = torch.stack([one.seconds for one in each.values()]).median()
+        overlap = average(each, pixels, k, "overlap")
+        rows.append([name, *cells, overlap, f"{norm:.2f}", f"{seconds:.1f}"])
+    named = [f"{name} ({len(some)})" for name, some in groups.items()]
+    return table(["way", *named, "IoU, pixels wanted", "norm", "s per 1,000 passes"], rows)
+
+
+def tabulate_pairs(
+    found: Mapping[str, dict[Wish, Found]],
+    groups: Mapping[str, Sequence[Wish]],
+    budgets: Sequence[int],
+    k: int,
+) -> str:
+    """Paired differences at one budget, over pairs of wish and seed."""
+    rows = []
+    for one, other in QUESTIONS:
+        cells: list[Any] = []
+        for some in groups.values():
+            pairs = [
+                (found[one][wish].right, found[other][wish].right)
+                for wish in some
+                if wish in found.get(one, {}) and wish in found.get(other, {})
+            ]
+            whole = len(pairs) == len(some) and all(min(map(len, pair)) > k for pair in pairs)
+            gaps = [(a[k].float() - b[k].float()).mean().item() for a, b in pairs if whole]
+            cells.append(bootstrap(gaps) if gaps else "")
+        if any(cells):
+            rows.append([f"{one}, less {other}", *cells])
+    return table([f"at {budgets[k]:,} passes", *groups], rows)
+
+
+def group_wishes(rarity: Shares) -> dict[str, list[Wish]]:
+    """Wishes by how rare they are."""
+    bounds = {"once in 20 or more often": (1 / 20, 2.0), "once in 20 to 500": (1 / 500, 1 / 20)}
+    bounds["rarer"] = (0.0, 1 / 500)
+    return {
+        name: [wish for wish, share in rarity.items() if low <= share < high]
+        for name, (low, high) in bounds.items()
+    }
+
+
+def draw_figure(
+    found: Mapping[str, dict[Wish, Found]],
+    rarity: Shares,
+    budgets: Sequence[int],
+    shown: Sequence[str],
+) -> Image.Image:
+    """Success against rarity, a panel for each budget, a line for each way."""
+    wishes = sorted(rarity, key=lambda wish: -rarity[wish])
+    width, height, left, top = 460, 300, 50, 30
+    picture = Image.new("RGB", (len(budgets) * width, height + 50 + 18 * len(shown)), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    far = -math.log10(min(rarity.values()))
+    for k, budget in enumerate(budgets):
+        first = k * width + left
+        draw.text((first, 8), f"{budget:,} passes an image", "black", font)
+        for tick in range(5):
+            y = top + (height - top) * (1 - tick / 4)
+            draw.line([(first, y), (first + width - left - 20, y)], "#dddddd")
+            draw.text((first - 36, y - 8), f"{tick / 4:.2f}", "black", font)
+        for power in range(int(far) + 1):
+            x = first + (width - left - 20) * power / far
+            draw.text((x, height + 6), f"1/{10**power:,}", "black", font, anchor="ma")
+        for i, name in enumerate(shown):
+            points = []
+            for wish in wishes:
+                each = found.get(name, {}).get(wish)
+                if each is not None and len(each.right) > k:
+                    x = first - (width - left - 20) * math.log10(rarity[wish]) / far
+                    y = top + (height - top) * (1 - each.right[k].float().mean().item())
+                    points.append((x, y))
+            colour = COLOURS[i % len(COLOURS)]
+            draw.line(points, colour, 2)
+            for x, y in points:
+                draw.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
+            if k == 0:
+                draw.text((left, height + 34 + 18 * i), name, colour, font)
+    draw.text((width, height + 34), "how often a plain draw is right", "black", font)
+    return picture
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = Options(__doc__)
+    options.add_argument("--tune", action="store_true", help="compare settings on other wishes")
+    options.add("--device", default="cpu", toy="cpu")
+    options.add("--only", nargs="*", help="only these ways", toy=[PLAIN, GENTLE, HYBRID])
+    options.add("--wishes", type=int, nargs="*", help="only these, by number", toy=[0, 2])
+    options.add("--seeds", type=int, default=SEEDS, toy=2)
+    options.add("--budgets", type=int, nargs="+", default=list(BUDGETS), toy=[110, 200])
+    options.add("--work", type=Path, default=Path("runs/rare"), toy=Path("runs/toy/rare"))
+    arguments = options.parse(argv)
+    tune, budgets = arguments.tune, sorted(arguments.budgets)
+    every = OTHER_WISHES if tune else WISHES
+    wishes = every if arguments.wishes is None else [every[i] for i in arguments.wishes]
+    ways = dict(CONTENDERS if tune else WAYS)
+    if arguments.toy:
+        ways[PLAIN] = Draws()
+    first = TUNING_SEED if tune else 0
+    seeds = range(first, first + arguments.seeds)
+    model = chainrule.load(device=arguments.device)
+    if arguments.device != "cpu":
+        model = replace(model, network=Graphed(model.network))
+
+    def make(wish: Wish, way: Way) -> Found:
+        return measure(wish, way, model, seeds, budgets)
+
+    asked = {
+        name: way for name, way in ways.items() if arguments.only is None or name in arguments.only
+    }
+    folder = arguments.work / ("tuning" if tune else "final")
+    find_all(wishes, asked, folder, make)
+    found = find_all(every, ways, folder, None)
+    publish_all(found, budgets, arguments)
+
+
+def publish_all(
+    found: dict[str, dict[Wish, Found]], budgets: list[int], arguments: argparse.Namespace
+) -> None:
+    """The tables and the figure of what there is."""
+    tune, plain = arguments.tune, found[PLAIN]
+    rarity = count_rarity(plain)
+    groups = {name: some for name, some in group_wishes(rarity).items() if some}
+    where = torch.cuda.get_device_name() if arguments.device != "cpu" else "the CPU"
+    command = f"python benchmarks/rare.py{' --tune' if tune else ''} --device {arguments.device}"
+    text = [
+        f"## Success against rarity{', choosing on other wishes and seeds' if tune else ''}",
+        f"`{command}` on {where}; {machine()}. {arguments.seeds} seeds a wish; 95 % intervals over "
+        "wishes; T = 20; a pass is one guidance pair forwards or backwards, or decoding and "
+        "judging an image forwards or backwards; the norm is that of the noise that was found, "
+        "for typical noise 1.",
+        tabulate_wishes(plain),
+    ]
+    for k, budget in enumerate(budgets):
+        text += [f"At {budget:,} passes:", tabulate_ways(found, groups, k)]
+    if not tune:
+        for k in range(len(budgets)):
+            text.append(tabulate_pairs(found, groups, budgets, k))
+        if not arguments.dry:
+            shown = [name for name in WAYS if name in found]
+            draw_figure(found, rarity, budgets, shown).save(PICTURES / "rare.png")
+        text.append("![rare](images/rare.png)")
+    publish("rare-tuning" if tune else "rare", "\n\n".join(text), dry=arguments.dry)
+
+
+if __name__ == "__main__":
+    main()
