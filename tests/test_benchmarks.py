@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 RESULTS = BENCHMARKS.parent / "docs" / "results.md"
-PARTS = ("base", "contest", "damage", "forks", "hostile", "sizes", "slips", "trials")
+PARTS = ("base", "contest", "graphs", "damage", "forks", "hostile", "sizes", "slips", "trials")
 """What benchmarks are made of."""
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in PARTS)
 MORE = {
@@ -136,7 +136,7 @@ def test_a_section_is_put_in_place_of_what_was_there(
 
 
 def test_what_made_images_is_told_apart() -> None:
-    contest, methods = load("contest"), load("chainrule.methods")
+    contest, methods = load("contest", "graphs"), load("chainrule.methods")
     one, other = (contest.Contender("plain", methods.Plain(steps=n)) for n in (10, 20))
     assert one.made_by != other.made_by
     assert one.made_by != one.shorten().made_by
