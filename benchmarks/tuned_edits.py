@@ -2,9 +2,10 @@
 
 The edits of `benchmarks/editing.py` and its judges: another colour, another shape, a thing more,
 another background, a hole filled. Each method is given the picture, its caption and the wanted
-caption, and no mask. Imagic, UniTune and DiffusionCLIP tune the network anew for each picture,
-DiffusionCLIP and Asyrp by CLIP's direction between the captions; SDEdit and Prompt-to-Prompt tune
-nothing. Settings were chosen on other pictures (`--tune`).
+caption, and no mask. Imagic, UniTune and DiffusionCLIP tune the network anew for each picture;
+DiffusionCLIP and Asyrp by CLIP's direction between the captions, on the picture alone or on seven
+more that the model draws of its caption; SDEdit and Prompt-to-Prompt tune nothing. Settings were
+chosen on other pictures (`--tune`).
 """
 
 from __future__ import annotations
@@ -137,6 +138,11 @@ def unitune_at(strength: float, iterations: int, scale: float | None) -> Contend
     return tune_at(name, use_preset(UniTune, "tuned", photo=True).model_copy(update=changes), scale)
 
 
+def count_pictures(drawn: int) -> str:
+    """What a change is learnt from, in words."""
+    return f"{1 + drawn} pictures" if drawn else "the picture"
+
+
 def direction_at(drawn: int, iterations: int, rate: float, start: float) -> Contender:
     changes = {
         "through": "chain",
@@ -146,7 +152,7 @@ def direction_at(drawn: int, iterations: int, rate: float, start: float) -> Cont
         "optimiser": Adam(rate=rate, beta2=0.999),
     }
     method = use_preset(DiffusionCLIP, "tuned").model_copy(update=changes)
-    name = f"DiffusionCLIP, {1 + drawn} pictures, {iterations} iterations, rate {rate:g}, "
+    name = f"DiffusionCLIP, {count_pictures(drawn)}, {iterations} iterations, rate {rate:g}, "
     edit = partial(edit_by_direction, drawn=drawn)
     return tune_at(f"{name}to {start:g}", method, edit=edit)
 
@@ -155,7 +161,7 @@ def moved_at(drawn: int, iterations: int, rate: float) -> Contender:
     size, optimiser = 4 if drawn else 1, Adam(rate=rate, beta2=0.999)
     changes = {"iterations": iterations, "batch": size, "optimiser": optimiser}
     method = use_preset(AsyrpTrained, "tuned").model_copy(update=changes)
-    name = f"Asyrp, {1 + drawn} pictures, {iterations} iterations, rate {rate:g}"
+    name = f"Asyrp, {count_pictures(drawn)}, {iterations} iterations, rate {rate:g}"
     return tune_at(name, method, edit=partial(edit_by_direction, drawn=drawn))
 
 
