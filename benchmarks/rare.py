@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import chainrule
-from base import PICTURES, Options, machine, publish, table, use_preset
+from base import Options, machine, publish, publish_picture, table, use_preset
 from chainrule.diffusion.noise_priors import noise_statistics
 from chainrule.images import from_pil
 from chainrule.images.charts import COLOURS
@@ -466,29 +467,37 @@ def tabulate_wishes(found: Mapping[Wish, Found]) -> str:
     return table(["wish", "the model is told", "right", "that is"], rows)
 
 
-def average(found: Mapping[Wish, Found], wishes: Sequence[Wish], k: int, what: str) -> Any:
-    """The mean over wishes at the budget `k`, with its interval over wishes; "" if unknown."""
+def average(found: Mapping[Wish, Found], wishes: Sequence[Wish], k: int, what: str) -> str:
+    """The mean over wishes at the budget `k`, with its interval over them; "" if there is none.
+
+    Where not all of the wishes were tried, how many were.
+    """
     known = [getattr(found[wish], what) for wish in wishes if wish in found]
-    if not known or len(known) < len(wishes) or min(len(each) for each in known) <= k:
+    values = [each[k].float().mean().item() for each in known if len(each) > k]
+    return _say(values, len(wishes))
+
+
+def _say(values: Sequence[float], total: int) -> str:
+    if not values:
         return ""
-    return bootstrap([each[k].float().mean().item() for each in known])
+    return f"{bootstrap(values)}{f', {len(values)} of them' if len(values) < total else ''}"
 
 
 def tabulate_ways(
-    found: Mapping[str, dict[Wish, Found]], groups: Mapping[str, Sequence[Wish]], k: int
+    found: Mapping[str, dict[Wish, Found]],
+    groups: Mapping[str, Sequence[Wish]],
+    k: int,
+    seconds: Mapping[str, float],
 ) -> str:
     """Success at one budget, for wishes of each rarity, and what it costs."""
-    every = [wish for some in groups.values() for wish in some]
-    pixels = [wish for wish in every if wish.kind in ("silhouette", "look")]
+    pixels = [wish for some in groups.values() for wish in some if wish.loss == "picture"]
     rows = []
     for name, each in found.items():
         cells = [average(each, some, k, "right") for some in groups.values()]
-        if not any(cells):
-            continue
-        norm = torch.stack([one.norm.mean() for one in each.values()]).mean()
-        seconds = torch.stack([one.seconds for one in each.values()]).median()
-        overlap = average(each, pixels, k, "overlap")
-        rows.append([name, *cells, overlap, f"{norm:.2f}", f"{seconds:.1f}"])
+        if any(cells):
+            norm = torch.stack([one.norm.mean() for one in each.values()]).mean()
+            overlap = average(each, pixels, k, "overlap")
+            rows.append([name, *cells, overlap, f"{norm:.2f}", f"{seconds[name]:.1f}"])
     named = [f"{name} ({len(some)})" for name, some in groups.items()]
     return table(["way", *named, "IoU, pixels wanted", "norm", "s per 1,000 passes"], rows)
 
@@ -499,22 +508,26 @@ def tabulate_pairs(
     budgets: Sequence[int],
     k: int,
 ) -> str:
-    """Paired differences at one budget, over pairs of wish and seed."""
+    """Paired differences at one budget, over the wishes that both tried."""
     rows = []
     for one, other in QUESTIONS:
-        cells: list[Any] = []
+        mine, its = found.get(one, {}), found.get(other, {})
+        cells = []
         for some in groups.values():
-            pairs = [
-                (found[one][wish].right, found[other][wish].right)
-                for wish in some
-                if wish in found.get(one, {}) and wish in found.get(other, {})
-            ]
-            whole = len(pairs) == len(some) and all(min(map(len, pair)) > k for pair in pairs)
-            gaps = [(a[k].float() - b[k].float()).mean().item() for a, b in pairs if whole]
-            cells.append(bootstrap(gaps) if gaps else "")
+            pairs = [(mine[w].right, its[w].right) for w in some if w in mine and w in its]
+            known = [(a[k], b[k]) for a, b in pairs if min(len(a), len(b)) > k]
+            gaps = [(a.float() - b.float()).mean().item() for a, b in known]
+            cells.append(_say(gaps, len(some)))
         if any(cells):
             rows.append([f"{one}, less {other}", *cells])
     return table([f"at {budgets[k]:,} passes", *groups], rows)
+
+
+def time_ways(ways: Mapping[str, Way], model: Model, budget: int) -> dict[str, float]:
+    """The seconds of an image and a thousand passes, one image at a time, by each way's name."""
+    few = {**ways, PLAIN: Draws()}
+    made = {name: measure(WISHES[0], way, model, [0], [budget]) for name, way in few.items()}
+    return {name: each.seconds.item() for name, each in made.items()}
 
 
 def group_wishes(rarity: Shares) -> dict[str, list[Wish]]:
@@ -598,34 +611,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = arguments.work / ("tuning" if tune else "final")
     find_all(wishes, asked, folder, make)
     found = find_all(every, ways, folder, None)
-    publish_all(found, budgets, arguments)
+    seconds = time_ways({name: ways[name] for name in found}, model, budgets[0])
+    publish_all(found, budgets, seconds, arguments)
 
 
 def publish_all(
-    found: dict[str, dict[Wish, Found]], budgets: list[int], arguments: argparse.Namespace
+    found: dict[str, dict[Wish, Found]],
+    budgets: list[int],
+    seconds: Mapping[str, float],
+    arguments: argparse.Namespace,
 ) -> None:
     """The tables and the figure of what there is."""
     tune, plain = arguments.tune, found[PLAIN]
     rarity = count_rarity(plain)
     groups = {name: some for name, some in group_wishes(rarity).items() if some}
     where = torch.cuda.get_device_name() if arguments.device != "cpu" else "the CPU"
-    command = f"python benchmarks/rare.py{' --tune' if tune else ''} --device {arguments.device}"
     text = [
         f"## Success against rarity{', choosing on other wishes and seeds' if tune else ''}",
-        f"`{command}` on {where}; {machine()}. {arguments.seeds} seeds a wish; 95 % intervals over "
-        "wishes; T = 20; a pass is one guidance pair forwards or backwards, or decoding and "
-        "judging an image forwards or backwards; the norm is that of the noise that was found, "
-        "for typical noise 1.",
+        f"`python benchmarks/rare.py{' --tune' if tune else ''}` on {where}; {machine()}. "
+        f"{arguments.seeds} seeds a wish; 95 % intervals over wishes; T = {STEPS}; a pass is one "
+        "guidance pair forwards or backwards, or decoding and judging an image forwards or "
+        "backwards; the norm is that of the noise that was found, for typical noise 1; seconds of "
+        "one image at a time, measured here (images may have been made elsewhere).",
         tabulate_wishes(plain),
     ]
     for k, budget in enumerate(budgets):
-        text += [f"At {budget:,} passes:", tabulate_ways(found, groups, k)]
+        text += [f"At {budget:,} passes:", tabulate_ways(found, groups, k, seconds)]
     if not tune:
-        for k in range(len(budgets)):
-            text.append(tabulate_pairs(found, groups, budgets, k))
-        if not arguments.dry:
-            shown = [name for name in WAYS if name in found]
-            draw_figure(found, rarity, budgets, shown).save(PICTURES / "rare.png")
+        text += [tabulate_pairs(found, groups, budgets, k) for k in range(len(budgets))]
+        shown = [name for name in WAYS if name in found]
+        publish_picture(
+            "rare.png", partial(draw_figure, found, rarity, budgets, shown), dry=arguments.dry
+        )
         text.append("![rare](images/rare.png)")
     publish("rare-tuning" if tune else "rare", "\n\n".join(text), dry=arguments.dry)
 
