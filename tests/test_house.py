@@ -53,7 +53,10 @@ SHARED = {
     # they learn one photo; one of them draws as SDEdit does
     "methods/imagic": ("one_photo",), "methods/unitune": ("one_photo", "sdedit"),
     # it is the same loop with other settings
-    "methods/adjoint_dpm": ("doodl",), "methods/reno": ("doodl",), "methods/dno": ("doodl",),
+    "methods/noise_optimisation": ("doodl",),
+    **dict.fromkeys(
+        ("methods/adjoint_dpm", "methods/reno", "methods/dno"), ("doodl", "noise_optimisation")
+    ),
     # a change that words describe is learnt in two ways; who edits with it has the same settings
     "methods/change": ("tuning",), "methods/diffusion_clip": ("change", "tuning"),
     "methods/diffusion_clip_edit": ("diffusion_clip",),

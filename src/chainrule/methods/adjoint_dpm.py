@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from chainrule.methods.base import Steps
-from chainrule.methods.doodl import DOODL, NoiseOptimisation
+from chainrule.methods.doodl import DOODL
+from chainrule.methods.noise_optimisation import NoiseOptimisation
 from chainrule.optimise import Adam
 
 

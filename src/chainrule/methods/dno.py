@@ -23,7 +23,8 @@ from chainrule.diffusion.solvers.base import Solver
 from chainrule.diffusion.solvers.base import State as Latents
 from chainrule.diffusion.solvers.ddpm import DDPM
 from chainrule.methods.base import Eta, Steps, Task
-from chainrule.methods.doodl import DOODL, DOODLState, NoiseOptimisation
+from chainrule.methods.doodl import DOODL, DOODLState
+from chainrule.methods.noise_optimisation import NoiseOptimisation
 from chainrule.optimise import Adam
 
 INJECTED = "ddpm"

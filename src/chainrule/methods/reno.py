@@ -14,7 +14,8 @@ from pydantic import Field
 
 from chainrule.diffusion.noise_priors import NoiseTerm
 from chainrule.methods.base import TUNED_STEPS, Situation, Steps
-from chainrule.methods.doodl import DOODL, NoiseOptimisation
+from chainrule.methods.doodl import DOODL
+from chainrule.methods.noise_optimisation import NoiseOptimisation
 from chainrule.optimise import Momentum
 
 
