@@ -38,13 +38,9 @@ class AdjointDPM(NoiseOptimisation):
     @property
     def loop(self) -> DOODL:
         """The optimisation that this is. The paper gives no learning rate; see `guided.py`."""
-        return DOODL(
+        return DOODL.bare(
             iterations=self.iterations,
             steps=self.steps,
             optimiser=self.optimiser,
-            mix=None,
-            perturbation=0.0,
-            renormalise=False,
-            crops=0,
             adjoint=self.adjoint,
         )

@@ -287,6 +287,15 @@ class DOODL(Method):
             require_heeded(self, ["reparameterise"], "without renormalise or whiten")
         return self
 
+    @classmethod
+    def bare(cls, **settings: Any) -> DOODL:
+        """The loop by itself: DDIM, whole images, and nothing done to the noise in between.
+
+        Args:
+            settings: The others.
+        """
+        return cls(mix=None, perturbation=0.0, renormalise=False, crops=0, **settings)
+
     @property
     def solver(self) -> Solver:
         """The solver that these settings name."""

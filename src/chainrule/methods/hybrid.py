@@ -94,14 +94,10 @@ class Hybrid(Method):
     @property
     def loop(self) -> DOODL:
         """The third part."""
-        return DOODL(
+        return DOODL.bare(
             iterations=self.iterations,
             steps=self.steps,
             optimiser=self.optimiser,
-            mix=None,
-            perturbation=0.0,
-            renormalise=False,
-            crops=0,
             target=self.target,
         )
 

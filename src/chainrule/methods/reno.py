@@ -51,17 +51,13 @@ class ReNO(NoiseOptimisation):
 
     @property
     def loop(self) -> DOODL:
-        return DOODL(
+        return DOODL.bare(
             iterations=self.iterations,
             steps=self.steps,
             optimiser=self.optimiser,
             clip_norm=self.clip_norm,
             noise_terms=self.noise_terms,
             final_steps=self.final_steps,
-            mix=None,
-            perturbation=0.0,
-            renormalise=False,
-            crops=0,
         )
 
     @classmethod
