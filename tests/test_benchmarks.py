@@ -136,7 +136,7 @@ def test_a_section_is_put_in_place_of_what_was_there(
 
 
 def test_what_made_images_is_told_apart() -> None:
-    contest, methods = load("contest", "graphs"), load("chainrule.methods")
+    contest, methods = load("contest"), load("chainrule.methods")
     one, other = (contest.Contender("plain", methods.Plain(steps=n)) for n in (10, 20))
     assert one.made_by != other.made_by
     assert one.made_by != one.shorten().made_by

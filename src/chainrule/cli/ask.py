@@ -59,8 +59,7 @@ PRESET = Option(
     typer.Option(
         "--preset",
         metavar="PRESET",
-        help=f"{', '.join((*PRESETS, BEST))}: the paper's settings, the bundled world's, "
-        "those for little work, or what finds most within a --budget.",
+        help=f"{', '.join(PRESETS)}: the paper's, the bundled world's, little work; {BEST}: guide.",
     ),
 )
 MASK_HELP = "Where it may change: a picture as large (white), text=WORDS or colour=red."
