@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -201,3 +202,14 @@ def test_it_says_where_it_is() -> None:
 def test_it_needs_a_loss_and_no_photo() -> None:
     with pytest.raises(UserError, match="hybrid needs a loss"):
         hybrid()(replace(tiny(), loss=None))
+
+
+def test_a_budget_for_the_plain_image_alone_says_so() -> None:
+    task = tiny()
+    least = 5 + hybrid(100).guide.passes
+    with pytest.warns(UserWarning, match=f"spent on the plain image: .* needs {least}"):
+        hybrid(least - 1).prepare(task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hybrid(least).prepare(task)
+    assert hybrid(least).draws == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -126,6 +127,13 @@ class Hybrid(Method):
     def prepare(self, task: Task) -> Task:
         require_whole(self.optimiser)
         require_plain_draw(self.budget, self.steps)
+        if self.draws == 1 and not self.iterations:
+            least = self.steps + LOOK + self.guide.passes
+            warnings.warn(
+                f"a budget of {self.budget} passes is spent on the plain image: a guided draw "
+                f"besides needs {least} (--budget)",
+                stacklevel=2,
+            )
         prepared: Task = super().prepare(task)
         return prepared
 
