@@ -5,8 +5,8 @@ shape at a place and size (a picture's pixels); a hidden class with stripes, a g
 (likewise); a hidden class beside another thing (`image=`, a CLIP); a combination that training
 never showed (`text=`, likewise); a striped thing from a picture (`image=`). How rare each is, the
 judge says of plain draws; the ways to meet it get the same network passes. A pass is one guidance
-pair, forwards or backwards. The settings of each way were chosen on other wishes and seeds
-(`--tune`).
+pair, forwards or backwards, or decoding and judging an image. `--tune` compares settings on other
+wishes and seeds.
 """
 
 from __future__ import annotations

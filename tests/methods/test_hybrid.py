@@ -15,7 +15,7 @@ from chainrule import UserError, sample
 from chainrule.losses import Call
 from chainrule.memory import Plan
 from chainrule.methods import DOODLState, Hybrid, Plain, Task
-from chainrule.methods.base import SEARCH
+from chainrule.methods.base import PRESETS, SEARCH, Situation
 from chainrule.methods.best_of import Best
 from chainrule.models import Model
 from chainrule.optimise import Adam
@@ -213,3 +213,9 @@ def test_a_budget_for_the_plain_image_alone_says_so() -> None:
         warnings.simplefilter("error")
         hybrid(least).prepare(task)
     assert hybrid(least).draws == 2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("loss", "like"), [("picture", "strong"), ("image", "gentle")])
+def test_every_preset_guides_as_the_loss_wants(name: str, loss: str, like: str) -> None:
+    assert Hybrid(**Hybrid.preset(Situation(name, loss))).like == like
