@@ -52,6 +52,8 @@ SHARED = {
     "methods/semantic": ("noise_aware",),
     # they learn one photo; one of them draws as SDEdit does
     "methods/imagic": ("one_photo",), "methods/unitune": ("one_photo", "sdedit"),
+    # it learns on a task of its own
+    "methods/stylize": ("style_task",),
     # it is the same loop with other settings
     "methods/noise_optimisation": ("doodl",),
     **dict.fromkeys(

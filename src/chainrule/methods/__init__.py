@@ -36,7 +36,8 @@ from chainrule.methods.reward import RewardTuning
 from chainrule.methods.sdedit import SDEdit
 from chainrule.methods.search import Search
 from chainrule.methods.semantic import SemanticGuidance
-from chainrule.methods.stylize import StyleTask, Stylize
+from chainrule.methods.style_task import StyleTask
+from chainrule.methods.stylize import Stylize
 from chainrule.methods.textual_inversion import TextualInversion
 from chainrule.methods.tfg import TFG
 from chainrule.methods.unitune import UniTune

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from chainrule import bundled
-from chainrule.brief import Brief
 from chainrule.diffusion.gradient import Checkpoint
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample
 from chainrule.errors import UserError
 from chainrule.images import shorten
-from chainrule.losses.features import Features, load_features
+from chainrule.losses.features import load_features
 from chainrule.losses.perceptual import Perceptual
 from chainrule.losses.style import Style
-from chainrule.memory import Plan
 from chainrule.methods.base import (
-    PLAIN,
     GuidanceScale,
     Method,
     Needs,
@@ -30,6 +26,7 @@ from chainrule.methods.base import (
     Steps,
     Task,
 )
+from chainrule.methods.style_task import Samples, StyleTask
 from chainrule.methods.training import Training
 from chainrule.methods.tuning import Objective, Tuning
 from chainrule.models import BUNDLED, trained
@@ -41,46 +38,6 @@ from chainrule.specs import NetworkName
 
 ORDER = Noise((0,))
 """The random numbers of the order of the samples."""
-Samples = Sequence[tuple[str, int]]
-"""Prompts and seeds."""
-
-
-@dataclass(frozen=True, eq=False)
-class StyleTask(Brief):
-    """Each of some prompts with each of some seeds, in the style of a picture.
-
-    Args:
-        model: The checkpoint.
-        prompts: What is drawn.
-        seeds: With which noise.
-        picture: (3, h, w) in [0, 1].
-        style: What sees the style.
-        content: What sees the content; in the paper, both are one VGG.
-        plan: What is kept and rebuilt.
-    """
-
-    model: Model
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    picture: Tensor
-    style: Features
-    content: Features
-    plan: Plan = PLAIN
-    loss: None = None
-
-    @property
-    def samples(self) -> list[tuple[str, int]]:
-        """All prompts with all seeds."""
-        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
-
-    @property
-    def judges(self) -> tuple[nn.Module, ...]:
-        """The networks that judge the images."""
-        return (*self.style.networks, *self.content.networks)
-
-    def under(self, plan: Plan) -> StyleTask:
-        """This task with another plan."""
-        return replace(self, plan=plan)
 
 
 class Stylize(Tuning):
