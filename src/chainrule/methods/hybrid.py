@@ -42,9 +42,8 @@ class Hybrid(Method):
     The approximate gradient (Ye et al. 2024, TFG) finds the basin, the search discards its
     failures, the exact gradient (Wallace et al. 2023, DOODL) goes on from there; in the bundled
     world it adds little (`benchmarks/rare.py`). N and m follow from the budget. Whatever is
-    delivered is the best image that was found,
-    the plain one included; it stops early where every image is good enough. Where that was a guided
-    draw, its noise alone does not draw it again.
+    delivered is the best image that was found, the plain one included; it stops early where every
+    image is good enough. Where that was a guided draw, its noise alone does not draw it again.
 
     Limits: where one plain draw in ten is right, plain draws alone are better; a network that
     judges can be deceived by either gradient.
