@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from chainrule.images.charts import COLOURS
 from chainrule.losses import Classifier, ClipImage, ClipText, load_classifier, load_clip
 from chainrule.losses.base import Loss
 from chainrule.losses.picture import Target
-from chainrule.methods import DOODL, Adam, Momentum, Task
+from chainrule.methods import DNO, DOODL, Adam, Langevin, Method, Momentum, ReNO, Search, Task
 from chainrule.methods.base import Drawn
 from chainrule.methods.best_of import Best, keep_better
 from chainrule.methods.chains import generate
@@ -296,95 +296,166 @@ class Draws(Way):
 
 
 @dataclass(frozen=True)
-class Optimised(Way):
-    """The noise by the exact gradient.
+class Spending(Way):
+    """A method that is told its budget.
 
     Args:
-        method: How.
-        start: The share of the budget that is spent on draws for a start.
+        at: The method, by its budget and the kind of the loss.
     """
 
-    method: DOODL
-    start: float = 0.0
+    at: Callable[[int, str], Method]
 
     def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
-        return [self._find(task, budget) for budget in budgets], []
-
-    def _find(self, task: Task, budget: int) -> Best:
-        steps, pair = self.method.steps, 2 if self.method.mix is not None else 1
-        draws = max(1, int(self.start * budget) // (steps + LOOK))
-        walk, looks = pair * steps, pair * LOOK * max(1, self.method.crops)
-        left = budget - (draws * (steps + LOOK) if draws > 1 else 0) - walk - looks
-        iterations = max(0, left // (3 * walk + 2 * looks))
-        method = self.method.model_copy(update={"start_of": draws, "iterations": iterations})
-        *_, last = method.run(task)
-        return Best(last.best_latents, last.best_x_T[0], losses=last.best_losses)
-
-
-@dataclass(frozen=True)
-class Spent(Way):
-    """The hybrid, as its preset has it for each loss, told its budget.
-
-    Args:
-        searched: The share of it that is spent on draws.
-    """
-
-    searched: float
-
-    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
-        method, found = use_preset(Hybrid, "tuned", loss), []
-        for budget in budgets:
-            spent = method.model_copy(update={"budget": budget, "searched": self.searched})
-            *_, last = spent.run(task)
-            found.append(Best(last.best_latents, last.best_x_T[0], losses=last.best_losses))
-        return found, []
+        results = [self.at(budget, loss)(task) for budget in budgets]
+        return [Best(each.latents, each.x_T, losses=each.losses) for each in results], []
 
 
 def guided(like: Like, **more: Any) -> Draws:
     return Draws(TFG(like=like, steps=STEPS, **more))
 
 
-def exact(optimiser: Adam | Momentum, start: float = 0.0, **more: Any) -> Optimised:
+def search(by: Literal["halving", "moves", "particles"], **more: Any) -> Spending:
+    """Search without a gradient."""
+    return Spending(lambda budget, _: Search(by=by, steps=STEPS, budget=budget, **more))
+
+
+def spend(method: DOODL, budget: int, drawn: float = 0.0) -> DOODL:
+    """As many iterations as a budget pays for, of which a share is spent on draws before them."""
+    steps, pair = method.steps, 2 if method.mix is not None else 1
+    draws = max(1, int(drawn * budget) // (steps + LOOK))
+    walk, looks = pair * steps, pair * LOOK * max(1, method.crops)
+    left = budget - (draws * (steps + LOOK) if draws > 1 else 0) - walk - looks
+    iterations = max(0, left // (3 * walk + 2 * looks))
+    return method.model_copy(update={"start_of": draws, "iterations": iterations})
+
+
+def exact(optimiser: Adam | Momentum, drawn: float = 0.0, **more: Any) -> Spending:
     """The exact gradient through DDIM, with nothing done to the noise but keeping its norm."""
     more = {"mix": None, "perturbation": 0.0, "crops": 0, **more}
-    return Optimised(DOODL(steps=STEPS, optimiser=optimiser, **more), start)
+    method = DOODL(steps=STEPS, optimiser=optimiser, **more)
+    return Spending(lambda budget, _: spend(method, budget, drawn))
 
 
-def pushed(rate: float) -> Optimised:
+def pushed(rate: float) -> Spending:
     """The exact gradient as it is, in units of the loss."""
     return exact(Momentum(rate=rate, clip=None), renormalise=False)
 
 
+def faithful(budget: int, loss: str) -> Method:
+    """DOODL as in its paper."""
+    return spend(use_preset(DOODL, "faithful", loss), budget)
+
+
+def kept(**more: Any) -> Spending:
+    """The exact gradient, with something else done to keep the noise like noise."""
+    return exact(Adam(rate=0.05), **{"renormalise": False, **more})
+
+
+def reno(rate: float = 5.0) -> Spending:
+    """ReNO in four steps, its best drawn again in all of them beside the seed's plain image."""
+    few, optimiser = 4, Momentum(rate=rate, clip=None, momentum=0.9, nesterov=True)
+
+    def at(budget: int, _: str) -> Method:
+        left = budget - few - LOOK - 2 * (STEPS + LOOK)
+        count = max(0, left // (3 * few + 2 * LOOK))
+        return ReNO(steps=few, iterations=count, optimiser=optimiser, final_steps=STEPS)
+
+    return Spending(at)
+
+
+def dno(rate: float) -> Spending:
+    """All the noise, with the paper's bounds."""
+    optimiser = Adam(rate=rate, beta2=0.999, decay=0.01)
+
+    def at(budget: int, _: str) -> Method:
+        count = max(0, (budget - STEPS - LOOK) // (3 * STEPS + 2 * LOOK))
+        return DNO(steps=STEPS, iterations=count, optimiser=optimiser)
+
+    return Spending(at)
+
+
+def langevin(temperature: float) -> Spending:
+    """The best of a Markov chain's samples."""
+
+    def at(budget: int, _: str) -> Method:
+        count = max(0, budget // (3 * STEPS + 2 * LOOK) - 1)  # the first image is judged too
+        return Langevin(steps=STEPS, iterations=count, temperature=temperature, deliver="best")
+
+    return Spending(at)
+
+
+def hybrid(searched: float, **more: Any) -> Spending:
+    """The hybrid, as its preset has it for each loss."""
+
+    def at(budget: int, loss: str) -> Method:
+        settings = {"budget": budget, "searched": searched, **more}
+        return use_preset(Hybrid, "tuned", loss).model_copy(update=settings)
+
+    return Spending(at)
+
+
 PLAIN, GENTLE, STRONG, HYBRID = "best of N", "best of N, gentle", "best of N, strong", "hybrid"
+EXACT, FROM_BEST = "exact gradient", "exact gradient from the best of N"
 WAYS: dict[str, Way] = {
     PLAIN: Draws(least=POOL // SEEDS),
     GENTLE: guided("gentle"),
     STRONG: guided("strong"),
-    HYBRID: Spent(0.8),
-    "exact gradient": exact(Adam(rate=0.05)),
-    "half draws, half gradient": Spent(0.5),
+    HYBRID: hybrid(0.8),
+    "half draws, half gradient": hybrid(0.5),
     "best of N, one-step": guided("one-step", rho=30.0),
-    "exact gradient from the best of N": exact(Adam(rate=0.02), 0.5),
+    "search by halving": search("halving"),
+    "search by moves": search("moves"),
+    "search by particles": search("particles", sharpness=30.0),
+    EXACT: exact(Adam(rate=0.05)),
+    FROM_BEST: exact(Adam(rate=0.02), 0.5),
     "exact gradient, momentum": pushed(300.0),
-    "DOODL, its paper's": Optimised(use_preset(DOODL, "faithful")),
+    "exact gradient, white noise": kept(whiten=True, renormalise=True, reparameterise=True),
+    "DOODL, its paper's": Spending(faithful),
+    "ReNO": reno(),
+    "DNO": dno(0.05),
+    "Langevin": langevin(0.003),
 }
 QUESTIONS = (
     (HYBRID, PLAIN),
     (HYBRID, GENTLE),
+    (HYBRID, STRONG),
+    (HYBRID, "half draws, half gradient"),
     (GENTLE, PLAIN),
     (GENTLE, STRONG),
     (GENTLE, "best of N, one-step"),
-    ("exact gradient from the best of N", PLAIN),
-    ("exact gradient", PLAIN),
+    *((name, PLAIN) for name in WAYS if name.startswith(("search", "exact"))),
+    ("ReNO", PLAIN),
+    ("DNO", PLAIN),
+    ("Langevin", PLAIN),
 )
 CONTENDERS: dict[str, Way] = {
     PLAIN: Draws(),
     **{f"best of N, gentle, rho {rho:g}": guided("gentle", rho=rho) for rho in (0.01, 0.03, 0.1)},
     **{f"best of N, strong, mu {mu:g}": guided("strong", mu=mu) for mu in (0.03, 0.1)},
     **{f"best of N, one-step, rho {rho:g}": guided("one-step", rho=rho) for rho in (10.0, 30.0)},
+    **{f"hybrid, {part:g} on draws": hybrid(part) for part in (0.5, 0.8)},
+    "search by halving": search("halving"),
+    **{
+        f"search by moves, {part:g} on draws": search("moves", searched=part) for part in (0.3, 0.6)
+    },
+    **{
+        f"search by particles, sharpness {each:g}": search("particles", sharpness=each)
+        for each in (10.0, 30.0, 100.0)
+    },
     **{f"exact gradient, Adam {rate:g}": exact(Adam(rate=rate)) for rate in (0.02, 0.05, 0.1)},
     **{f"exact gradient, momentum {rate:g}": pushed(rate) for rate in (100.0, 300.0)},
-    **{f"hybrid, {part:g} on draws": Spent(part) for part in (0.3, 0.5, 0.8)},
+    "exact gradient, Adam 0.05, noise free": kept(),
+    "exact gradient, Adam 0.05, norm term": kept(noise_terms={"norm": 0.01}),
+    "exact gradient, Adam 0.05, moments": kept(noise_terms={"moments": 1.0}),
+    "exact gradient, Adam 0.05, spectrum": kept(noise_terms={"spectrum": 1.0}),
+    "exact gradient, Adam 0.05, white": kept(whiten=True, renormalise=True),
+    "exact gradient, Adam 0.05, white, reparameterised": kept(
+        whiten=True, renormalise=True, reparameterise=True
+    ),
+    "exact gradient, Adam 0.05, perturbed": kept(perturbation=0.01),
+    **{f"ReNO, rate {rate:g}": reno(rate) for rate in (5.0, 20.0)},
+    **{f"DNO, rate {rate:g}": dno(rate) for rate in (0.01, 0.05, 0.1)},
+    **{f"Langevin, temperature {each:g}": langevin(each) for each in (0.0003, 0.003, 0.03)},
 }
 
 
