@@ -411,7 +411,7 @@ WAYS: dict[str, Way] = {
     "exact gradient, momentum": pushed(300.0),
     "exact gradient, white noise": kept(whiten=True, renormalise=True, reparameterise=True),
     "DOODL, its paper's": Spending(faithful),
-    "ReNO": reno(),
+    "ReNO": reno(20.0),
     "DNO": dno(0.05),
     "Langevin": langevin(0.003),
 }
