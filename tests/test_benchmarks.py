@@ -14,7 +14,18 @@ from safetensors.torch import save_file
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 RESULTS = BENCHMARKS.parent / "docs" / "results.md"
-PARTS = ("base", "contest", "graphs", "damage", "forks", "hostile", "sizes", "slips", "trials")
+PARTS = (
+    "approximate",
+    "base",
+    "contest",
+    "graphs",
+    "damage",
+    "forks",
+    "hostile",
+    "sizes",
+    "slips",
+    "trials",
+)
 """What benchmarks are made of."""
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in PARTS)
 MORE = {
