@@ -14,10 +14,13 @@ from torch import Tensor
 from chainrule import UserError, sample
 from chainrule.losses import Call
 from chainrule.memory import Plan
-from chainrule.methods import DOODLState, Hybrid, Plain, Task
+from chainrule.methods import Hybrid, Plain, Task
 from chainrule.methods.base import PRESETS, SEARCH, Situation
 from chainrule.methods.best_of import Best
+from chainrule.methods.chains import generate
+from chainrule.methods.hybrid import HybridState
 from chainrule.models import Model
+from chainrule.noise import Noise
 from chainrule.optimise import Adam
 from chainrule.runs import count_passes
 from conftest import tiny_model
@@ -37,7 +40,7 @@ def hybrid(budget: int = 150, **settings: Any) -> Hybrid:
     return Hybrid(budget=budget, **({"steps": 4, "searched": 0.5} | settings))
 
 
-def states(method: Hybrid, task: Task) -> list[DOODLState]:
+def states(method: Hybrid, task: Task) -> list[HybridState]:
     return list(method.run(method.prepare(task)))
 
 
@@ -93,11 +96,11 @@ def test_the_budget_is_kept(
     assert spent <= budget
     assert len(found) == found[-1].iteration == method.count_iterations(task)
     plain, iteration = 4 + 1, 3 * 4 + 2
-    if budget > 100 and settings.get("searched") != 1.0:
+    if method.split(task).iterations:
         assert spent > budget - iteration
-    elif settings.get("searched") == 1.0:
-        assert method.iterations == 0
+    elif budget > plain + method.guide.passes:
         assert spent > budget - method.guide.passes
+    assert not (settings.get("searched") == 1.0 and method.split(task).iterations)
     assert spent >= plain
 
 
@@ -106,6 +109,24 @@ def test_a_budget_below_a_plain_image_is_refused() -> None:
         hybrid(4)(tiny())
     assert no.value.field == "budget"
     assert torch.equal(hybrid(5)(tiny()).latents, Plain(steps=4)(tiny()).latents)
+
+
+def test_guided_draws_begin_at_the_best_noise_of_short_ones() -> None:
+    method, task = hybrid(300, searched=1.0), tiny()
+    found, split = states(method, task), method.split(task)
+    scores = found[-1].scores
+    assert scores.shape == (split.short, 3)
+    for k in range(split.short):
+        z = task.noise.normal(k + 1, task.model.codec.latent_shape)
+        shown = task.model.decode(generate(task, z, 1).latents)
+        torch.testing.assert_close(scores[k], distance(shown))
+    order = scores.argsort(dim=0)
+    first = found[split.short + 1]
+    for i, seed in enumerate(task.seeds):
+        z = Noise((seed,)).normal(int(order[0, i]) + 1, task.model.codec.latent_shape)
+        guided = method.guide.walk(task.select([i]), z)
+        judged = distance(task.model.decode(guided.latents))
+        assert first.best_losses[i] <= judged + 1e-5
 
 
 # --- what it delivers -----------------------------------------------------------------------------
@@ -128,9 +149,11 @@ def test_nothing_that_was_found_is_lost(settings: dict[str, Any]) -> None:
 
 def test_each_part_improves_what_the_one_before_left() -> None:
     method, found = hybrid(300), states(hybrid(300), tiny())
-    assert method.draws > 2
-    assert method.iterations > 2
-    searched = found[method.draws - 1]
+    split = method.split(tiny())
+    assert split.short > 2
+    assert split.guided > 1
+    assert split.iterations > 2
+    searched = found[split.draws - 1]
     assert (searched.best_losses < found[0].best_losses).all()
     assert (found[-1].best_losses < searched.best_losses).any()
 
@@ -138,7 +161,8 @@ def test_each_part_improves_what_the_one_before_left() -> None:
 def test_the_noise_that_is_found_leads_to_about_the_best_draw() -> None:
     method, task = hybrid(300, steps=20), tiny()
     found = states(method, task)
-    searched, first = found[method.draws - 1], found[method.draws]
+    draws = method.split(task).draws
+    searched, first = found[draws - 1], found[draws]
     best = searched.best_latents
     z = method.find_noise(task, Best(best, searched.best_x_T[0], losses=searched.best_losses))
     again = sample(task.denoiser, z, 20)
@@ -152,7 +176,7 @@ def test_what_is_optimised_leads_to_its_image_again() -> None:
     """Of the images that the gradient improved; a guided one is not its noise's alone."""
     method, task = hybrid(300), tiny()
     found = states(method, task)
-    improved = found[-1].best_losses < found[method.draws - 1].best_losses
+    improved = found[-1].best_losses < found[method.split(task).draws - 1].best_losses
     again = sample(task.denoiser, found[-1].best_x_T[0], 4)
     torch.testing.assert_close(again[improved], found[-1].best_latents[improved])
     assert improved.any()
@@ -160,7 +184,7 @@ def test_what_is_optimised_leads_to_its_image_again() -> None:
 
 def test_it_stops_where_every_image_is_good_enough() -> None:
     whole = states(hybrid(), tiny())
-    draws = hybrid().draws
+    draws = hybrid().split(tiny()).draws
     easy = float(whole[0].best_losses.max())
     assert len(states(hybrid(target=easy), tiny())) == 1
     middle = float(whole[draws + 1].best_losses.max())
@@ -176,7 +200,7 @@ def test_it_goes_on_where_it_stopped_bit_for_bit() -> None:
     method, task = hybrid(), tiny()
     whole = states(method, task)
     for stopped in whole:
-        again = DOODLState.from_tensors({k: v.clone() for k, v in stopped.tensors().items()})
+        again = HybridState.from_tensors({k: v.clone() for k, v in stopped.tensors().items()})
         method.require_own(task, again)
         rest = list(method.run(task, again))
         assert len(rest) == len(whole) - stopped.iteration
@@ -193,13 +217,14 @@ def test_an_image_depends_on_its_seed_alone() -> None:
 
 def test_it_says_where_it_is() -> None:
     method, task = hybrid(300), tiny()
-    draws, iterations = method.draws, method.iterations
+    split = method.split(task)
+    draws, iterations = split.draws, split.iterations
     assert method.stage(task, draws) == (draws, draws, SEARCH)
     assert method.stage(task, draws + 1) == (1, iterations, "iteration")
     assert method.stage(task, method.count_iterations(task))[:2] == (iterations, iterations)
 
 
-def test_it_needs_a_loss_and_no_photo() -> None:
+def test_it_needs_a_loss() -> None:
     with pytest.raises(UserError, match="hybrid needs a loss"):
         hybrid()(replace(tiny(), loss=None))
 
@@ -212,7 +237,7 @@ def test_a_budget_for_the_plain_image_alone_says_so() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         hybrid(least).prepare(task)
-    assert hybrid(least).draws == 2
+    assert hybrid(least).split(task) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -75,7 +75,7 @@ PERTURBATION, CROPS = "doodl/perturbation", "doodl/crops"
 SHUFFLES = "doodl/shuffles"
 """The stream of the orders in which the term of the noise's bounds looks at it."""
 
-_BATCH = {"x_T": 1, "memory": 2, "radius": 1, "best_x_T": 1, "terms": 2}
+_BATCH = {"x_T": 1, "memory": 2, "radius": 1, "best_x_T": 1, "terms": 2, "scores": 1}
 """Which dimension of each part of a state is the batch's, where it is not the first."""
 
 
@@ -144,7 +144,7 @@ class DOODLState(State):
             name: value if value.ndim == 0 else value.index_select(_BATCH.get(name, 0), index)
             for name, value in self.tensors().items()
         }
-        return DOODLState(**parts)
+        return type(self)(**parts)
 
     def update(self, rows: Sequence[int], changed: DOODLState) -> DOODLState:
         """This state with some of the images' replaced.
@@ -166,7 +166,7 @@ class DOODLState(State):
             else value.index_copy(_BATCH.get(name, 0), index, new[name])
             for name, value in old.items()
         }
-        return DOODLState(**parts)
+        return type(self)(**parts)
 
 
 FAITHFUL_RATES = {"classifier": 0.05, "text": 0.1, "aesthetic": 1.0, "image": 3.0}
