@@ -35,6 +35,7 @@ from chainrule.scenes.base import Scene, Thing, render
 RECORDED = Path(__file__).with_name("digests.json")
 FAMILIES = ("bundled", "Stable Diffusion 1.x", "Stable Diffusion XL", "Stable Diffusion 3")
 ON_PURPOSE = {
+    "hybrid": "short draws choose the noise that guided ones begin at",
     "doodl quick": "the redraw in more steps is kept only where it is better than the best that was found: 2 of 4",
 }
 """What differs from the first record, and why."""

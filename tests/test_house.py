@@ -32,7 +32,7 @@ FLOORS = {
         "tensor_files", "tuned", "directions", "embedding_files", "lora_files", "_extras", "_load",
     ),
     "runs": (
-        "events", "_coroutine", "spec", "networks", "folder", "origin", "passes", "scores", "load", "estimate", "report",
+        "events", "_coroutine", "spec", "networks", "folder", "origin", "passes", "scores", "load", "estimate", "pace", "report",
         "execute",
     ),
     "cli": ("_stopping", "_settings", "_options", "_ask", "_terminal", "ask", "again", "show", "_app", "_main"),
@@ -68,8 +68,8 @@ SHARED = {
     "methods/doodl": ("best_of",),
     # what is found is kept as the best of draws is; passes are counted as guidance counts them
     "methods/search": ("best_of", "particles", "tfg"),
-    # it is guided draws, the best of them, and the loop
-    "methods/hybrid": ("best_of", "doodl", "tfg"),
+    # it is short draws, guided ones, the best of them, and the loop
+    "methods/hybrid": ("best_of", "doodl", "search", "tfg"),
     # a multistep method starts with Runge-Kutta steps
     "diffusion/solvers/adams_bashforth": ("runge_kutta",),
     # directions that were trained are directions

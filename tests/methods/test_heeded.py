@@ -110,7 +110,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("search", "looks"): {"by": "particles", "looks": 2},
     ("hybrid", "budget"): {"budget": 120},
     ("hybrid", "searched"): {"searched": 0.1},
-    ("hybrid", "optimiser"): {"optimiser": Adam(rate=0.01)},
+    ("hybrid", "optimiser"): {"optimiser": Adam(rate=0.01), "searched": 0.3},
     ("hybrid", "rho"): {"rho": 1.0},
     ("hybrid", "mu"): {"mu": 1.0},
     ("doodl", "final_steps"): {"mix": None, "final_steps": 6},
@@ -252,13 +252,14 @@ def task(
 def known_by(method: Any, name: str) -> tuple[list[Tensor], int]:
     """All that a method makes of a task on which a setting acts, and how often it asks the network.
 
-    DOODL's start among draws, and its redraw, are of noise; what a network predicts and eps are one
+    DOODL's start among draws, its redraw, and short draws are of noise; what a network predicts and eps are one
     but for those that predict v.
     """
     kind = method.kind
     family = "Stable Diffusion 2.x (v)" if name == "coupling" else "Stable Diffusion 1.x"
     model, passes = count_passes(load_once("scenes" if kind == "audit" else family))
-    asked = task(kind, photo=False if kind == "doodl" else None, model=model)
+    of_noise = kind == "doodl" or name in METHODS.own[kind].from_noise
+    asked = task(kind, photo=False if of_noise else None, model=model)
     prepared = method.prepare(asked)
     *_, last = method.run(prepared)
     spent, found = passes.total, method.result(prepared, last)

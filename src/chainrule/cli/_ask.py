@@ -37,7 +37,7 @@ def make_spec(
     edits = bool(inputs.get("photo") or inputs.get("source"))
     situation = None
     if preset:
-        _require_best(values, methods, edits=edits)
+        _require_best(values, methods)
         kind = losses[0].values["kind"] if losses else "classifier"
         bundled = checkpoint.get("model", BUNDLED) == BUNDLED
         situation = Situation(name_preset(values.get("preset"), bundled=bundled), kind, edits)
@@ -71,12 +71,10 @@ def name_preset(name: str | None, *, bundled: bool) -> str:
     return name
 
 
-def _require_best(values: Mapping[str, Any], methods: Sequence[str], *, edits: bool) -> None:
+def _require_best(values: Mapping[str, Any], methods: Sequence[str]) -> None:
     """Refuse the preset `BEST` where nothing is its method."""
     if values.get("preset") != BEST:
         return
-    if edits:
-        raise UserError("the preset best draws from noise", "choose another one", "preset")
     if not any(text.partition(":")[0].strip() == BEST_METHOD for text in methods):
         raise UserError(
             f"the preset best is the method {BEST_METHOD}, and that is not asked for",

@@ -206,9 +206,7 @@ OUTPUT = Option(
     typer.Option("-o", "--output", help="The run's folder; a new one in runs/."),
 )
 QUIET = Option("quiet", bool, typer.Option("-q", "--quiet", help="Print the result only."), False)
-JSON = Option(
-    "json", bool, typer.Option("--json", help="Print the report as JSON at the end."), False
-)
+JSON = Option("json", bool, typer.Option("--json", help="Print the report as JSON."), False)
 
 
 def pick_inputs(*names: str) -> list[Option]:

@@ -120,9 +120,10 @@ def choose_methods(
         kind, _, rest = text.partition(":")
         found = METHODS[kind.strip()]
         own = list(_split(rest))
-        rank = dict([*typed, *own]).get("rank")
-        low = replace(situation, low_rank=rank not in (None, "none")) if situation else None
-        method = Chosen(found, {} if low is None else dict(found.preset(low)))
+        method = Chosen(found, {})
+        if situation is not None:
+            told = replace(situation, said=dict([*typed, *own]))
+            method = Chosen(found, dict(found.preset(told)))
         for name, value in own:
             if name not in find_settings(found):
                 raise UserError(f"{kind} has no setting {name!r}", _list_settings([found], name))

@@ -30,8 +30,9 @@ from chainrule.errors import UserError
 from chainrule.losses.registry import LOSSES
 from chainrule.methods.base import PRESETS, Needs
 from chainrule.methods.registry import METHODS
-from chainrule.models import BUNDLED
-from chainrule.runs import execute
+from chainrule.models import BUNDLED, Model
+from chainrule.runs import execute, load_model
+from chainrule.runs.pace import parse_time, pay_by_time
 from chainrule.runs.spec import Inputs, RunSpec
 
 HINTS = ", ".join(spec.hint for spec in LOSSES.own.values())
@@ -59,7 +60,17 @@ PRESET = Option(
     typer.Option(
         "--preset",
         metavar="PRESET",
-        help=f"{', '.join(PRESETS)}: the paper's, the bundled world's, little work; {BEST}: guide.",
+        help=f"{', '.join(PRESETS)}: the paper's, the bundled world's, little work; {BEST}: "
+        "--budget.",
+    ),
+)
+TIME = Option(
+    "time",
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="TIME",
+        help="What 60s, 2m or 1h pay for.",
     ),
 )
 MASK_HELP = "Where it may change: a picture as large (white), text=WORDS or colour=red."
@@ -122,9 +133,26 @@ class Command:
         """Do it."""
         with plain_errors():
             spec = self.spec(typed, values)
+            model = None
+            if values.get("time") is not None:
+                spec, model = self._pay(spec, typed, values)
             folder = name_folder(values["output"], spec)
-            follow(execute(spec, folder), folder, quiet=values["quiet"], json=values["json"])
+            events = execute(spec, folder, model)
+            follow(events, folder, quiet=values["quiet"], json=values["json"])
             self.after(folder)
+
+    def _pay(
+        self, spec: RunSpec, typed: Sequence[Typed], values: dict[str, Any]
+    ) -> tuple[RunSpec, Model]:
+        """The run with the budget that a time pays for, and its model."""
+        seconds = parse_time(values["time"])
+        if "budget" in dict(typed):
+            raise UserError("there is a budget and a time", "give one of the two", "time")
+        model = load_model(spec.checkpoint)
+        spec, budget = pay_by_time(spec, seconds, model)
+        if not values["quiet"] and not values["json"]:
+            console.print(f"{values['time']} pay for {budget} passes here (--budget {budget})")
+        return spec, model
 
 
 def _require_loss(values: dict[str, Any]) -> None:
@@ -190,6 +218,8 @@ def _guided(values: dict[str, Any]) -> Sequence[str]:
 
 
 def _edited(values: dict[str, Any]) -> Sequence[str]:
+    if values.get("preset") == BEST:
+        return ["reconstruction", BEST_METHOD]
     return (
         ["reconstruction", "one-step", "doodl"]
         if values.get("loss")
@@ -211,7 +241,7 @@ COMMANDS = (
     Command(
         "guide",
         "Draw images of a prompt, guided by a loss.",
-        [PROMPT, LOSS, METHOD, PRESET, SEED],
+        [PROMPT, LOSS, METHOD, PRESET, TIME, SEED],
         _guided,
         preset=True,
         check=_require_loss,
@@ -225,6 +255,7 @@ COMMANDS = (
             LOSS,
             METHOD,
             PRESET,
+            TIME,
             from_field(Inputs, "mask", help=MASK_HELP),
             *pick_inputs("exact", "native"),
             SEED,

@@ -452,13 +452,18 @@ class Situation:
         name: The preset: "faithful" (the paper's settings), "tuned" or "quick".
         loss: The kind of the first loss.
         photo: Whether a photo is edited.
-        low_rank: Whether a LoRA is tuned, and not the weights themselves.
+        said: What was typed for the method's settings, as text.
     """
 
     name: str = "faithful"
     loss: str = "classifier"
     photo: bool = False
-    low_rank: bool = False
+    said: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether a LoRA is tuned, and not the weights themselves."""
+        return self.said.get("rank") not in (None, "none")
 
 
 PRESETS = ("faithful", "tuned", "quick")
