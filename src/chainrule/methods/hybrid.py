@@ -103,7 +103,7 @@ class Hybrid(Method):
         default=0.8, ge=0, le=1, description="The share of the budget that is spent on draws."
     )
     screened: float = Field(
-        default=0.5,
+        default=0.8,
         ge=0,
         le=1,
         description="Of that, a plain image and one guided draw apart, the share for short draws.",
@@ -140,13 +140,16 @@ class Hybrid(Method):
         walked = count_steps(self.steps, self.strength) if photo else self.steps
         cost = self.guide.model_copy(update={"steps": walked}).passes
         first = LOOK if photo else self.steps + LOOK
-        searched = self._divide(int(self.searched * self.budget) - first, cost, photo)
+        free = self.budget - first
+        searched = self._divide(
+            max(int(self.searched * self.budget) - first, min(cost, free)), cost, photo
+        )
         spent = first + searched.short * (self.few + LOOK) + searched.guided * cost
         iteration = 3 * self.steps + 2 * LOOK
         left = self.budget - spent - self.steps - self.steps - LOOK  # inversion, and a last image
         if left >= iteration:
             return searched._replace(iterations=left // iteration)
-        return self._divide(self.budget - first, cost, photo)
+        return self._divide(free, cost, photo)
 
     def _divide(self, left: int, cost: int, photo: bool) -> Split:
         """How the passes that are left for draws are spent; one is guided if there are enough."""
