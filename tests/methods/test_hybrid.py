@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from chainrule import UserError, sample
+from chainrule.diffusion.constraints import fill_in
 from chainrule.losses import Call
 from chainrule.memory import Plan
-from chainrule.methods import Hybrid, Plain, Task
+from chainrule.methods import Hybrid, Photo, Plain, Task, constrain_to_mask
 from chainrule.methods.base import PRESETS, SEARCH, Situation
 from chainrule.methods.best_of import Best
 from chainrule.methods.chains import generate
@@ -148,7 +149,8 @@ def test_nothing_that_was_found_is_lost(settings: dict[str, Any]) -> None:
 
 
 def test_each_part_improves_what_the_one_before_left() -> None:
-    method, found = hybrid(300), states(hybrid(300), tiny())
+    method = hybrid(300, screened=0.3)
+    found = states(method, tiny())
     split = method.split(tiny())
     assert split.short > 2
     assert split.guided > 1
@@ -174,7 +176,7 @@ def test_the_noise_that_is_found_leads_to_about_the_best_draw() -> None:
 
 def test_what_is_optimised_leads_to_its_image_again() -> None:
     """Of the images that the gradient improved; a guided one is not its noise's alone."""
-    method, task = hybrid(300), tiny()
+    method, task = hybrid(300, screened=0.3), tiny()
     found = states(method, task)
     improved = found[-1].best_losses < found[method.split(task).draws - 1].best_losses
     again = sample(task.denoiser, found[-1].best_x_T[0], 4)
@@ -244,3 +246,60 @@ def test_a_budget_for_the_plain_image_alone_says_so() -> None:
 @pytest.mark.parametrize(("loss", "like"), [("picture", "strong"), ("image", "gentle")])
 def test_every_preset_guides_as_the_loss_wants(name: str, loss: str, like: str) -> None:
     assert Hybrid(**Hybrid.preset(Situation(name, loss))).like == like
+
+
+# --- photos ---------------------------------------------------------------------------------------
+
+
+def of_photo(mask: Tensor | None = None) -> Task:
+    one = tiny((0, 1))
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    edited = replace(one, photo=Photo(images, one.denoiser, (8, 8), mask))
+    return edited if mask is None else constrain_to_mask(edited)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_photo_is_what_it_begins_with(masked: bool) -> None:
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[..., :4] = 1.0
+    task, method = of_photo(mask if masked else None), hybrid(300)
+    found, split = states(method, task), method.split(of_photo())
+    z = task.model.encode(task.require_photo().images)
+    torch.testing.assert_close(found[0].best_latents, z)
+    assert split.short == 0
+    assert split.guided > 1
+    assert split.iterations > 1
+    assert (found[-1].best_losses < found[0].best_losses).all()
+    for before, after in itertools.pairwise(found):
+        assert (after.best_losses <= before.best_losses).all()
+    moved = (found[-1].best_latents - z).abs()
+    if masked:
+        kept = task.model.encode(fill_in(task.require_photo().images, mask))
+        torch.testing.assert_close(found[-1].best_latents[..., 2:], kept[..., 2:])
+    else:
+        assert moved[..., 2:].max() > 1e-2
+    assert moved[..., :2].max() > 1e-2
+
+
+@pytest.mark.parametrize("budget", [1, 12, 40, 100, 300])
+@pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
+@pytest.mark.filterwarnings("ignore:a budget of")
+def test_the_budget_of_a_photo_is_kept(
+    budget: int, strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, passes = count_passes(tiny_model())
+    looks = Looks()
+    looks.watch(model, monkeypatch)
+    images, denoiser = torch.rand(1, 3, 8, 8), model.denoiser("a", guidance_scale=2.0)
+    photo = Photo(images, denoiser, (8, 8))
+    task = Task(model, denoiser, (0,), Call(distance), photo)
+    method = hybrid(budget, strength=strength)
+    with torch.no_grad():
+        found = states(method, task)
+    assert passes.total / 2 + looks.seen <= budget
+    assert len(found) == method.count_iterations(task)
+
+
+def test_a_budget_for_the_photo_alone_says_so() -> None:
+    with pytest.warns(UserWarning, match="spent on the photo as it is: a guided draw .* needs"):
+        hybrid(3).prepare(of_photo())
