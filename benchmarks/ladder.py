@@ -39,7 +39,8 @@ from chainrule.methods import DOODL, Adam, Task
 from chainrule.methods.tfg import LOOK
 from chainrule.metrics import bootstrap
 from chainrule.models import Model
-from rare import OTHER_WISHES, STEPS, TUNING_SEED, Wish, measure_overlap
+from rare import STEPS, TUNING_SEED
+from wishes import OTHER_WISHES, Wish, measure_overlap
 
 aten: Any = torch.ops.aten
 PRODUCTS = (aten.convolution.default, aten.mm.default, aten.addmm.default, aten.bmm.default)

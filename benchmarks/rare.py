@@ -30,11 +30,7 @@ from torch import Tensor
 import chainrule
 from base import Options, machine, publish, publish_picture, table, use_preset
 from chainrule.diffusion.noise_priors import noise_statistics
-from chainrule.images import from_pil
 from chainrule.images.charts import COLOURS
-from chainrule.losses import Classifier, ClipImage, ClipText, load_classifier, load_clip
-from chainrule.losses.base import Loss
-from chainrule.losses.picture import Target
 from chainrule.methods import DNO, DOODL, Adam, Langevin, Method, Momentum, ReNO, Search, Task
 from chainrule.methods.base import Drawn
 from chainrule.methods.best_of import Best, keep_better
@@ -44,10 +40,8 @@ from chainrule.methods.hybrid import Hybrid
 from chainrule.methods.tfg import LOOK, TFG, Like
 from chainrule.metrics import bootstrap
 from chainrule.models import Model
-from chainrule.scenes.base import BACKGROUNDS, SHAPES, Scene, Thing, render
-from chainrule.scenes.judge import check, isolate, load_judge, probabilities, read
 from graphs import Graphed
-from tuning import is_striped
+from wishes import OTHER_WISHES, WISHES, Wish, measure_overlap, measure_spread
 
 STEPS = 20
 BUDGETS = (125, 300, 1000, 3000)
@@ -57,156 +51,10 @@ MOST = 1000
 """The greatest budget of those ways that cannot draw many images at a time."""
 SHOWN = 4
 """Of how many seeds the images are kept."""
+FREE = ("class", "held out", "picture")
+"""Kinds of wishes that say nothing of where a thing is."""
 POOL = 4096
 """How many plain draws say how rare a wish is."""
-
-
-# --- the wishes -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is wanted, and how it is said.
-
-    Args:
-        kind: "class", "silhouette", "look", "relation", "held out" or "picture".
-        scene: What is wanted. Of a class or a look, place and turn do not matter.
-    """
-
-    kind: str
-    scene: Scene
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        thing = self.scene.things[-1 if self.kind == "relation" else 0]
-        return f"{self.kind}: {'striped ' if thing.striped else ''}{thing.colour} {thing.shape}"
-
-    @property
-    def picture(self) -> Tensor:
-        """What it would look like, (3, 64, 64)."""
-        return from_pil([render(self.scene)])[0]
-
-    @property
-    def loss(self) -> str:
-        """The kind of the loss."""
-        known = {"class": "classifier", "held out": "text"}
-        known |= dict.fromkeys(("silhouette", "look"), "picture")
-        return known.get(self.kind, "image")
-
-    def make_loss(self, device: torch.device) -> Loss:
-        """What ways are told besides the caption."""
-        if self.loss == "classifier":
-            return Classifier(load_classifier(device=device), self.scene.things[0].shape)
-        if self.loss == "picture":
-            return Target(self.picture.to(device))
-        clip = load_clip(device=device)
-        if self.loss == "text":
-            return ClipText(clip, self.scene.caption)
-        return ClipImage(clip, [self.picture.to(device)])
-
-    @torch.no_grad()
-    def judge(self, images: Tensor) -> np.ndarray:
-        """Whether each image (N, 3, 64, 64) in [0, 1] is what is wanted, (N,)."""
-        right = self._show_things(images)
-        if self.kind == "silhouette":
-            right &= measure_overlap(images, self.picture) > 0.7
-        if self.kind in ("look", "picture"):
-            colour, striped = self.scene.things[0].colour, self.scene.things[0].striped
-            right &= np.array([is_striped(image, colour) == striped for image in images])
-        if self.kind == "look":
-            sizes = np.array([measure_area(image) for image in images])
-            right &= np.abs(sizes / measure_area(self.picture) - 1) < 0.25
-            right &= np.array([has_gradient(image) for image in images]) == self.scene.gradient
-        return right
-
-    def _show_things(self, images: Tensor) -> np.ndarray:
-        """Whether all things have their shapes, colours and relation, on their background."""
-        judge = load_judge()
-        right = np.array([check(judge, self.scene, image).right for image in images])
-        hidden = [thing for thing in self.scene.things if thing.word == "shape"]
-        for thing in hidden:
-            (left,) = right.nonzero()
-            if len(left):
-                parts = torch.stack([isolate(images[i], thing.colour) for i in left])
-                seen = probabilities(judge, parts).argmax(dim=1).numpy()
-                right[left] = seen == SHAPES.index(thing.shape)
-        return right
-
-
-def coloured(images: Tensor) -> Tensor:
-    """Which pixels belong to things, (..., H, W)."""
-    return images.amax(dim=-3) - images.amin(dim=-3) > 0.2
-
-
-def measure_overlap(images: Tensor, picture: Tensor) -> np.ndarray:
-    """Intersection over union of what is coloured in images and in a picture, (N,)."""
-    seen, wanted = coloured(images.cpu()), coloured(picture)
-    both, either = (seen & wanted).sum(dim=(1, 2)), (seen | wanted).sum(dim=(1, 2))
-    return (both / either.clamp(min=1)).numpy()
-
-
-def measure_area(image: Tensor) -> int:
-    """How many pixels are coloured."""
-    return max(1, int(coloured(image).sum()))
-
-
-def has_gradient(image: Tensor) -> bool:
-    """Whether the background changes from top to bottom by half of what its gradients do."""
-    image = image.cpu()
-    grey, background = image.mean(dim=0), read(image).background
-    around = ~coloured(image)
-    top, bottom = (grey[rows][around[rows]] for rows in (slice(0, 12), slice(52, 64)))
-    if not (top.numel() and bottom.numel()):
-        return False
-    first, last = (value / 255 for value in BACKGROUNDS[background])
-    moved = (bottom.median() - top.median()).item()
-    return bool(moved / (last - first) > 0.5)
-
-
-def one(shape: str, colour: str, x: float, y: float, radius: float, **more: object) -> Thing:
-    return Thing(shape, colour, x, y, radius, **more)  # type: ignore[arg-type]
-
-
-def alone(kind: str, thing: Thing, background: str = "white", *, gradient: bool = False) -> Wish:
-    return Wish(kind, Scene((thing,), background, gradient))
-
-
-def beside(shape: str, colour: str, relation: str, background: str) -> Wish:
-    """A circle, and a thing without a word that it stands in a relation to."""
-    places = {"left of": ((16, 32), (47, 32)), "above": ((32, 16), (32, 47))}
-    (x, y), (u, v) = places[relation]
-    other = "green" if colour == "red" else "blue"
-    things = one("circle", other, x, y, 12), one(shape, colour, u, v, 12)
-    return Wish("relation", Scene(things, background, relation=relation))
-
-
-WISHES = (
-    alone("class", one("heart", "red", 32, 32, 20)),
-    alone("class", one("moon", "red", 32, 32, 20)),
-    alone("silhouette", one("heart", "red", 24, 30, 13)),
-    alone("silhouette", one("star", "red", 40, 36, 14)),
-    alone("silhouette", one("moon", "red", 30, 40, 16)),
-    alone("silhouette", one("cross", "red", 36, 26, 12)),
-    alone("look", one("star", "red", 32, 32, 22, striped=True), gradient=True),
-    alone("look", one("ring", "red", 32, 32, 14, striped=True), gradient=True),
-    beside("star", "red", "left of", "white"),
-    beside("heart", "red", "above", "black"),
-    alone("held out", one("triangle", "green", 32, 32, 20)),
-    alone("held out", one("circle", "purple", 32, 32, 20), "black"),
-    alone("picture", one("star", "red", 32, 32, 20, striped=True)),
-    alone("picture", one("arrow", "red", 32, 32, 20, striped=True)),
-)
-OTHER_WISHES = (
-    alone("class", one("cross", "blue", 32, 32, 20), "gray"),
-    alone("silhouette", one("diamond", "blue", 38, 28, 13), "gray"),
-    alone("silhouette", one("arrow", "blue", 28, 38, 15), "gray"),
-    alone("look", one("moon", "blue", 32, 32, 18, striped=True), "gray", gradient=True),
-    beside("diamond", "yellow", "above", "gray"),
-    alone("held out", one("square", "orange", 32, 32, 20), "gray"),
-    alone("picture", one("hexagon", "blue", 32, 32, 20, striped=True), "gray"),
-)
-"""For choosing settings."""
 
 
 # --- the ways -------------------------------------------------------------------------------------
@@ -564,16 +412,25 @@ def tabulate_ways(
     seconds: Mapping[str, float],
 ) -> str:
     """Success at one budget, for wishes of each rarity, and what it costs."""
-    pixels = [wish for some in groups.values() for wish in some if wish.loss == "picture"]
-    rows = []
+    wishes = [wish for some in groups.values() for wish in some]
+    pixels = [wish for wish in wishes if wish.loss == "picture"]
+    free, rows = [wish for wish in wishes if wish.kind in FREE], []
     for name, each in found.items():
         cells = [average(each, some, k, "right") for some in groups.values()]
         if any(cells):
             norm = torch.stack([one.norm.mean() for one in each.values()]).mean()
-            overlap = average(each, pixels, k, "overlap")
-            rows.append([name, *cells, overlap, f"{norm:.2f}", f"{seconds[name]:.1f}"])
+            overlap, spread = average(each, pixels, k, "overlap"), _spread(each, free, k)
+            rows.append([name, *cells, overlap, spread, f"{norm:.2f}", f"{seconds[name]:.1f}"])
     named = [f"{name} ({len(some)})" for name, some in groups.items()]
-    return table(["way", *named, "IoU, pixels wanted", "norm", "s per 1,000 passes"], rows)
+    header = ["way", *named, "IoU, pixels wanted", "spread, px", "norm", "s per 1,000 passes"]
+    return table(header, rows)
+
+
+def _spread(found: Mapping[Wish, Found], wishes: Sequence[Wish], k: int) -> str:
+    """The mean spread of the images that are kept; "" if there are none."""
+    known = [found[wish].images[k] / 255 for wish in wishes if wish in found]
+    values = [measure_spread(images) for images in known if len(images) > 1]
+    return _say(values, len(wishes))
 
 
 def tabulate_pairs(
