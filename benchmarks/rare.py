@@ -250,7 +250,6 @@ WAYS: dict[str, Way] = {
     STRONG: guided("strong"),
     HYBRID: hybrid(0.8),
     "hybrid, no short draws": hybrid(0.8, screened=0.0),
-    "hybrid, no gradient": hybrid(1.0),
     "hybrid, half gradient, no short draws": hybrid(0.5, screened=0.0),
     "best of N, one-step": guided("one-step", rho=30.0),
     "search by halving": search("halving"),
@@ -265,12 +264,14 @@ WAYS: dict[str, Way] = {
     "DNO": dno(0.05),
     "Langevin": langevin(0.003),
 }
+DRAWN = (PLAIN, GENTLE, STRONG, HYBRID, "search by halving", EXACT, "ReNO")
+"""Those of the figure."""
 QUESTIONS = (
     (HYBRID, PLAIN),
     (HYBRID, GENTLE),
     (HYBRID, STRONG),
     (HYBRID, "hybrid, no short draws"),
-    (HYBRID, "hybrid, no gradient"),
+    (HYBRID, "search by halving"),
     (GENTLE, PLAIN),
     (GENTLE, STRONG),
     (GENTLE, "best of N, one-step"),
@@ -570,7 +571,7 @@ def publish_all(
         text += [f"At {budget:,} passes:", tabulate_ways(found, groups, k, seconds)]
     if not tune:
         text += [tabulate_pairs(found, groups, budgets, k) for k in range(len(budgets))]
-        shown = [name for name in WAYS if name in found]
+        shown = [name for name in DRAWN if name in found]
         publish_picture(
             "rare.png", partial(draw_figure, found, rarity, budgets, shown), dry=arguments.dry
         )
