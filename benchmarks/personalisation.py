@@ -19,17 +19,18 @@ import torch
 from torch import Tensor
 
 import chainrule
-from base import machine, publish, table
+from base import machine, publish, table, use_preset
 from chainrule import bundled
 from chainrule.images import from_pil
 from chainrule.losses import Clip, ClipImage, load_clip
-from chainrule.methods import Task
+from chainrule.methods import Hybrid, Task
 from chainrule.models import Model
 from chainrule.runs import count_passes
 from chainrule.scenes.base import SHAPES, Scene, Thing, render
 from chainrule.scenes.judge import check, isolate, load_judge, probabilities
 from contest import (
     Case,
+    Contender,
     Contest,
     Made,
     Rivals,
@@ -44,6 +45,13 @@ TUNING_THINGS = (("cross", "orange"), ("diamond", "cyan"))
 LEVELS = ("lenient", "right", "strict")
 
 RIVALS = Rivals("image")
+BUDGET = 1540
+"""What DOODL costs."""
+HYBRID = Contender(
+    "hybrid", use_preset(Hybrid, "tuned", "image").model_copy(update={"budget": BUDGET})
+)
+CONTENDERS = (*RIVALS.all, HYBRID)
+QUESTIONS = (*RIVALS.questions, *((HYBRID, other) for other in RIVALS.all))
 TUNING = (
     *(RIVALS.one_step_at(scale) for scale in (10.0, 30.0, 100.0, 300.0)),
     *(
@@ -135,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = [bundled.PIPELINE, bundled.CLIP]
     contest = Contest(passes, arguments.work, weights, toy=arguments.toy)
     cases = make_cases(model, clip, wanted, tuple(range(first, first + count)))
-    played = contest.play(TUNING if tune else RIVALS.all, cases, arguments.only)
+    played = contest.play(TUNING if tune else CONTENDERS, cases, arguments.only)
     verdicts = {contender: judge_images(made, wanted) for contender, made in played.items()}
     rows = []
     for contender, verdict in verdicts.items():
@@ -153,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not tune:
         for level in LEVELS:
             values = {contender: verdict[level] for contender, verdict in verdicts.items()}
-            text += [f"Paired, {level}:", tabulate_differences(values, RIVALS.questions)]
+            text += [f"Paired, {level}:", tabulate_differences(values, QUESTIONS)]
     name = "personalisation-tuning" if tune else "personalisation"
     publish(name, "\n\n".join(text), dry=arguments.dry)
 

@@ -56,7 +56,7 @@ def test_a_time_that_buys_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(pace, "measure_pass", lambda task: 10.0)
     with pytest.raises(UserError, match="5 s pay for no pass here"):
         pay_by_time(spec({"kind": "hybrid"}), 5.0, load_once())
-    with pytest.raises(UserError, match="none was chosen: choose hybrid or search"):
+    with pytest.raises(UserError, match="none was chosen: choose the preset best"):
         pay_by_time(spec({"kind": "plain"}), 50.0, load_once())
 
 

@@ -212,7 +212,7 @@ FACTS = {"drift": ".1e", "apart": ".3f", "spread": ".2f"}
 
 
 def _guided(values: dict[str, Any]) -> Sequence[str]:
-    if values.get("preset") == BEST:
+    if values.get("preset") in (None, BEST):
         return ["plain", BEST_METHOD]
     return ["plain", "one-step", "doodl"]
 

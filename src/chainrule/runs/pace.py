@@ -59,7 +59,7 @@ def pay_by_time(spec: RunSpec, seconds: float, model: Model) -> tuple[RunSpec, i
     if not any(has_budget(method) for method in spec.methods):
         raise UserError(
             "a time is for methods with a budget of passes, and none was chosen",
-            "choose hybrid or search (--preset best)",
+            "choose the preset best, or the method search",
             "time",
         )
     task = fit_plan(spec, load_task(spec, model))
