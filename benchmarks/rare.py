@@ -285,7 +285,10 @@ CONTENDERS: dict[str, Way] = {
     **{f"best of N, gentle, rho {rho:g}": guided("gentle", rho=rho) for rho in (0.01, 0.03, 0.1)},
     **{f"best of N, strong, mu {mu:g}": guided("strong", mu=mu) for mu in (0.03, 0.1)},
     **{f"best of N, one-step, rho {rho:g}": guided("one-step", rho=rho) for rho in (10.0, 30.0)},
-    **{f"hybrid, {part:g} on draws": hybrid(part) for part in (0.5, 0.8)},
+    **{
+        f"hybrid, {part:g} on draws, {short:g} of them short": hybrid(part, screened=short)
+        for part, short in ((0.5, 0.0), (0.8, 0.0), (0.8, 0.5), (0.8, 0.8))
+    },
     "search by halving": search("halving"),
     **{
         f"search by moves, {part:g} on draws": search("moves", searched=part) for part in (0.3, 0.6)

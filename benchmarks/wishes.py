@@ -169,5 +169,6 @@ OTHER_WISHES = (
     beside("diamond", "yellow", "above", "gray"),
     alone("held out", one("square", "orange", 32, 32, 20), "gray"),
     alone("picture", one("hexagon", "blue", 32, 32, 20, striped=True), "gray"),
+    beside("moon", "yellow", "left of", "gray"),
 )
 """For choosing settings."""
