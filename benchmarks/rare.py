@@ -432,8 +432,9 @@ def tabulate_ways(
 
 def _spread(found: Mapping[Wish, Found], wishes: Sequence[Wish], k: int) -> str:
     """The mean spread of the images that are kept; "" if there are none."""
-    known = [found[wish].images[k] / 255 for wish in wishes if wish in found]
-    values = [measure_spread(images) for images in known if len(images) > 1]
+    known = [found[wish].images for wish in wishes if wish in found]
+    shown = [images[k] / 255 for images in known if len(images) > k]
+    values = [measure_spread(images) for images in shown if len(images) > 1]
     return _say(values, len(wishes))
 
 
