@@ -25,6 +25,7 @@ PARTS = (
     "sizes",
     "slips",
     "trials",
+    "wishes",
 )
 """What benchmarks are made of."""
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in PARTS)
