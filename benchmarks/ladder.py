@@ -250,8 +250,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Gradients from which something is left out, {len(judged)} wishes x {len(seeds)} seeds "
         "at the seeds' own noise; a pass is a guidance pair forwards or backwards, or a look at "
         f"an image. Then the noise is optimised, {len(wishes)} pictures x {len(seeds)} seeds, at "
-        "the better of Adam's rates; a short chain's best noise is drawn again in all steps, and the "
-        "better of the two pictures counts.",
+        "the better of Adam's rates; a short chain's best noise is drawn again in all steps, and "
+        "the better of the two pictures counts.",
         table(["gradient", "passes", "cosine with the exact one", *asked], rows),
     ]
     publish("ladder", "\n\n".join(text), dry=arguments.dry)
