@@ -214,10 +214,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add("--device", default="cpu", toy="cpu")
     options.add("--seeds", type=int, default=4, toy=1)
     options.add("--budgets", type=int, nargs="+", default=[1000], toy=[64])
-    options.add("--rates", type=float, nargs="+", default=[0.05, 0.1], toy=[0.05])
+    options.add("--rates", type=float, nargs="+", default=[0.1], toy=[0.05])
     options.add("--rungs", type=int, default=len(RUNGS), toy=2, help="only the first ones")
     options.add("--kept", type=int, default=STEPS, toy=2, help="steps of the first table's chain")
-    options.add("--repeat", type=int, default=2, toy=1)
+    options.add("--repeat", type=int, default=5, toy=1)
     options.add("--wishes", type=int, nargs="+", default=WISHES, toy=[1])
     arguments = options.parse(argv)
     warnings.filterwarnings("ignore")
@@ -250,8 +250,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Gradients from which something is left out, {len(judged)} wishes x {len(seeds)} seeds "
         "at the seeds' own noise; a pass is a guidance pair forwards or backwards, or a look at "
         f"an image. Then the noise is optimised, {len(wishes)} pictures x {len(seeds)} seeds, at "
-        "the better of Adam's rates; a short chain's best noise is drawn again in all steps, and "
-        "the better of the two pictures counts.",
+        "the best of Adam's rates that were tried; a short chain's best noise is drawn again in "
+        "all steps, and the better of the two pictures counts.",
         table(["gradient", "passes", "cosine with the exact one", *asked], rows),
     ]
     publish("ladder", "\n\n".join(text), dry=arguments.dry)

@@ -35,6 +35,7 @@ from contest import (
     Made,
     Rivals,
     average_groups,
+    count_equal_draws,
     make_options,
     tabulate_differences,
 )
@@ -45,8 +46,8 @@ TUNING_THINGS = (("cross", "orange"), ("diamond", "cyan"))
 LEVELS = ("lenient", "right", "strict")
 
 RIVALS = Rivals("image")
-BUDGET = 1540
-"""What DOODL costs."""
+BUDGET = count_equal_draws(RIVALS.tuned) * RIVALS.steps
+"""The network passes that DOODL costs; the hybrid's looks at images are counted besides."""
 HYBRID = Contender(
     "hybrid", use_preset(Hybrid, "tuned", "image").model_copy(update={"budget": BUDGET})
 )

@@ -564,7 +564,8 @@ def publish_all(
     where = torch.cuda.get_device_name() if arguments.device != "cpu" else "the CPU"
     text = [
         f"## Success against rarity{', choosing on other wishes and seeds' if tune else ''}",
-        f"`python benchmarks/rare.py{' --tune' if tune else ''}` on {where}; {machine()}. "
+        f"`python benchmarks/rare.py{' --tune' if tune else ''} --seeds {arguments.seeds} "
+        f"--budgets {' '.join(map(str, budgets))}` on {where}; {machine()}. "
         f"{arguments.seeds} seeds a wish; 95 % intervals over wishes; T = {STEPS}; a pass is one "
         "guidance pair forwards or backwards, or decoding and judging an image forwards or "
         "backwards; the norm is that of the noise that was found, for typical noise 1; seconds of "

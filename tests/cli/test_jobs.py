@@ -266,6 +266,25 @@ def test_a_small_model_is_tuned_whole_and_a_large_one_by_a_lora(pictures: Path) 
     assert (large.kind, large.rank, large.moved_by.rate) == ("dreambooth", 8, 1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "preset", "kinds"),
+    [
+        ("guide", None, ["plain", "hybrid"]),
+        ("guide", "best", ["plain", "hybrid"]),
+        ("guide", "tuned", ["plain", "one-step", "doodl"]),
+        ("edit", None, ["reconstruction", "one-step", "doodl"]),
+        ("edit", "best", ["reconstruction", "hybrid"]),
+    ],
+)
+def test_what_is_done_where_no_method_is_named(
+    name: str, preset: str | None, kinds: list[str], pictures: Path
+) -> None:
+    command = next(each for each in COMMANDS if each.name == name)
+    photo = {"photo": pictures / "before.png"} if name == "edit" else {}
+    values = {"prompt": PROMPT, "loss": ["classifier=heart"], "preset": preset, **photo}
+    assert [method.kind for method in command.spec([], values).methods] == kinds
+
+
 LONG = "a red square " * 10
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,11 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 def test_the_budget_is_what_the_time_pays_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "measure_pass", lambda task: 0.25)
-    asked = spec({"kind": "plain"}, {"kind": "hybrid", "steps": 4}, {"kind": "search", "budget": 9})
+    asked = spec({"kind": "plain"}, {"kind": "hybrid", "steps": 4}, {"kind": "search"})
     paid, budget = pay_by_time(asked, 60.1, load_once())
     assert budget == 240
     assert [getattr(method, "budget", None) for method in paid.methods] == [None, 240, 240]
-    assert [getattr(method, "budget", None) for method in asked.methods] == [None, 1000, 9]
+    assert [getattr(method, "budget", None) for method in asked.methods] == [None, 1000, 1000]
 
 
 def test_a_pass_takes_time() -> None:
@@ -60,6 +61,23 @@ def test_a_time_that_buys_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         pay_by_time(spec({"kind": "plain"}), 50.0, load_once())
 
 
+def test_a_budget_of_a_methods_own_is_not_replaced() -> None:
+    with pytest.raises(UserError, match="there is a budget and a time") as no:
+        pay_by_time(spec({"kind": "hybrid"}, {"kind": "search", "budget": 9}), 50.0, load_once())
+    assert no.value.field == "time"
+
+
+def test_what_a_run_warns_of_is_said_by_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "measure_pass", lambda task: 1.0)
+    asked = spec({"kind": "hybrid"})
+    strange = asked.model_copy(
+        update={"inputs": asked.inputs.model_copy(update={"prompt": ("a red shap",)})}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pay_by_time(strange, 60.0, load_once())
+
+
 def test_the_run_says_its_budget_in_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that it is made again elsewhere, whatever a pass takes there."""
     monkeypatch.setattr(pace, "measure_pass", lambda task: 1.0)
@@ -71,7 +89,8 @@ def test_the_run_says_its_budget_in_passes(tmp_path: Path, monkeypatch: pytest.M
     assert "30s pay for 30 passes here (--budget 30)" in said
     (found,) = [each for each in Folder.open(folder).spec.methods if each.kind == "hybrid"]
     assert found.budget == 30  # type: ignore[union-attr]
-    code, said = call(*asked[:-1], tmp_path / "other", "--budget", "5")
-    assert code == 2
-    assert "there is a budget and a time" in said
+    for more in (["--budget", "5"], ["--method", "hybrid:budget=5"]):
+        code, said = call(*asked[:-1], tmp_path / "other", *more)
+        assert code == 2
+        assert "there is a budget and a time" in said
     assert not (tmp_path / "other").exists()

@@ -135,19 +135,15 @@ class Command:
             spec = self.spec(typed, values)
             model = None
             if values.get("time") is not None:
-                spec, model = self._pay(spec, typed, values)
+                spec, model = self._pay(spec, values)
             folder = name_folder(values["output"], spec)
             events = execute(spec, folder, model)
             follow(events, folder, quiet=values["quiet"], json=values["json"])
             self.after(folder)
 
-    def _pay(
-        self, spec: RunSpec, typed: Sequence[Typed], values: dict[str, Any]
-    ) -> tuple[RunSpec, Model]:
+    def _pay(self, spec: RunSpec, values: dict[str, Any]) -> tuple[RunSpec, Model]:
         """The run with the budget that a time pays for, and its model."""
         seconds = parse_time(values["time"])
-        if "budget" in dict(typed):
-            raise UserError("there is a budget and a time", "give one of the two", "time")
         model = load_model(spec.checkpoint)
         spec, budget = pay_by_time(spec, seconds, model)
         if not values["quiet"] and not values["json"]:

@@ -130,16 +130,24 @@ class Hybrid(Method):
         """The steps of a short draw."""
         return max(1, self.steps // SHORTER)
 
+    def price(self, task: Any) -> tuple[int, int]:
+        """The passes of the plain image, or of the photo as it is, and of a guided draw.
+
+        Args:
+            task: Whose photo, if there is one, is edited.
+        """
+        if task.photo is None:
+            return self.steps + LOOK, self.guide.passes
+        walked = count_steps(self.steps, self.strength)
+        return LOOK, self.guide.model_copy(update={"steps": walked}).passes
+
     def split(self, task: Any) -> Split:
         """How the budget is spent.
 
         Args:
             task: Whose photo, if there is one, is edited.
         """
-        photo = task.photo is not None
-        walked = count_steps(self.steps, self.strength) if photo else self.steps
-        cost = self.guide.model_copy(update={"steps": walked}).passes
-        first = LOOK if photo else self.steps + LOOK
+        photo, (first, cost) = task.photo is not None, self.price(task)
         free = self.budget - first
         searched = self._divide(
             max(int(self.searched * self.budget) - first, min(cost, free)), cost, photo
@@ -201,13 +209,10 @@ class Hybrid(Method):
             require_plain_draw(self.budget, self.steps)
         split = self.split(task)
         if not split.guided and not split.iterations:
-            walked = self.steps if task.photo is None else count_steps(self.steps, self.strength)
-            least = self.guide.model_copy(update={"steps": walked}).passes
-            least += LOOK if task.photo is not None else self.steps + LOOK
             what = "plain image" if task.photo is None else "photo as it is"
             warnings.warn(
                 f"a budget of {self.budget} passes is spent on the {what}: a guided draw besides "
-                f"needs {least} (--budget)",
+                f"needs {sum(self.price(task))} (--budget)",
                 stacklevel=2,
             )
         prepared: Task = super().prepare(task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+import warnings
 
 import torch
 
@@ -54,22 +55,28 @@ def pay_by_time(spec: RunSpec, seconds: float, model: Model) -> tuple[RunSpec, i
         model: Its model.
 
     Raises:
-        UserError: No method of the run has a budget, or the time pays for no pass.
+        UserError: No method of the run has a budget, one was told its own, or the time pays for no
+            pass.
     """
-    if not any(has_budget(method) for method in spec.methods):
+    spending = [method for method in spec.methods if has_budget(method)]
+    if not spending:
         raise UserError(
             "a time is for methods with a budget of passes, and none was chosen",
             "choose the preset best, or the method search",
             "time",
         )
-    task = fit_plan(spec, load_task(spec, model))
+    if any("budget" in method.model_fields_set for method in spending):
+        raise UserError("there is a budget and a time", "give one of the two", "time")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run says them
+        task = fit_plan(spec, load_task(spec, model))
     budget = math.floor(seconds / measure_pass(task))
     if budget < 1:
         raise UserError(
             f"{seconds:g} s pay for no pass here", "allow more time, or draw fewer seeds", "time"
         )
     paid = [
-        method.model_copy(update={"budget": budget}) if has_budget(method) else method
+        method.model_copy(update={"budget": budget}) if method in spending else method
         for method in spec.methods
     ]
     return spec.model_copy(update={"methods": tuple(paid)}), budget
