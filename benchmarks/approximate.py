@@ -4,10 +4,11 @@
 
 The exact gradient costs three passes a step: the walk, F again with its graph, J^T backwards.
 
-- `last`: J = 0 in all but the last steps (as in DRaFT-K), which cost one pass then.
 - `every`: J^T dL/dx_s is computed in every n-th step, and its nearest value stands for the others.
 - `branch`: of classifier-free guidance F = F_n + w (F_p - F_n), J = w J_p (the unconditional branch
   detached) or J = J_p (the branches' Jacobians taken for equal): a step costs two passes.
+
+That J = 0 in all but the last steps is `chainrule.Truncated`.
 """
 
 from __future__ import annotations
@@ -29,13 +30,11 @@ class Approximate(Gradient):
     """A gradient from which something is left out.
 
     Args:
-        last: In how many steps the network is differentiated, the last ones; None: in all.
-        every: In one of how many of them.
+        every: In one of how many steps the network is differentiated.
         branch: Through which of the guidance pair: both, or the prompt's alone, its Jacobian
             taken w times ("detached") or once ("alike").
     """
 
-    last: int | None = None
     every: int = 1
     branch: Literal["both", "detached", "alike"] = "both"
 
@@ -49,7 +48,7 @@ class Approximate(Gradient):
         Args:
             steps: Of the chain.
         """
-        asked = -(-min(steps, self.last or steps) // self.every)
+        asked = -(-steps // self.every)
         return steps + asked * (2.0 if self.branch == "both" else 1.0)
 
     def pull(self, denoiser: Denoiser, x: Tensor, t: float, gradient: Tensor) -> Tensor:
@@ -89,9 +88,7 @@ class _Apart(torch.autograd.Function):
             i = steps - 1 - back
             t, s = chain.times[i], chain.times[i + 1]
             a, b = denoiser.parameterization.coefficients(denoiser.schedule, t, s)
-            if how.last is not None and back >= how.last:
-                pulled = torch.zeros_like(gradient)
-            elif back % how.every == 0:
+            if back % how.every == 0:
                 pulled, base = how.pull(denoiser, ctx.states[i], t, gradient), gradient
             gradient = a * gradient + b * _grow(base, gradient) * pulled
         return None, None, gradient

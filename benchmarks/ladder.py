@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import chainrule
 from approximate import Approximate
 from base import Options, machine, measure_seconds, publish, table
-from chainrule import Backprop, Checkpoint, sample
+from chainrule import Backprop, Checkpoint, Truncated, sample
 from chainrule.diffusion.gradient import Chain, Gradient
 from chainrule.diffusion.solvers import State
 from chainrule.losses.base import Checked
@@ -131,12 +131,14 @@ class Rung:
     """
 
     name: str
-    gradient: Approximate
+    gradient: Approximate | Truncated
     steps: int = STEPS
 
     @property
     def passes(self) -> float:
         """What a gradient costs: network passes, looking at the images included."""
+        if isinstance(self.gradient, Truncated):
+            return self.steps + 2 * self.gradient.last + 2 * LOOK
         return self.gradient.count_passes(self.steps) + 2 * LOOK
 
 
@@ -145,8 +147,8 @@ RUNGS = (
     Rung("the prompt's branch alone, w times", Approximate(branch="detached")),
     Rung("the prompt's branch for both", Approximate(branch="alike")),
     Rung("every other step", Approximate(every=2)),
-    Rung("the last 10 steps", Approximate(last=10)),
-    Rung("the last 5 steps", Approximate(last=5)),
+    Rung("the last 10 steps", Truncated(10)),
+    Rung("the last 5 steps", Truncated(5)),
     Rung("a chain of 10 steps", Approximate(), 10),
     Rung("a chain of 5 steps", Approximate(), 5),
     Rung("a chain of 4 steps", Approximate(), 4),
@@ -157,7 +159,7 @@ RUNGS = (
 class Cheaper(DOODL):
     """DOODL's loop with one of these gradients."""
 
-    how: Approximate
+    how: Approximate | Truncated
 
     def gradient(self, keep: int = 0) -> Gradient:
         return self.how

@@ -173,7 +173,8 @@ def spend(method: DOODL, budget: int, drawn: float = 0.0) -> DOODL:
     draws = max(1, int(drawn * budget) // (steps + LOOK))
     walk, looks = pair * steps, pair * LOOK * max(1, method.crops)
     left = budget - (draws * (steps + LOOK) if draws > 1 else 0) - walk - looks
-    iterations = max(0, left // (3 * walk + 2 * looks))
+    rebuilt = pair * min(steps, method.last or steps)
+    iterations = max(0, left // (walk + 2 * rebuilt + 2 * looks))
     return method.model_copy(update={"start_of": draws, "iterations": iterations})
 
 
@@ -266,6 +267,7 @@ WAYS: dict[str, Way] = {
 }
 DRAWN = (PLAIN, GENTLE, STRONG, HYBRID, "search by halving", EXACT, "ReNO")
 """Those of the figure."""
+RARE = "once in 100 and rarer"
 QUESTIONS = (
     (HYBRID, PLAIN),
     (HYBRID, GENTLE),
@@ -289,6 +291,11 @@ CONTENDERS: dict[str, Way] = {
         f"hybrid, {part:g} on draws, {short:g} of them short": hybrid(part, screened=short)
         for part, short in ((0.5, 0.0), (0.8, 0.0), (0.8, 0.5), (0.8, 0.8))
     },
+    "hybrid, one-step, rho 30": hybrid(0.8, like="one-step", rho=30.0),
+    **{
+        f"hybrid, {part:g} on draws, the gradient of the last 5 steps": hybrid(part, last=5)
+        for part in (0.2, 0.5, 0.8)
+    },
     "search by halving": search("halving"),
     **{
         f"search by moves, {part:g} on draws": search("moves", searched=part) for part in (0.3, 0.6)
@@ -298,6 +305,10 @@ CONTENDERS: dict[str, Way] = {
         for each in (10.0, 30.0, 100.0)
     },
     **{f"exact gradient, Adam {rate:g}": exact(Adam(rate=rate)) for rate in (0.02, 0.05, 0.1)},
+    **{
+        f"gradient of the last {last} steps, Adam {rate:g}": exact(Adam(rate=rate), last=last)
+        for last, rate in ((5, 0.02), (5, 0.05), (5, 0.1), (2, 0.05), (10, 0.05))
+    },
     **{f"exact gradient, momentum {rate:g}": pushed(rate) for rate in (100.0, 300.0)},
     "exact gradient, Adam 0.05, noise free": kept(),
     "exact gradient, Adam 0.05, norm term": kept(noise_terms={"norm": 0.01}),
@@ -441,11 +452,12 @@ def _spread(found: Mapping[Wish, Found], wishes: Sequence[Wish], k: int) -> str:
 def tabulate_pairs(
     found: Mapping[str, dict[Wish, Found]],
     groups: Mapping[str, Sequence[Wish]],
+    rarity: Shares,
     budgets: Sequence[int],
     k: int,
 ) -> str:
     """Paired differences at one budget, over the wishes that both tried."""
-    rows = []
+    groups, rows = {**groups, RARE: [wish for wish, share in rarity.items() if share < 1 / 100]}, []
     for one, other in QUESTIONS:
         mine, its = found.get(one, {}), found.get(other, {})
         cells = []
@@ -575,7 +587,7 @@ def publish_all(
     for k, budget in enumerate(budgets):
         text += [f"At {budget:,} passes:", tabulate_ways(found, groups, k, seconds)]
     if not tune:
-        text += [tabulate_pairs(found, groups, budgets, k) for k in range(len(budgets))]
+        text += [tabulate_pairs(found, groups, rarity, budgets, k) for k in range(len(budgets))]
         shown = [name for name in DRAWN if name in found]
         publish_picture(
             "rare.png", partial(draw_figure, found, rarity, budgets, shown), dry=arguments.dry

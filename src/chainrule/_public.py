@@ -1,7 +1,7 @@
 """What `import chainrule` offers, by name. It takes seconds to import, so that is put off."""
 
 from chainrule.diffusion.denoiser import Denoiser, Prediction, WrappedDenoiser
-from chainrule.diffusion.gradient import Adjoint, Backprop, Checkpoint, Reversible
+from chainrule.diffusion.gradient import Adjoint, Backprop, Checkpoint, Reversible, Truncated
 from chainrule.diffusion.sampling import invert, sample, sample_state
 from chainrule.diffusion.solvers import (
     DDIM,
@@ -40,6 +40,7 @@ __all__ = [
     "Prediction",
     "Reversible",
     "Solver",
+    "Truncated",
     "UserError",
     "WrappedDenoiser",
     "invert",

@@ -29,6 +29,7 @@ from chainrule import (
     Prediction,
     Reversible,
     Solver,
+    Truncated,
     UserError,
     WrappedDenoiser,
     invert,
@@ -110,7 +111,7 @@ def test_a_gradient_by_its_name_its_class_or_itself(name: str) -> None:
 
 
 def test_every_gradient_has_a_name() -> None:
-    assert set(GRADIENTS.own.values()) == {Adjoint, Backprop, Checkpoint, Reversible}
+    assert set(GRADIENTS.own.values()) == {Adjoint, Backprop, Checkpoint, Reversible, Truncated}
 
 
 def test_a_latent_stands_for_the_state_that_starts_there() -> None:

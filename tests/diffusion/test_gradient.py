@@ -21,13 +21,14 @@ from chainrule import (
     Euler,
     Heun,
     Reversible,
+    Truncated,
     UserError,
     invert,
     sample,
     sample_state,
 )
 from chainrule.diffusion.constraints import StepConstraint
-from chainrule.diffusion.denoiser import Conditioned
+from chainrule.diffusion.denoiser import Conditioned, Conditioning
 from chainrule.diffusion.gradient import Gradient
 from chainrule.diffusion.guidance import ClassifierFree
 from chainrule.diffusion.solvers import DDPM, ODESolver, Solver
@@ -380,6 +381,113 @@ def test_autocast_is_entered_again_for_the_backward_pass(
     assert (of_x_T - x_T_expected).norm() <= close * x_T_expected.norm()
     # Backprop sums the steps' gradients of the weight in bfloat16, the others in float32
     assert (of_weight - weight_expected).norm() <= 2e-2 * weight_expected.norm()
+
+
+# --- truncated, which is approximate ------------------------------------------------------------
+
+
+class Replayed(TinyNetwork):
+    """Answers the first calls as it did once, whatever it is asked."""
+
+    def __init__(self, said: list[Tensor], kept: int) -> None:
+        super().__init__()
+        self.said, self.kept = said, kept
+
+    def __call__(self, x: Tensor, t: float, conditioning: Conditioning) -> Tensor:
+        found = super().__call__(x, t, conditioning)
+        if self.kept and self.calls <= self.kept:
+            return self.said[self.calls - 1]
+        self.said.append(found.detach())
+        return found
+
+
+@pytest.mark.parametrize("keep", [0, 1, 9])
+@pytest.mark.parametrize("solver", STEPS[:-1], ids=str)
+def test_the_truncated_gradient_is_that_of_a_chain_whose_early_answers_are_held(
+    solver: Solver, keep: int
+) -> None:
+    """By finite differences of x_T and of the conditioning."""
+    last, said, at = 2, list[Tensor](), list[int]()
+    first = Replayed(said, 0)
+    times, c = first.schedule.times(TIMES), conditioned(first).conditioning[0]
+
+    def on_step(done: int, _: int) -> None:
+        at.append(first.calls if done == TIMES - last else 0)
+
+    before = sample(Conditioned(first, (c,)), latents(), times, solver=solver, on_step=on_step)
+
+    def loss(x: Tensor, text: Tensor) -> Tensor:
+        network = Replayed(said, max(at))
+        return objective(sample(Conditioned(network, (text,)), x, times, solver=solver))
+
+    x_T, text = latents().requires_grad_(), c.clone().requires_grad_()
+    way = Truncated(last, keep)
+    x_0 = sample(Conditioned(TinyNetwork(), (text,)), x_T, times, solver=solver, gradient=way)
+    assert torch.equal(x_0, before)  # the picture is that of the whole chain
+    found = torch.autograd.grad(objective(x_0), [x_T, text])
+    generator = torch.Generator().manual_seed(3)
+    for i, value in enumerate((latents(), c)):
+        d = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        shifted = [[latents(), c], [latents(), c]]
+        for side, sign in zip(shifted, (1, -1), strict=True):
+            side[i] = value + sign * 1e-6 * d
+        expected = (loss(*shifted[0]) - loss(*shifted[1])) / 2e-6
+        torch.testing.assert_close((found[i] * d).sum(), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", STEPS, ids=str)
+def test_with_all_steps_it_is_exact(network: TinyNetwork, solver: Solver) -> None:
+    exact = gradients(network, solver, Checkpoint())
+    for last in (TIMES, 99):
+        torch.testing.assert_close(gradients(network, solver, Truncated(last)), exact)
+    fewer = gradients(network, solver, Truncated(TIMES - 1))
+    assert not torch.allclose(fewer[0], exact[0])
+
+
+def test_a_truncated_gradient_through_an_inversion(network: TinyNetwork) -> None:
+    """Whose last steps are those at the noise."""
+    times, x_0 = network.schedule.times(TIMES), latents().requires_grad_()
+
+    def found(way: Gradient) -> Tensor:
+        (x_T,) = invert(conditioned(network), x_0, times, gradient=way)
+        return torch.autograd.grad(objective(x_T), x_0)[0]
+
+    torch.testing.assert_close(found(Truncated(TIMES)), found(Backprop()))
+    assert not torch.allclose(found(Truncated(2)), found(Backprop()))
+
+
+def test_early_steps_of_a_truncated_gradient_are_asked_once_and_every_step_is_told() -> None:
+    network, told = TinyNetwork(), list[tuple[int, int]]()
+    x_T, times = latents().requires_grad_(), network.schedule.times(TIMES)
+    x_0 = sample(
+        conditioned(network),
+        x_T,
+        times,
+        gradient=Truncated(2),
+        on_step=lambda *step: told.append(step),
+    )
+    assert told == [(i + 1, TIMES) for i in range(TIMES)]
+    x_0.sum().backward()
+    assert network.calls == TIMES + 2
+
+
+def test_steps_after_the_first_know_their_number() -> None:
+    """The injected noise of a step is the same whether or not the walk is cut before it."""
+    network = TinyNetwork()
+    times = network.schedule.times(TIMES)
+
+    def walk(way: Gradient) -> Tensor:
+        solver = DDPM(Noise((0, 1)).stream("ddpm"), eta=1.0)
+        x_T = latents().requires_grad_()
+        return sample(conditioned(network), x_T, times, solver=solver, gradient=way)
+
+    assert torch.equal(walk(Truncated(2)), walk(Backprop()))
+
+
+@pytest.mark.parametrize("last", [0, -1])
+def test_no_steps_to_differentiate_are_refused(last: int) -> None:
+    with pytest.raises(UserError, match=rf"the last {last} steps: choose 1 or more"):
+        Truncated(last)
 
 
 # --- AdjointDPM's, which is approximate ---------------------------------------------------------

@@ -224,6 +224,11 @@ def test_counted_passes_are_those_of_a_whole_iteration() -> None:
     for method, keep in (
         (DOODL(steps=5, mix=None, crops=0), 3),
         (DOODL(steps=4, mix=0.97, crops=0), 0),
+        (DOODL(steps=7, mix=None, crops=0, last=3), 0),
+        (DOODL(steps=7, mix=None, crops=0, last=3), 2),
+        (DOODL(steps=7, mix=None, crops=0, last=1), 5),
+        (DOODL(steps=4, mix=0.97, crops=0, last=3), 1),
+        (DOODL(steps=4, mix=None, crops=0, last=9), 2),
     ):
         said = measure("doodl", method, asked).under(keep)
         before = passes.total

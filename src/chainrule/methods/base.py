@@ -583,8 +583,16 @@ class Method(Spec, ABC):
         asked = count - self.judges_last
         return Stage(min(iteration, asked), asked)
 
+    @property
+    def truncated(self) -> int | None:
+        """In how many of its last steps the network is differentiated; None: in all of them."""
+        return None
+
     def probe(self, steps: int) -> Method:
-        """This method in a chain of so many steps, and as short as it can be: to measure it."""
+        """This method in a chain of so many steps, and as short as it can be: to measure it.
+
+        All of these steps are differentiated, if some are.
+        """
         whole = {"strength": 1.0} if "strength" in type(self).model_fields else {}
         return self.model_copy(update={"steps": steps, **whole})
 

@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from chainrule.diffusion.constraints import constrain
-from chainrule.diffusion.gradient import Adjoint, Checkpoint, Gradient
+from chainrule.diffusion.gradient import Adjoint, Checkpoint, Gradient, Truncated
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.noise_priors import (
     NoiseTerm,
@@ -74,6 +74,11 @@ PERTURBATION, CROPS = "doodl/perturbation", "doodl/crops"
 """The streams of the noise of iteration k, and of its crops."""
 SHUFFLES = "doodl/shuffles"
 """The stream of the orders in which the term of the noise's bounds looks at it."""
+
+LAST = (
+    "Through the network in how many of the last steps the gradient goes, which is approximate "
+    "then; none: in all of them, which is exact."
+)
 
 _BATCH = {"x_T": 1, "memory": 2, "radius": 1, "best_x_T": 1, "terms": 2, "scores": 1}
 """Which dimension of each part of a state is the batch's, where it is not the first."""
@@ -269,6 +274,7 @@ class DOODL(Method):
         "that is better. For DDIM from noise, whose chains of any length follow one path.",
     )
     adjoint: bool = Field(default=False, description="AdjointDPM's approximate gradient.")
+    last: int | None = Field(default=None, ge=1, description=LAST)
 
     @model_validator(mode="after")
     def _check(self) -> DOODL:
@@ -283,6 +289,8 @@ class DOODL(Method):
             require_heeded(self, pair, "without a mix, whose pair of latents it is about")
         if not self.crops:
             require_heeded(self, ["cut_power"], "without crops")
+        if self.adjoint:
+            require_heeded(self, ["last"], "with the adjoint, which goes through all steps")
         if not self.renormalise and not self.whiten:
             require_heeded(self, ["reparameterise"], "without renormalise or whiten")
         return self
@@ -321,7 +329,9 @@ class DOODL(Method):
 
     def gradient(self, keep: int = 0) -> Gradient:
         """How the chain is differentiated, the graphs of `keep` steps being kept."""
-        return Adjoint() if self.adjoint else Checkpoint(keep)
+        if self.adjoint:
+            return Adjoint()
+        return Checkpoint(keep) if self.last is None else Truncated(self.last, keep)
 
     def prepare(self, task: Task) -> Task:
         if self.final_steps is not None and task.photo is not None:
@@ -332,6 +342,10 @@ class DOODL(Method):
         prepared: Task = super().prepare(task)
         return prepared
 
+    @property
+    def truncated(self) -> int | None:
+        return self.last
+
     def probe(self, steps: int) -> DOODL:
         short = {
             "steps": steps,
@@ -339,6 +353,7 @@ class DOODL(Method):
             "start_of": 1,
             "final_steps": None,
             "target": None,
+            "last": None,
         }
         return self.model_copy(update=short)
 

@@ -31,7 +31,7 @@ from chainrule.methods.base import (
 from chainrule.methods.best_of import Best, keep_better
 from chainrule.methods.chains import add_noise, generate, reconstruct_photos
 from chainrule.methods.chunking import encode_photos, finish, tell_part
-from chainrule.methods.doodl import DOODL, DOODLState
+from chainrule.methods.doodl import DOODL, LAST, DOODLState
 from chainrule.methods.search import draw_noise
 from chainrule.methods.tfg import LOOK, TFG, Like, require_plain_draw
 from chainrule.optimise import Adam, Momentum, require_whole
@@ -114,6 +114,7 @@ class Hybrid(Method):
     strength: Strength = 0.5
     steps: Steps = 50
     optimiser: Annotated[Momentum | Adam, Field(discriminator="kind")] = Adam(rate=0.02)
+    last: int | None = Field(default=None, ge=1, description=LAST)
     target: float | None = Field(
         default=None, description="A loss at which an image is good enough and left alone."
     )
@@ -153,7 +154,8 @@ class Hybrid(Method):
             max(int(self.searched * self.budget) - first, min(cost, free)), cost, photo
         )
         spent = first + searched.short * (self.few + LOOK) + searched.guided * cost
-        iteration = 3 * self.steps + 2 * LOOK
+        differentiated = min(self.steps, self.last or self.steps)
+        iteration = self.steps + 2 * differentiated + 2 * LOOK
         left = self.budget - spent - self.steps - self.steps - LOOK  # inversion, and a last image
         if left >= iteration:
             return searched._replace(iterations=left // iteration)
@@ -178,6 +180,7 @@ class Hybrid(Method):
             steps=self.steps,
             optimiser=self.optimiser,
             target=self.target,
+            last=self.last,
         )
 
     def count_iterations(self, task: Any) -> int:
@@ -189,6 +192,10 @@ class Hybrid(Method):
         if iteration <= split.draws:
             return Stage(iteration, split.draws, SEARCH)
         return Stage(min(iteration - split.draws, split.iterations), split.iterations)
+
+    @property
+    def truncated(self) -> int | None:
+        return self.last
 
     def probe(self, steps: int) -> Method:
         """An iteration: no draw takes more."""

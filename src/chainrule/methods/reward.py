@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from chainrule.diffusion.gradient import Checkpoint
+from chainrule.diffusion.gradient import Truncated
 from chainrule.diffusion.gradient.base import OnStep
-from chainrule.diffusion.sampling import sample, sample_state
+from chainrule.diffusion.sampling import sample
 from chainrule.images import shorten
 from chainrule.losses.base import check_finite, check_terms
-from chainrule.methods.base import Needs, Sheet, Steps, Task
+from chainrule.methods.base import Method, Needs, Sheet, Steps, Task
 from chainrule.methods.thing import AT_ONCE, CHANCE, draw_prompts
 from chainrule.methods.training import Training
 from chainrule.methods.tuning import Objective, OwnScale, Tuning
@@ -60,6 +60,13 @@ class RewardTuning(Tuning):
         "optimiser": Adam(rate=2e-3, beta2=0.999),
     }
 
+    @property
+    def truncated(self) -> int | None:
+        return self.last if self.through == "last" else None
+
+    def probe(self, steps: int) -> Method:
+        return super().probe(steps).model_copy(update={"through": "chain"})
+
     def count_terms(self, task: Task) -> int:
         return len(task.require_loss().names)
 
@@ -94,13 +101,9 @@ class RewardTuning(Tuning):
         prompts = [task.prompts[i % len(task.prompts)] for i in numbers]
         x_T = torch.cat([noise.normal(i, model.codec.latent_shape) for i in numbers])
         denoiser = model.denoiser(prompts, guidance_scale=self.guidance_scale)
-        times, first = model.schedule.times(self.steps), self.steps - self.count_steps(k)
-        x = x_T.to(model.device)
-        if first:
-            with torch.no_grad():
-                (x,) = sample_state(denoiser, x, times[: first + 1], on_step=on_step)
-        gradient = Checkpoint(task.plan.keep)
-        return sample(denoiser, x, times[first:], gradient=gradient, on_step=on_step)
+        times = model.schedule.times(self.steps)
+        gradient = Truncated(self.count_steps(k), task.plan.keep)
+        return sample(denoiser, x_T.to(model.device), times, gradient=gradient, on_step=on_step)
 
     def count_steps(self, k: int) -> int:
         """Through how many of the last steps the gradient goes in iteration `k`."""

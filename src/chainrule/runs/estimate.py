@@ -6,7 +6,8 @@ and three steps tell the rest. With p(T, k) the peak of a phase of an iteration,
     p(T, 0) = p(2, 0) + (T - 2) s
     p(T, k) = p(3, 1) + (k - 1) (p(3, 2) - p(3, 1)) + (T - 3) s
 
-and s the growth a step. Any method that iterates is measured so: by one iteration of itself.
+and s the growth a step. Any method that iterates is measured so: by one iteration of itself. Of a
+step that is not differentiated, one of three passes is left.
 """
 
 from __future__ import annotations
@@ -102,9 +103,14 @@ class Measured:
         """Of the whole chain."""
         return int(getattr(self.method, "steps", SHORT))
 
+    @property
+    def differentiated(self) -> int:
+        """In how many of them the network is differentiated."""
+        return min(self.steps, self.method.truncated or self.steps)
+
     def under(self, keep: int | None = None) -> Estimate:
         """What the whole chain takes if the graphs of `keep` steps are kept (None: the plan's)."""
-        keep = min(self.task.plan.keep if keep is None else keep, self.steps)
+        keep = min(self.task.plan.keep if keep is None else keep, self.differentiated)
         if self.one is None or self.two is None:
             keep = 0
         phases = {name: self._extend(name, keep) for name in self.short.peaks}
@@ -116,9 +122,10 @@ class Measured:
         short, longer = self.short.passes, self.longer.passes
         if short is None or longer is None:
             return None
-        saved = 0
+        skipped = self.steps - self.differentiated
+        saved = skipped * 2 * (longer - short) // 3
         if keep and self.one is not None and self.one.passes is not None:
-            saved = keep * (longer - self.one.passes)
+            saved += keep * (longer - self.one.passes)
         return short + (self.steps - SHORT) * (longer - short) - saved
 
     def _extend(self, phase: str, keep: int) -> int:
@@ -299,7 +306,7 @@ def _too_little(cause: str, limit: int) -> UserError:
 def _keep_most(measured: list[Measured], limit: int) -> Plan:
     """The plan that keeps as many graphs as fit."""
     iterating = [each for each in measured if each.one is not None]
-    most = max((each.steps for each in iterating), default=0)
+    most = max((each.differentiated for each in iterating), default=0)
 
     def fits(keep: int) -> bool:
         return all(each.under(keep).peak <= limit for each in iterating)
@@ -320,7 +327,7 @@ def ladder(spec: RunSpec, task: Task) -> Iterator[Estimate]:
         task = task.under(plan)
         try:
             for found in measure_all(spec, task):
-                steps, kept = found.steps, [0]
+                steps, kept = found.differentiated, [0]
                 if plan == Plan() and found.one is not None:
                     kept = sorted({steps, steps // 2, steps // 4, 0}, reverse=True)
                 yield from (found.under(keep) for keep in kept)

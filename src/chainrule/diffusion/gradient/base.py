@@ -41,6 +41,7 @@ class Chain:
         solver: What makes the steps.
         backwards: Walk from the image to the noise.
         on_step: Told after each step.
+        first: How many steps towards the image were made before `times`.
     """
 
     denoiser: Denoiser
@@ -48,6 +49,7 @@ class Chain:
     solver: Solver
     backwards: bool = False
     on_step: OnStep | None = None
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.times) - 1
@@ -85,6 +87,19 @@ class Chain:
         """The same walk with another denoiser."""
         return replace(self, denoiser=denoiser)
 
+    def rest(self, start: int) -> Chain:
+        """The walk that is left when `start` steps are made."""
+        told, whole = self.on_step, len(self)
+
+        def on_step(done: int, _: int) -> None:
+            if told:
+                told(start + done, whole)
+
+        if self.backwards:
+            return replace(self, times=self.times[: whole - start + 1], on_step=on_step)
+        times, first = self.times[start:], self.first + start
+        return replace(self, times=times, on_step=on_step, first=first)
+
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """The networks that its steps ask, each once."""
@@ -103,7 +118,7 @@ class Chain:
     def _move(self, i: int, state: State, inverse: bool) -> State:
         k = len(self) - 1 - i if self.backwards else i
         move = self.solver.inverse if inverse else self.solver.step
-        moved = move(self.denoiser, state, k, self.times[k], self.times[k + 1])
+        moved = move(self.denoiser, state, self.first + k, self.times[k], self.times[k + 1])
         _check_moved(self.solver, state, moved)
         return moved
 

@@ -9,6 +9,7 @@ from chainrule.diffusion.gradient.backprop import Backprop
 from chainrule.diffusion.gradient.base import Gradient
 from chainrule.diffusion.gradient.checkpoint import Checkpoint
 from chainrule.diffusion.gradient.reversible import Reversible
+from chainrule.diffusion.gradient.truncated import Truncated
 from chainrule.specs import Registry
 
 GRADIENTS: Registry[Callable[[], Gradient]] = Registry(
@@ -19,6 +20,7 @@ GRADIENTS: Registry[Callable[[], Gradient]] = Registry(
         "checkpoint": Checkpoint,
         "reversible": Reversible,
         "adjoint": Adjoint,
+        "truncated": Truncated,
     },
 )
 """What makes the gradient of each name."""
