@@ -39,7 +39,7 @@ from chainrule.methods import DOODL, Adam, Task
 from chainrule.methods.tfg import LOOK
 from chainrule.metrics import bootstrap
 from chainrule.models import Model
-from rare import STEPS, TUNING_SEED
+from ways import STEPS, TUNING_SEED
 from wishes import OTHER_WISHES, Wish, measure_overlap
 
 aten: Any = torch.ops.aten

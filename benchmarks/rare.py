@@ -12,14 +12,14 @@ wishes and seeds.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,39 +28,81 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import chainrule
-from base import Options, machine, publish, publish_picture, table, use_preset
+from base import Options, machine, publish, publish_picture, table
 from chainrule.diffusion.noise_priors import noise_statistics
 from chainrule.images.charts import COLOURS
-from chainrule.methods import DNO, DOODL, Adam, Langevin, Method, Momentum, ReNO, Search, Task
+from chainrule.methods import Task
 from chainrule.methods.base import Drawn
-from chainrule.methods.best_of import Best, keep_better
 from chainrule.methods.chains import generate
 from chainrule.methods.chunking import decode, finish
-from chainrule.methods.hybrid import Hybrid
-from chainrule.methods.tfg import LOOK, TFG, Like
 from chainrule.metrics import bootstrap
 from chainrule.models import Model
 from graphs import Graphed
+from ways import (
+    CONTENDERS,
+    EXACT,
+    FROM_BEST,
+    GENTLE,
+    HYBRID,
+    LAST,
+    PLAIN,
+    SEEDS,
+    STEPS,
+    STRONG,
+    TUNING_SEED,
+    WAYS,
+    Draws,
+    Way,
+)
 from wishes import OTHER_WISHES, WISHES, Wish, measure_overlap, measure_spread
 
-STEPS = 20
 BUDGETS = (125, 300, 1000, 3000)
 """Passes for an image: of the network, a guidance pair being one, and of decoding and judging."""
-SEEDS, TUNING_SEED = 16, 10_000
 MOST = 1000
 """The greatest budget of those ways that cannot draw many images at a time."""
+MARKING_SEED = 20_000
 SHOWN = 4
 """Of how many seeds the images are kept."""
 FREE = ("class", "held out", "picture")
 """Kinds of wishes that say nothing of where a thing is."""
-POOL = 4096
-"""How many plain draws say how rare a wish is."""
 
 
-# --- the ways -------------------------------------------------------------------------------------
+DRAWN = (PLAIN, GENTLE, STRONG, HYBRID, "search by halving", EXACT, LAST, "ReNO")
+"""Those of the figure."""
+RARE = "once in 100 and rarer"
+QUESTIONS = (
+    (HYBRID, PLAIN),
+    (HYBRID, GENTLE),
+    (HYBRID, STRONG),
+    (HYBRID, "hybrid, no short draws"),
+    (HYBRID, "search by halving"),
+    (GENTLE, PLAIN),
+    (GENTLE, STRONG),
+    (GENTLE, "best of N, one-step"),
+    *((name, PLAIN) for name in WAYS if name.startswith(("search", "exact"))),
+    (LAST, PLAIN),
+    (LAST, EXACT),
+    ("ReNO", PLAIN),
+    ("DNO", PLAIN),
+    ("Langevin", PLAIN),
+)
+PARTS = {
+    HYBRID: "all of it: short draws, guided ones, inversion, the exact gradient (the hybrid)",
+    "hybrid, no short draws": "no short draws",
+    "hybrid, half gradient, no short draws": "no short draws, and half of it for the gradient",
+    GENTLE: "guided draws alone, gently",
+    STRONG: "guided draws alone, strongly",
+    FROM_BEST: "no guidance: plain draws, then the exact gradient",
+    "search by halving": "short draws alone, no gradient",
+    EXACT: "the exact gradient alone, from the seeds' noise",
+    LAST: "the gradient of the last 5 steps alone",
+    "exact gradient, momentum": "the exact gradient alone, momentum in place of Adam",
+    "exact gradient, white noise": "the exact gradient alone, the noise kept white",
+}
+"""What the hybrid is without some of its parts."""
 
-AT_ONCE = 256
-"""How many images are drawn together, of several draws of each seed."""
+
+# --- the benchmark --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,254 +128,33 @@ class Found:
     every: Tensor
 
 
-class Way(ABC):
-    """How images are looked for."""
-
-    @abstractmethod
-    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
-        """The best images at each budget, and all draws if there are nothing but draws.
-
-        Args:
-            task: What is looked for.
-            budgets: Rising.
-            loss: The kind of the loss.
-        """
-
-
-@dataclass(frozen=True)
-class Draws(Way):
-    """The best of many draws.
-
-    Args:
-        guide: How they are guided; None: not at all.
-        least: How many there are at least, whatever the budgets.
-    """
-
-    guide: TFG | None = None
-    least: int = 0
-
-    @property
-    def cost(self) -> int:
-        """The passes of a draw."""
-        return STEPS + LOOK if self.guide is None else self.guide.passes
-
-    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
-        drawn, best = [], None
-        counts, found = [max(1, budget // self.cost) for budget in budgets], []
-        for new in self._draw(task, max(self.least, *counts)):
-            best = new if best is None else keep_better(best, new)
-            drawn.append(new)
-            found.append(best)
-        return [found[count - 1] for count in counts], drawn
-
-    def _draw(self, task: Task, count: int) -> Iterator[Best]:
-        """`count` draws of each seed, several of which are made together."""
-        size, seeds = max(1, AT_ONCE // len(task.seeds)), len(task.seeds)
-        shape, device = task.model.codec.latent_shape, task.model.device
-        for first in range(0, count, size):
-            some = range(first, min(first + size, count))
-            x_T = torch.cat([task.noise.normal(k, shape).to(device) for k in some])
-            many = task.select([*range(seeds)] * len(some))
-            drawn = generate(many, x_T, STEPS) if self.guide is None else self.guide.walk(many, x_T)
-            result = finish(many, drawn)
-            parts = (
-                cast(Tensor, value).split(seeds) for value in (result.latents, x_T, result.losses)
-            )
-            for latents, noise, losses in zip(*parts, strict=True):
-                yield Best(latents, noise, losses=losses)
-
-
-@dataclass(frozen=True)
-class Spending(Way):
-    """A method that is told its budget.
-
-    Args:
-        at: The method, by its budget and the kind of the loss.
-    """
-
-    at: Callable[[int, str], Method]
-
-    def find(self, task: Task, budgets: Sequence[int], loss: str) -> tuple[list[Best], list[Best]]:
-        results = [self.at(budget, loss)(task) for budget in budgets]
-        return [Best(each.latents, each.x_T, losses=each.losses) for each in results], []
-
-
-def guided(like: Like, **more: Any) -> Draws:
-    return Draws(TFG(like=like, steps=STEPS, **more))
-
-
-def search(by: Literal["halving", "moves", "particles"], **more: Any) -> Spending:
-    """Search without a gradient."""
-    return Spending(lambda budget, _: Search(by=by, steps=STEPS, budget=budget, **more))
-
-
-def spend(method: DOODL, budget: int, drawn: float = 0.0) -> DOODL:
-    """As many iterations as a budget pays for, of which a share is spent on draws before them."""
-    steps, pair = method.steps, 2 if method.mix is not None else 1
-    draws = max(1, int(drawn * budget) // (steps + LOOK))
-    walk, looks = pair * steps, pair * LOOK * max(1, method.crops)
-    left = budget - (draws * (steps + LOOK) if draws > 1 else 0) - walk - looks
-    rebuilt = pair * min(steps, method.last or steps)
-    iterations = max(0, left // (walk + 2 * rebuilt + 2 * looks))
-    return method.model_copy(update={"start_of": draws, "iterations": iterations})
-
-
-def exact(optimiser: Adam | Momentum, drawn: float = 0.0, **more: Any) -> Spending:
-    """The exact gradient through DDIM, with nothing done to the noise but keeping its norm."""
-    more = {"mix": None, "perturbation": 0.0, "crops": 0, **more}
-    method = DOODL(steps=STEPS, optimiser=optimiser, **more)
-    return Spending(lambda budget, _: spend(method, budget, drawn))
-
-
-def pushed(rate: float) -> Spending:
-    """The exact gradient as it is, in units of the loss."""
-    return exact(Momentum(rate=rate, clip=None), renormalise=False)
-
-
-def faithful(budget: int, loss: str) -> Method:
-    """DOODL as in its paper."""
-    return spend(use_preset(DOODL, "faithful", loss), budget)
-
-
-def kept(**more: Any) -> Spending:
-    """The exact gradient, with something else done to keep the noise like noise."""
-    return exact(Adam(rate=0.05), **{"renormalise": False, **more})
-
-
-def reno(rate: float = 5.0) -> Spending:
-    """ReNO in four steps, its best drawn again in all of them beside the seed's plain image."""
-    few, optimiser = 4, Momentum(rate=rate, clip=None, momentum=0.9, nesterov=True)
-
-    def at(budget: int, _: str) -> Method:
-        left = budget - few - LOOK - 2 * (STEPS + LOOK)
-        count = max(0, left // (3 * few + 2 * LOOK))
-        return ReNO(steps=few, iterations=count, optimiser=optimiser, final_steps=STEPS)
-
-    return Spending(at)
-
-
-def dno(rate: float) -> Spending:
-    """All the noise, with the paper's bounds."""
-    optimiser = Adam(rate=rate, beta2=0.999, decay=0.01)
-
-    def at(budget: int, _: str) -> Method:
-        count = max(0, (budget - STEPS - LOOK) // (3 * STEPS + 2 * LOOK))
-        return DNO(steps=STEPS, iterations=count, optimiser=optimiser)
-
-    return Spending(at)
-
-
-def langevin(temperature: float) -> Spending:
-    """The best of a Markov chain's samples."""
-
-    def at(budget: int, _: str) -> Method:
-        count = max(0, budget // (3 * STEPS + 2 * LOOK) - 1)  # the first image is judged too
-        return Langevin(steps=STEPS, iterations=count, temperature=temperature, deliver="best")
-
-    return Spending(at)
-
-
-def hybrid(searched: float, **more: Any) -> Spending:
-    """The hybrid, as its preset has it for each loss."""
-
-    def at(budget: int, loss: str) -> Method:
-        settings = {"budget": budget, "searched": searched, **more}
-        return use_preset(Hybrid, "tuned", loss).model_copy(update=settings)
-
-    return Spending(at)
-
-
-PLAIN, GENTLE, STRONG, HYBRID = "best of N", "best of N, gentle", "best of N, strong", "hybrid"
-EXACT, FROM_BEST = "exact gradient", "exact gradient from the best of N"
-WAYS: dict[str, Way] = {
-    PLAIN: Draws(least=POOL // SEEDS),
-    GENTLE: guided("gentle"),
-    STRONG: guided("strong"),
-    HYBRID: hybrid(0.8),
-    "hybrid, no short draws": hybrid(0.8, screened=0.0),
-    "hybrid, half gradient, no short draws": hybrid(0.5, screened=0.0),
-    "best of N, one-step": guided("one-step", rho=30.0),
-    "search by halving": search("halving"),
-    "search by moves": search("moves"),
-    "search by particles": search("particles", sharpness=30.0),
-    EXACT: exact(Adam(rate=0.05)),
-    FROM_BEST: exact(Adam(rate=0.02), 0.5),
-    "exact gradient, momentum": pushed(300.0),
-    "exact gradient, white noise": kept(whiten=True, renormalise=True, reparameterise=True),
-    "DOODL, its paper's": Spending(faithful),
-    "ReNO": reno(20.0),
-    "DNO": dno(0.05),
-    "Langevin": langevin(0.003),
-}
-DRAWN = (PLAIN, GENTLE, STRONG, HYBRID, "search by halving", EXACT, "ReNO")
-"""Those of the figure."""
-RARE = "once in 100 and rarer"
-QUESTIONS = (
-    (HYBRID, PLAIN),
-    (HYBRID, GENTLE),
-    (HYBRID, STRONG),
-    (HYBRID, "hybrid, no short draws"),
-    (HYBRID, "search by halving"),
-    (GENTLE, PLAIN),
-    (GENTLE, STRONG),
-    (GENTLE, "best of N, one-step"),
-    *((name, PLAIN) for name in WAYS if name.startswith(("search", "exact"))),
-    ("ReNO", PLAIN),
-    ("DNO", PLAIN),
-    ("Langevin", PLAIN),
-)
-CONTENDERS: dict[str, Way] = {
-    PLAIN: Draws(),
-    **{f"best of N, gentle, rho {rho:g}": guided("gentle", rho=rho) for rho in (0.01, 0.03, 0.1)},
-    **{f"best of N, strong, mu {mu:g}": guided("strong", mu=mu) for mu in (0.03, 0.1)},
-    **{f"best of N, one-step, rho {rho:g}": guided("one-step", rho=rho) for rho in (10.0, 30.0)},
-    **{
-        f"hybrid, {part:g} on draws, {short:g} of them short": hybrid(part, screened=short)
-        for part, short in ((0.5, 0.0), (0.8, 0.0), (0.8, 0.5), (0.8, 0.8))
-    },
-    "hybrid, one-step, rho 30": hybrid(0.8, like="one-step", rho=30.0),
-    **{
-        f"hybrid, {part:g} on draws, the gradient of the last 5 steps": hybrid(part, last=5)
-        for part in (0.2, 0.5, 0.8)
-    },
-    "search by halving": search("halving"),
-    **{
-        f"search by moves, {part:g} on draws": search("moves", searched=part) for part in (0.3, 0.6)
-    },
-    **{
-        f"search by particles, sharpness {each:g}": search("particles", sharpness=each)
-        for each in (10.0, 30.0, 100.0)
-    },
-    **{f"exact gradient, Adam {rate:g}": exact(Adam(rate=rate)) for rate in (0.02, 0.05, 0.1)},
-    **{
-        f"gradient of the last {last} steps, Adam {rate:g}": exact(Adam(rate=rate), last=last)
-        for last, rate in ((5, 0.02), (5, 0.05), (5, 0.1), (2, 0.05), (10, 0.05))
-    },
-    **{f"exact gradient, momentum {rate:g}": pushed(rate) for rate in (100.0, 300.0)},
-    "exact gradient, Adam 0.05, noise free": kept(),
-    "exact gradient, Adam 0.05, norm term": kept(noise_terms={"norm": 0.01}),
-    "exact gradient, Adam 0.05, moments": kept(noise_terms={"moments": 1.0}),
-    "exact gradient, Adam 0.05, spectrum": kept(noise_terms={"spectrum": 1.0}),
-    "exact gradient, Adam 0.05, white": kept(whiten=True, renormalise=True),
-    "exact gradient, Adam 0.05, white, reparameterised": kept(
-        whiten=True, renormalise=True, reparameterise=True
-    ),
-    "exact gradient, Adam 0.05, perturbed": kept(perturbation=0.01),
-    **{f"ReNO, rate {rate:g}": reno(rate) for rate in (5.0, 20.0)},
-    **{f"DNO, rate {rate:g}": dno(rate) for rate in (0.01, 0.05, 0.1)},
-    **{f"Langevin, temperature {each:g}": langevin(each) for each in (0.0003, 0.003, 0.03)},
-}
-
-
-# --- the benchmark --------------------------------------------------------------------------------
-
-
-def measure(wish: Wish, way: Way, model: Model, seeds: Sequence[int], budgets: list[int]) -> Found:
-    """What a way finds of a wish."""
-    caption, began = wish.scene.caption, time.perf_counter()
+def make_task(wish: Wish, model: Model, seeds: Sequence[int]) -> Task:
+    """What a wish asks of a model."""
+    caption = wish.scene.caption
     loss = wish.make_loss(model.device)
-    task = Task(model, model.denoiser(caption), tuple(seeds), loss, prompts=(caption,))
-    asked = [budget for budget in budgets if budget <= MOST or isinstance(way, Draws)]
+    return Task(model, model.denoiser(caption), tuple(seeds), loss, prompts=(caption,))
+
+
+def measure(
+    wish: Wish,
+    way: Way,
+    model: Model,
+    seeds: Sequence[int],
+    budgets: Sequence[int],
+    most: int = MOST,
+) -> Found:
+    """What a way finds of a wish.
+
+    Args:
+        wish: What is wanted.
+        way: How it is looked for.
+        model: What draws.
+        seeds: One for each image.
+        budgets: Of passes.
+        most: The greatest of those that are tried of a way that does more than draw.
+    """
+    task, began = make_task(wish, model, seeds), time.perf_counter()
+    asked = [budget for budget in budgets if budget <= most or isinstance(way, Draws)]
     best, drawn = way.find(task, asked, wish.loss)
     seconds = (time.perf_counter() - began) / len(seeds) / sum(asked[-1:] if drawn else asked)
     images = torch.stack([deliver(task, each) for each in best])
@@ -420,11 +241,47 @@ def _say(values: Sequence[float], total: int) -> str:
     return f"{bootstrap(values)}{f', {len(values)} of them' if len(values) < total else ''}"
 
 
+@torch.no_grad()
+def find_marks(wishes: Sequence[Wish], model: Model, count: int, path: Path) -> Shares:
+    """The loss at which an image is what was wished for to the guide, for each wish.
+
+    Half of the way, in the loss's logarithm, from that of a plain draw (the median of `count`) to
+    that of the wish's own picture after a way through the autoencoder. Kept in a file.
+    """
+    marks = json.loads(path.read_text()) if path.exists() else {}
+    for wish in wishes:
+        if wish.name not in marks:
+            task = make_task(wish, model, range(MARKING_SEED, MARKING_SEED + count))
+            plain = finish(task, generate(task, task.x_T, STEPS)).losses
+            picture = model.decode(model.encode(wish.picture[None].to(model.device)))
+            least = task.require_loss()(picture).sum()
+            both = torch.stack([cast(Tensor, plain).median().to(least), least])
+            marks[wish.name] = both.clamp(min=1e-6).log().mean().exp().item()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(marks, indent=1))
+    return {wish: marks[wish.name] for wish in wishes}
+
+
+def tabulate_parts(found: Mapping[str, dict[Wish, Found]], budget: int, k: int) -> str:
+    """What the hybrid is without some of its parts: over the wishes that all of them tried."""
+    known = {name: found[name] for name in PARTS if name in found}
+    shared = [w for w in known[HYBRID] if all(_has(each, w, k) for each in known.values())]
+    best = {w: known[HYBRID][w].right[k].float().mean().item() for w in shared}
+    rows = []
+    for name, each in known.items():
+        right = {w: each[w].right[k].float().mean().item() for w in shared}
+        gaps = [right[w] - best[w] for w in shared]
+        less = "" if name == HYBRID else str(bootstrap(gaps))
+        rows.append([PARTS[name], str(bootstrap([*right.values()])), less])
+    return table([f"at {budget:,} passes, {len(shared)} wishes", "right", "less all of it"], rows)
+
+
 def tabulate_ways(
     found: Mapping[str, dict[Wish, Found]],
     groups: Mapping[str, Sequence[Wish]],
     k: int,
     seconds: Mapping[str, float],
+    marks: Shares,
 ) -> str:
     """Success at one budget, for wishes of each rarity, and what it costs."""
     wishes = [wish for some in groups.values() for wish in some]
@@ -435,10 +292,26 @@ def tabulate_ways(
         if any(cells):
             norm = torch.stack([one.norm.mean() for one in each.values()]).mean()
             overlap, spread = average(each, pixels, k, "overlap"), _spread(each, free, k)
-            rows.append([name, *cells, overlap, spread, f"{norm:.2f}", f"{seconds[name]:.1f}"])
+            known = [(each[w].losses[k], marks[w]) for w in wishes if _has(each, w, k)]
+            guide = _say([(a <= b).float().mean().item() for a, b in known], len(wishes))
+            costs = f"{norm:.2f}", f"{seconds[name]:.1f}"
+            rows.append([name, *cells, guide, overlap, spread, *costs])
     named = [f"{name} ({len(some)})" for name, some in groups.items()]
-    header = ["way", *named, "IoU, pixels wanted", "spread, px", "norm", "s per 1,000 passes"]
+    header = [
+        "way",
+        *named,
+        "right to the guide",
+        "IoU, pixels wanted",
+        "spread, px",
+        "norm",
+        "s per 1,000 passes",
+    ]
     return table(header, rows)
+
+
+def _has(found: Mapping[Wish, Found], wish: Wish, k: int) -> bool:
+    """Whether a wish was tried at the budget `k`."""
+    return wish in found and len(found[wish].right) > k
 
 
 def _spread(found: Mapping[Wish, Found], wishes: Sequence[Wish], k: int) -> str:
@@ -560,13 +433,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     find_all(wishes, asked, folder, make)
     found = find_all(every, ways, folder, None)
     seconds = time_ways({name: ways[name] for name in found}, model, budgets[0])
-    publish_all(found, budgets, seconds, arguments)
+    marks = find_marks(every, model, 2 if arguments.toy else 64, arguments.work / "marks.json")
+    publish_all(found, budgets, seconds, marks, arguments)
 
 
 def publish_all(
     found: dict[str, dict[Wish, Found]],
     budgets: list[int],
     seconds: Mapping[str, float],
+    marks: Shares,
     arguments: argparse.Namespace,
 ) -> None:
     """The tables and the figure of what there is."""
@@ -580,14 +455,17 @@ def publish_all(
         f"--budgets {' '.join(map(str, budgets))}` on {where}; {machine()}. "
         f"{arguments.seeds} seeds a wish; 95 % intervals over wishes; T = {STEPS}; a pass is one "
         "guidance pair forwards or backwards, or decoding and judging an image forwards or "
-        "backwards; the norm is that of the noise that was found, for typical noise 1; seconds of "
-        "one image at a time, measured here (images may have been made elsewhere).",
+        "backwards; right to the guide: a loss half of the way, in its logarithm, from a plain "
+        "draw's to that of the wish's own picture, or less; the norm is that of the noise that was "
+        "found, for typical noise 1; seconds of one image at a time, measured here (images may "
+        "have been made elsewhere).",
         tabulate_wishes(plain),
     ]
     for k, budget in enumerate(budgets):
-        text += [f"At {budget:,} passes:", tabulate_ways(found, groups, k, seconds)]
+        text += [f"At {budget:,} passes:", tabulate_ways(found, groups, k, seconds, marks)]
     if not tune:
         text += [tabulate_pairs(found, groups, rarity, budgets, k) for k in range(len(budgets))]
+        text += [tabulate_parts(found, budget, k) for k, budget in enumerate(budgets[:-1])]
         shown = [name for name in DRAWN if name in found]
         publish_picture(
             "rare.png", partial(draw_figure, found, rarity, budgets, shown), dry=arguments.dry

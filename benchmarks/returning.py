@@ -26,7 +26,7 @@ from chainrule.methods.chunking import decode
 from chainrule.methods.tfg import LOOK, TFG
 from chainrule.metrics import bootstrap
 from ladder import make_task
-from rare import STEPS, TUNING_SEED
+from ways import STEPS, TUNING_SEED
 from wishes import OTHER_WISHES, measure_overlap
 
 WISHES = (1, 2, 3)

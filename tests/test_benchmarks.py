@@ -25,6 +25,7 @@ PARTS = (
     "sizes",
     "slips",
     "trials",
+    "ways",
     "wishes",
 )
 """What benchmarks are made of."""
