@@ -11,10 +11,12 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -200,13 +202,26 @@ def optimise(task: Task, rung: Rung, rate: float, budget: int) -> Tensor:
 
 
 def measure_success(
-    tasks: Sequence[tuple[Wish, Task]], rung: Rung, rates: Sequence[float], budget: int
+    tasks: Sequence[tuple[Wish, Task]],
+    rung: Rung,
+    rates: Sequence[float],
+    budget: int,
+    work: Path,
 ) -> tuple[float, list[float]]:
-    """The rate that does best, and the overlap with what was wanted of each image at it."""
-    found = {}
+    """The rate that does best, and the overlap with what was wanted of each image at it.
+
+    Kept in a folder, so that a stopped benchmark goes on where it was.
+    """
+    found: dict[float, list[float]] = {}
     for rate in rates:
-        pairs = [(optimise(task, rung, rate, budget), wish.picture) for wish, task in tasks]
-        found[rate] = [each for images, to in pairs for each in measure_overlap(images, to)]
+        path = work / f"{rung.name}, {budget}, {rate:g}, {len(tasks)}x{len(tasks[0][1].seeds)}.json"
+        if not path.exists():
+            pairs = [(optimise(task, rung, rate, budget), wish.picture) for wish, task in tasks]
+            made = [float(each) for images, to in pairs for each in measure_overlap(images, to)]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(made))
+            print(rung.name, f"{rate:g}", bootstrap(made), sep=" | ", flush=True)
+        found[rate] = json.loads(path.read_text())
     best = max(found, key=lambda rate: sum(found[rate]))
     return best, found[best]
 
@@ -216,10 +231,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add("--device", default="cpu", toy="cpu")
     options.add("--seeds", type=int, default=4, toy=1)
     options.add("--budgets", type=int, nargs="+", default=[1000], toy=[64])
-    options.add("--rates", type=float, nargs="+", default=[0.1], toy=[0.05])
+    options.add("--rates", type=float, nargs="+", default=[0.1, 0.3], toy=[0.05])
     options.add("--rungs", type=int, default=len(RUNGS), toy=2, help="only the first ones")
     options.add("--kept", type=int, default=STEPS, toy=2, help="steps of the first table's chain")
     options.add("--repeat", type=int, default=5, toy=1)
+    options.add("--work", type=Path, default=Path("runs/ladder"), toy=Path("runs/toy/ladder"))
     options.add("--wishes", type=int, nargs="+", default=WISHES, toy=[1])
     arguments = options.parse(argv)
     warnings.filterwarnings("ignore")
@@ -238,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for rung in RUNGS[: arguments.rungs]:
         row = [rung.name, f"{rung.passes:g}", str(bootstrap(cosines[rung.name]))]
         for budget in arguments.budgets:
-            rate, overlap = measure_success(pairs, rung, arguments.rates, budget)
+            rate, overlap = measure_success(pairs, rung, arguments.rates, budget, arguments.work)
             row.append(f"{bootstrap(overlap)}, {rate:g}")
         print(*row, sep=" | ", flush=True)
         rows.append(row)
