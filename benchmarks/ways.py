@@ -221,6 +221,12 @@ CONTENDERS: dict[str, Way] = {
         f"hybrid, {part:g} on draws, the gradient of the last 5 steps": hybrid(part, last=5)
         for part in (0.2, 0.5, 0.8)
     },
+    **{
+        f"hybrid, {part:g} on draws, inversion solved, the last 5 steps, Adam {rate:g}": hybrid(
+            part, last=5, solve=3, optimiser=Adam(rate=rate)
+        )
+        for part, rate in ((0.8, 0.02), (0.8, 0.1), (0.5, 0.1))
+    },
     "search by halving": search("halving"),
     **{
         f"search by moves, {part:g} on draws": search("moves", searched=part) for part in (0.3, 0.6)
