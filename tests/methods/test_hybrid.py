@@ -85,7 +85,7 @@ class Looks:
                 {"searched": 1.0},
                 {"last": 1},
                 {"solve": 3},
-            )  # fmt: skip
+            )
         ],
     ],
 )
