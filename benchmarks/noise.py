@@ -55,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     header = ["way", "norm", "flatness of the spectrum", "autocorrelation", "IoU"]
     text = [
         "## What becomes of the noise",
-        f"`python benchmarks/noise.py` on {machine()}. {wish.name}, {arguments.seeds} seeds, "
-        f"{arguments.budget:,} passes; 95 % intervals over images. Of noise the norm and the "
-        "flatness are about 1; the autocorrelation, the largest over all shifts, is about 0.1.",
+        f"`python benchmarks/noise.py --seeds {arguments.seeds} --budget {arguments.budget}` on "
+        f"{machine()}. The wish is {wish.name}; 95 % intervals over images. Of noise the norm and "
+        "the flatness are about 1; the autocorrelation, the largest over all shifts, is about 0.1.",
         table(header, rows),
     ]
     publish("noise", "\n\n".join(text), dry=arguments.dry)
