@@ -344,11 +344,18 @@ def tabulate_pairs(
     return table([f"at {budgets[k]:,} passes", *groups], rows)
 
 
-def time_ways(ways: Mapping[str, Way], model: Model, budget: int) -> dict[str, float]:
-    """The seconds of an image and a thousand passes, one image at a time, by each way's name."""
-    few = {**ways, PLAIN: Draws()}
-    made = {name: measure(WISHES[0], way, model, [0], [budget]) for name, way in few.items()}
-    return {name: each.seconds.item() for name, each in made.items()}
+def time_ways(ways: Mapping[str, Way], model: Model, budget: int, path: Path) -> dict[str, float]:
+    """The seconds of an image and a thousand passes, one image at a time, by each way's name.
+
+    Kept in a file: a way is timed once.
+    """
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    for name, way in {**ways, PLAIN: Draws()}.items():
+        if name not in known:
+            known[name] = measure(WISHES[0], way, model, [0], [budget]).seconds.item()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known, indent=1))
+    return known
 
 
 def group_wishes(rarity: Shares) -> dict[str, list[Wish]]:
@@ -432,7 +439,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = arguments.work / ("tuning" if tune else "final")
     find_all(wishes, asked, folder, make)
     found = find_all(every, ways, folder, None)
-    seconds = time_ways({name: ways[name] for name in found}, model, budgets[0])
+    timed = {name: ways[name] for name in found}
+    seconds = time_ways(timed, model, budgets[0], folder / "seconds.json")
     marks = find_marks(every, model, 2 if arguments.toy else 64, arguments.work / "marks.json")
     publish_all(found, budgets, seconds, marks, arguments)
 
