@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +44,7 @@ from chainrule.methods.tfg import LOOK
 from chainrule.metrics import bootstrap
 from chainrule.models import Model
 from ways import STEPS, TUNING_SEED
-from wishes import OTHER_WISHES, Wish, measure_overlap
+from wishes import OTHER_WISHES, Wish, make_task, measure_overlap
 
 aten: Any = torch.ops.aten
 PRODUCTS = (aten.convolution.default, aten.mm.default, aten.addmm.default, aten.bmm.default)
@@ -168,13 +169,6 @@ class Cheaper(DOODL):
         return self.how
 
 
-def make_task(model: Model, wish: Wish, seeds: Sequence[int]) -> Task:
-    """What a wish asks of a model."""
-    caption = wish.scene.caption
-    loss = wish.make_loss(model.device)
-    return Task(model, model.denoiser(caption), tuple(seeds), loss, prompts=(caption,))
-
-
 def measure_cosines(tasks: Sequence[Task], rungs: Sequence[Rung]) -> dict[str, list[float]]:
     """The cosine of each rung's gradient with the exact one, of each image."""
     found: dict[str, list[float]] = {}
@@ -215,7 +209,9 @@ def measure_success(
     """
     found: dict[float, list[float]] = {}
     for rate in rates:
-        path = work / f"{rung.name}, {budget}, {rate:g}, {len(tasks)}x{len(tasks[0][1].seeds)}.json"
+        asked = "; ".join(f"{wish.name} {task.seeds}" for wish, task in tasks)
+        key = f"{zlib.crc32(asked.encode()):08x}"
+        path = work / f"{rung.name}, {budget}, {rate:g}, {key}.json"
         if not path.exists():
             pairs = [(optimise(task, rung, rate, budget), wish.picture) for wish, task in tasks]
             made = [float(each) for images, to in pairs for each in measure_overlap(images, to)]

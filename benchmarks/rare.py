@@ -54,7 +54,7 @@ from ways import (
     Draws,
     Way,
 )
-from wishes import OTHER_WISHES, WISHES, Wish, measure_overlap, measure_spread
+from wishes import OTHER_WISHES, WISHES, Wish, make_task, measure_overlap, measure_spread
 
 BUDGETS = (125, 300, 1000, 3000)
 """Passes for an image: of the network, a guidance pair being one, and of decoding and judging."""
@@ -128,13 +128,6 @@ class Found:
     every: Tensor
 
 
-def make_task(wish: Wish, model: Model, seeds: Sequence[int]) -> Task:
-    """What a wish asks of a model."""
-    caption = wish.scene.caption
-    loss = wish.make_loss(model.device)
-    return Task(model, model.denoiser(caption), tuple(seeds), loss, prompts=(caption,))
-
-
 def measure(
     wish: Wish,
     way: Way,
@@ -153,7 +146,7 @@ def measure(
         budgets: Of passes.
         most: The greatest of those that are tried of a way that does more than draw.
     """
-    task, began = make_task(wish, model, seeds), time.perf_counter()
+    task, began = make_task(model, wish, seeds), time.perf_counter()
     asked = [budget for budget in budgets if budget <= most or isinstance(way, Draws)]
     best, drawn = way.find(task, asked, wish.loss)
     seconds = (time.perf_counter() - began) / len(seeds) / sum(asked[-1:] if drawn else asked)
@@ -251,7 +244,7 @@ def find_marks(wishes: Sequence[Wish], model: Model, count: int, path: Path) -> 
     marks = json.loads(path.read_text()) if path.exists() else {}
     for wish in wishes:
         if wish.name not in marks:
-            task = make_task(wish, model, range(MARKING_SEED, MARKING_SEED + count))
+            task = make_task(model, wish, range(MARKING_SEED, MARKING_SEED + count))
             plain = finish(task, generate(task, task.x_T, STEPS)).losses
             picture = model.decode(model.encode(wish.picture[None].to(model.device)))
             least = task.require_loss()(picture).sum()
@@ -330,7 +323,8 @@ def tabulate_pairs(
     k: int,
 ) -> str:
     """Paired differences at one budget, over the wishes that both tried."""
-    groups, rows = {**groups, RARE: [wish for wish, share in rarity.items() if share < 1 / 100]}, []
+    groups = {**groups, RARE: [wish for wish, share in rarity.items() if share < 1 / 100]}
+    rows = []
     for one, other in QUESTIONS:
         mine, its = found.get(one, {}), found.get(other, {})
         cells = []

@@ -25,9 +25,8 @@ from chainrule.methods import DOODL, Adam, Task
 from chainrule.methods.chunking import decode
 from chainrule.methods.tfg import LOOK, TFG
 from chainrule.metrics import bootstrap
-from ladder import make_task
 from ways import STEPS, TUNING_SEED
-from wishes import OTHER_WISHES, measure_overlap
+from wishes import OTHER_WISHES, make_task, measure_overlap
 
 WISHES = (1, 2, 3)
 """Of `OTHER_WISHES`: those that are pictures."""
