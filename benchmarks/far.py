@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     wishes = [WISHES[i] for i in arguments.wishes]
     ways = {name: Draws() if name == PLAIN else WAYS[name] for name in arguments.ways}
     make = partial(measure, model=model, seeds=seeds, budgets=[budget], most=budget)
-    found = find_all(wishes, ways, arguments.work, make)
+    folder = arguments.work / f"{budget} passes, {len(seeds)} seeds"
+    found = find_all(wishes, ways, folder, make)
     rows = []
     for name, each in found.items():
         shares = [each[wish].right.float().mean().item() for wish in wishes]
@@ -46,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     header = ["way", *(wish.name for wish in wishes), "right", "s per 1,000 passes"]
     text = [
         f"## {budget:,} passes for an image",
-        f"`python benchmarks/far.py --seeds {arguments.seeds}` on {machine()}. {len(seeds)} seeds "
-        "a wish: the share that is right, and the mean loss; 95 % intervals over wishes.",
+        f"`python benchmarks/far.py --seeds {len(seeds)} --budget {budget}` on {machine()}. "
+        f"{len(seeds)} seeds a wish: the share that is right, and the mean loss; "
+        "95 % intervals over wishes.",
         table(header, rows),
     ]
     publish("far", "\n\n".join(text), dry=arguments.dry)
