@@ -117,7 +117,7 @@ def test_a_folder_that_is_none_is_one_sentence(run: Path, tmp_path: Path) -> Non
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would be served, without serving it."""
     found: list[Any] = []
-    monkeypatch.setattr(commands, "_run", lambda app, listening: found.append(app))
+    monkeypatch.setattr(commands, "run_server", lambda app, listening: found.append(app))
     return found
 
 

@@ -9,14 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from chainrule import UserError
 from chainrule.runs import RunSpec, execute, parse_spec
-from chainrule.runs.folder import SPEC
-from chainrule.studio.desk import Desk, Entry
+from chainrule.runs.folder import SPEC, Folder
+from chainrule.studio.desk import ANEW, STRIPS, Desk, Entry
 from command import contents
 
 
@@ -31,12 +32,14 @@ def spec(seed: int = 0, iterations: int = 3) -> RunSpec:
     )
 
 
-def wait(desk: Desk, name: str, *status: str, seconds: float = 60.0) -> Entry:
-    end = time.monotonic() + seconds
-    while (found := desk.find(name)).status not in status:
-        assert time.monotonic() < end, found
+def wait(desk: Desk, name: str, *status: str, looks: int = 6000) -> Entry:
+    for _ in range(looks):
+        found = desk.find(name)
+        if found.status in status:
+            return found
+        assert found.status != "failed", found
         time.sleep(0.02)
-    return found
+    raise AssertionError(found)
 
 
 @pytest.fixture
@@ -61,17 +64,17 @@ def test_runs_are_done_in_their_order_one_at_a_time(desk: Desk) -> None:
 def test_a_stop_keeps_the_best_and_going_on_ends_as_if_nothing_had_been(
     desk: Desk, tmp_path: Path
 ) -> None:
-    name, _ = desk.add(spec(iterations=60))
+    name, _ = desk.add(spec(iterations=12))
     desk.start()
     while desk.watch(name).now.done < 2 or desk.watch(name).now.label != "doodl":
         time.sleep(0.01)
     desk.stop(name)
     wait(desk, name, "stopped")
     assert list((desk.path(name) / "images").glob("doodl-*.png"))
-    assert desk.watch(name).now.done < 60
+    assert desk.watch(name).now.done < 12
     desk.go_on(name)
     wait(desk, name, "done")
-    for _ in execute(spec(iterations=60), tmp_path / "whole"):
+    for _ in execute(spec(iterations=12), tmp_path / "whole"):
         pass
     mine, whole = (contents(path) for path in (desk.path(name), tmp_path / "whole"))
     assert mine.keys() == whole.keys()
@@ -116,7 +119,7 @@ desk._thread.join()
 
 def test_a_killed_program_s_run_goes_on(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    name, _ = desk.add(spec(iterations=40))
+    name, _ = desk.add(spec(iterations=10))
     process = subprocess.Popen([sys.executable, "-c", WORK, str(tmp_path)])
     state = desk.path(name) / "doodl.safetensors"
     while not state.exists():
@@ -129,8 +132,72 @@ def test_a_killed_program_s_run_goes_on(tmp_path: Path) -> None:
     assert again.find(name).status == "waiting"
     again.start()
     wait(again, name, "done")
-    assert again.watch(name).now.done == 40
+    assert again.watch(name).now.done == 10
     again.close()
+
+
+def test_a_time_pays_for_the_budget_when_the_run_has_its_turn(desk: Desk) -> None:
+    hybrid = {"kind": "hybrid", "budget": 7, "steps": 4}
+    losses = [{"kind": "brightness", "target": 0.9}]
+    methods = [{"kind": "plain", "steps": 2}, hybrid]
+    asked = parse_spec({"inputs": {"prompt": "a star"}, "losses": losses, "methods": methods})
+    name, _ = desk.add(asked, seconds=3.0)
+    assert Folder.open(desk.path(name)).spec.methods[1].budget == 7
+    desk.start()
+    wait(desk, name, "done")
+    paid = Folder.open(desk.path(name)).spec.methods[1].budget
+    assert f"3 s pay for {paid} passes of the network here" in desk.watch(name).now.notes
+    with pytest.raises(UserError, match="a time is for methods with a budget"):
+        desk.add(spec(), seconds=3.0)
+
+
+def test_a_folder_that_was_made_anew_when_the_program_was_killed_takes_its_place(
+    desk: Desk,
+) -> None:
+    name, _ = desk.add(spec(0))
+    Folder.create(desk.side(ANEW) / name, spec(1))
+    (desk.path(name) / SPEC).unlink()  # killed while the old one was deleted
+    desk.start()
+    wait(desk, name, "done")
+    assert Folder.open(desk.path(name)).spec.inputs.seed == (1,)
+    assert not (desk.side(ANEW) / name).exists()
+
+
+def test_an_estimate_is_of_one_run_alone(desk: Desk) -> None:
+    (plain, doodl) = desk.estimate(spec())
+    assert (plain.label, doodl.label) == ("plain", "doodl")
+    assert doodl.peak > doodl.weights > 0
+    assert doodl.passes
+    name, _ = desk.add(spec(iterations=500))
+    desk.start()
+    wait(desk, name, "running")
+    while not desk.watch(name).now.label:
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="a run is at work"):
+        desk.estimate(spec())
+    desk.stop(name)
+    wait(desk, name, "stopped")
+
+
+def test_many_who_begin_at_once_have_a_run_each(desk: Desk) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(lambda seed: desk.add(spec(seed), "same")[0], range(20)))
+    assert len(set(names)) == 20
+    for seed, name in enumerate(names):
+        assert Folder.open(desk.path(name)).spec.inputs.seed == (seed,)
+
+
+def test_a_run_whose_folder_was_deleted_is_gone_and_its_name_is_free(desk: Desk) -> None:
+    name, _ = desk.add(spec(0))
+    strip = desk.side(STRIPS) / name
+    strip.mkdir(parents=True)
+    (strip / "strip.json").write_text("{}")
+    shutil.rmtree(desk.path(name))
+    assert desk.entries() == []
+    again, _ = desk.add(spec(1))
+    assert again == name
+    assert not strip.exists()
+    assert [entry.status for entry in desk.entries()] == ["waiting"]
 
 
 def test_only_who_began_a_run_stops_it_where_that_is_switched_on(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import socket
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from chainrule.cli._options import JSON, Command, Group
+from chainrule.cli._serving import find_names, give_links, listen, run_server
 from chainrule.cli._stopping import STOPPING
 from chainrule.cli._terminal import console, plain_errors, print_table
-from chainrule.errors import UserError, find_reason
 from chainrule.runs.report import fill_holes
 from chainrule.specs import expand
 from chainrule.study import PROTOCOLS, Asked, Results, StudyFolder, create_study
@@ -29,7 +28,7 @@ from chainrule.study.report import (
     write_answers,
     write_report,
 )
-from chainrule.study.serve import LOOPBACK, make_app
+from chainrule.study.serve import make_app
 
 NAMES = ("method", "difference", "pair", "what counts")
 """The columns of words."""
@@ -158,54 +157,14 @@ def serve(
     with plain_errors():
         opened = StudyFolder.open(expand(study))
         opened.check_pictures()
-        names = list(allow or ())
-        if host not in (*LOOPBACK, "0.0.0.0", "::"):
-            names.append(host)
-        if host not in LOOPBACK and not names:
-            raise UserError(
-                f"at {host} it can be reached from elsewhere, and nobody said by which name",
-                "say it, as in study.example.org",
-                "allow",
-            )
+        names = find_names(host, list(allow or ()))
         app = make_app(opened, names)
-        with _listen(host, port) as listening:
+        with listen(host, port) as listening:
             chosen = listening.getsockname()[1]
             shown = names[0] if names else "127.0.0.1"
-            _give_links(opened, f"http://{shown}:{chosen}", anew=new_links)
+            give_links(opened, f"http://{shown}:{chosen}", anew=new_links)
             STOPPING.message = f"stopped; all answers are in {study}"
-            _run(app, listening)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises UserError if the port is taken, or the address is not ours."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host.strip("[]"), port), family=family)
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"port {port} at {host} cannot be used ({find_reason(error)})", "choose another", "port"
-        ) from error
-
-
-def _give_links(opened: StudyFolder, address: str, *, anew: bool) -> None:
-    """Print a link for each rater, if they are new."""
-    if opened.answers.count_tokens() and not anew:
-        console.print(
-            f"serves at {address}; the links were printed when they were made "
-            "(--new-links makes others)",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        return
-    for rater, token in enumerate(opened.answers.make_tokens(opened.study.raters), 1):
-        typer.echo(f"rater {rater}: {address}/r/{token}")
-
-
-def _run(app: Any, listening: socket.socket) -> None:
-    """Serve until a signal. Addresses are not logged: they have the tokens."""
-    import uvicorn
-
-    settings = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False)
-    uvicorn.Server(settings).run(sockets=[listening])
+            run_server(app, listening)
 
 
 def results(

@@ -57,7 +57,7 @@ def fit_preview(model: Model, latents: Tensor) -> Preview:
         return Preview(None)
     images = torch.cat([model.decode(part[None].to(model.device)).cpu() for part in latents])
     z = _with_one(latents.float().cpu())
-    colours = functional.adaptive_avg_pool2d(images.float(), z.shape[-2:])
+    colours = functional.adaptive_avg_pool2d(images.float(), (z.shape[-2], z.shape[-1]))
     rows, wanted = (each.movedim(1, -1).flatten(0, -2) for each in (z, colours))
     gram = rows.T @ rows + RIDGE * len(rows) * torch.eye(rows.shape[1])
     return Preview(torch.linalg.solve(gram, rows.T @ wanted))

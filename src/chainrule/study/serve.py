@@ -61,7 +61,7 @@ def make_app(folder: StudyFolder, hosts: Sequence[str] = ()) -> Starlette:
         raise UserError(
             "serving a study needs starlette and uvicorn", 'pip install "chainrule[study]"'
         ) from None
-    _check_hosts(hosts)
+    check_hosts(hosts)
     pages = _Pages(folder)
     trusted = Middleware(
         TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, *hosts], www_redirect=False
@@ -75,7 +75,7 @@ def make_app(folder: StudyFolder, hosts: Sequence[str] = ()) -> Starlette:
     return Starlette(routes=routes, middleware=[trusted], exception_handlers={404: missing})
 
 
-def _check_hosts(hosts: Sequence[str]) -> None:
+def check_hosts(hosts: Sequence[str]) -> None:
     """Raise UserError for what is no name of a host: a pattern would let others in."""
     for name in hosts:
         if not name or any(not (c.isalnum() or c in "-._:[]") for c in name):
