@@ -11,10 +11,14 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +44,7 @@ from chainrule.methods.tfg import LOOK
 from chainrule.metrics import bootstrap
 from chainrule.models import Model
 from ways import STEPS, TUNING_SEED
-from wishes import OTHER_WISHES, Wish, measure_overlap
+from wishes import OTHER_WISHES, Wish, make_task, measure_overlap
 
 aten: Any = torch.ops.aten
 PRODUCTS = (aten.convolution.default, aten.mm.default, aten.addmm.default, aten.bmm.default)
@@ -165,13 +169,6 @@ class Cheaper(DOODL):
         return self.how
 
 
-def make_task(model: Model, wish: Wish, seeds: Sequence[int]) -> Task:
-    """What a wish asks of a model."""
-    caption = wish.scene.caption
-    loss = wish.make_loss(model.device)
-    return Task(model, model.denoiser(caption), tuple(seeds), loss, prompts=(caption,))
-
-
 def measure_cosines(tasks: Sequence[Task], rungs: Sequence[Rung]) -> dict[str, list[float]]:
     """The cosine of each rung's gradient with the exact one, of each image."""
     found: dict[str, list[float]] = {}
@@ -200,63 +197,94 @@ def optimise(task: Task, rung: Rung, rate: float, budget: int) -> Tensor:
 
 
 def measure_success(
-    tasks: Sequence[tuple[Wish, Task]], rung: Rung, rates: Sequence[float], budget: int
+    tasks: Sequence[tuple[Wish, Task]],
+    rung: Rung,
+    rates: Sequence[float],
+    budget: int,
+    work: Path,
 ) -> tuple[float, list[float]]:
-    """The rate that does best, and the overlap with what was wanted of each image at it."""
-    found = {}
+    """The rate that does best, and the overlap with what was wanted of each image at it.
+
+    Kept in a folder, so that a stopped benchmark goes on where it was.
+    """
+    found: dict[float, list[float]] = {}
     for rate in rates:
-        pairs = [(optimise(task, rung, rate, budget), wish.picture) for wish, task in tasks]
-        found[rate] = [each for images, to in pairs for each in measure_overlap(images, to)]
+        asked = "; ".join(f"{wish.name} {task.seeds}" for wish, task in tasks)
+        key = f"{zlib.crc32(asked.encode()):08x}"
+        path = work / f"{rung.name}, {budget}, {rate:g}, {key}.json"
+        if not path.exists():
+            pairs = [(optimise(task, rung, rate, budget), wish.picture) for wish, task in tasks]
+            made = [float(each) for images, to in pairs for each in measure_overlap(images, to)]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(made))
+            print(rung.name, f"{rate:g}", bootstrap(made), sep=" | ", flush=True)
+        found[rate] = json.loads(path.read_text())
     best = max(found, key=lambda rate: sum(found[rate]))
     return best, found[best]
+
+
+def publish_kept(model: Model, arguments: argparse.Namespace) -> None:
+    """The table of what is kept of a chain."""
+    task = make_task(model, OTHER_WISHES[0], [0])
+    text = [
+        "## What is kept of a chain for its way back",
+        f"`python benchmarks/ladder.py --only kept` on {machine()}. The bundled world, "
+        f"T = {STEPS}, guided, one image.",
+        tabulate_keeping(task, arguments.kept, arguments.repeat),
+    ]
+    publish("kept", "\n\n".join(text), dry=arguments.dry)
+
+
+def publish_cheaper(model: Model, arguments: argparse.Namespace) -> None:
+    """The table of gradients from which something is left out."""
+    seeds = range(TUNING_SEED, TUNING_SEED + arguments.seeds)
+    wishes = [OTHER_WISHES[i] for i in arguments.wishes]
+    pairs = [(wish, make_task(model, wish, seeds)) for wish in wishes]
+    judged = [*wishes, OTHER_WISHES[0]]  # by a network as well
+    rungs, rows = RUNGS[: arguments.rungs], []
+    cosines = measure_cosines([make_task(model, wish, seeds) for wish in judged], rungs)
+    for rung in rungs:
+        row = [rung.name, f"{rung.passes:g}", str(bootstrap(cosines[rung.name]))]
+        for budget in arguments.budgets:
+            rate, overlap = measure_success(pairs, rung, arguments.rates, budget, arguments.work)
+            row.append(f"{bootstrap(overlap)}, {rate:g}")
+        print(*row, sep=" | ", flush=True)
+        rows.append(row)
+    asked = [f"IoU after {budget:,} passes, Adam's rate" for budget in arguments.budgets]
+    rates = " ".join(f"{rate:g}" for rate in arguments.rates)
+    text = [
+        "## Cheaper gradients",
+        f"`python benchmarks/ladder.py --only cheaper --rates {rates}` on {machine()}. The bundled "
+        f"world, T = {STEPS}, guided; 95 % intervals over images. Gradients from which something "
+        f"is left out, {len(judged)} wishes x {len(seeds)} seeds at the seeds' own noise; a pass "
+        "is a guidance pair forwards or backwards, or a look at an image. Then the noise is "
+        f"optimised, {len(wishes)} pictures x {len(seeds)} seeds, at the best of Adam's rates "
+        "that were tried; a short chain's best noise is drawn again in all steps, and the better "
+        "of the two pictures counts.",
+        table(["gradient", "passes", "cosine with the exact one", *asked], rows),
+    ]
+    publish("ladder", "\n\n".join(text), dry=arguments.dry)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__)
     options.add("--device", default="cpu", toy="cpu")
+    options.add("--only", choices=("kept", "cheaper"), toy=None, help="only one of the tables")
     options.add("--seeds", type=int, default=4, toy=1)
     options.add("--budgets", type=int, nargs="+", default=[1000], toy=[64])
-    options.add("--rates", type=float, nargs="+", default=[0.1], toy=[0.05])
+    options.add("--rates", type=float, nargs="+", default=[0.1, 0.3], toy=[0.05])
     options.add("--rungs", type=int, default=len(RUNGS), toy=2, help="only the first ones")
     options.add("--kept", type=int, default=STEPS, toy=2, help="steps of the first table's chain")
     options.add("--repeat", type=int, default=5, toy=1)
+    options.add("--work", type=Path, default=Path("runs/ladder"), toy=Path("runs/toy/ladder"))
     options.add("--wishes", type=int, nargs="+", default=WISHES, toy=[1])
     arguments = options.parse(argv)
     warnings.filterwarnings("ignore")
     model = chainrule.load(device=arguments.device)
-    seeds = range(TUNING_SEED, TUNING_SEED + arguments.seeds)
-    wishes = [OTHER_WISHES[i] for i in arguments.wishes]
-    pairs = [(wish, make_task(model, wish, seeds)) for wish in wishes]
-    judged = [*wishes, OTHER_WISHES[0]]  # by a network as well
-    cosines = measure_cosines(
-        [make_task(model, wish, seeds) for wish in judged], RUNGS[: arguments.rungs]
-    )
-    keeping = tabulate_keeping(
-        make_task(model, OTHER_WISHES[0], [0]), arguments.kept, arguments.repeat
-    )
-    rows = []
-    for rung in RUNGS[: arguments.rungs]:
-        row = [rung.name, f"{rung.passes:g}", str(bootstrap(cosines[rung.name]))]
-        for budget in arguments.budgets:
-            rate, overlap = measure_success(pairs, rung, arguments.rates, budget)
-            row.append(f"{bootstrap(overlap)}, {rate:g}")
-        print(*row, sep=" | ", flush=True)
-        rows.append(row)
-    asked = [f"IoU after {budget:,} passes, Adam's rate" for budget in arguments.budgets]
-    text = [
-        "## Cheaper gradients",
-        f"`python benchmarks/ladder.py` on {machine()}. The bundled world, T = {STEPS}, guided; "
-        "95 % intervals over images.",
-        "What is kept of a chain for its way back, of one image:",
-        keeping,
-        f"Gradients from which something is left out, {len(judged)} wishes x {len(seeds)} seeds "
-        "at the seeds' own noise; a pass is a guidance pair forwards or backwards, or a look at "
-        f"an image. Then the noise is optimised, {len(wishes)} pictures x {len(seeds)} seeds, at "
-        "the best of Adam's rates that were tried; a short chain's best noise is drawn again in "
-        "all steps, and the better of the two pictures counts.",
-        table(["gradient", "passes", "cosine with the exact one", *asked], rows),
-    ]
-    publish("ladder", "\n\n".join(text), dry=arguments.dry)
+    if arguments.only != "cheaper":
+        publish_kept(model, arguments)
+    if arguments.only != "kept":
+        publish_cheaper(model, arguments)
 
 
 if __name__ == "__main__":

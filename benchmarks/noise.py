@@ -15,9 +15,9 @@ import chainrule
 from base import Options, machine, publish, table
 from chainrule.diffusion.noise_priors import noise_statistics
 from chainrule.metrics import bootstrap
-from rare import deliver, make_task
+from rare import deliver
 from ways import EXACT, FROM_BEST, HYBRID, LAST, PLAIN, WAYS, Draws
-from wishes import WISHES, measure_overlap
+from wishes import WISHES, make_task, measure_overlap
 
 SHOWN = (
     PLAIN,
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = options.parse(argv)
     warnings.filterwarnings("ignore")
     wish, rows = WISHES[arguments.wish], []
-    task = make_task(wish, chainrule.load(), range(arguments.seeds))
+    task = make_task(chainrule.load(), wish, range(arguments.seeds))
     for name in arguments.ways:
         way = Draws() if name == PLAIN else WAYS[name]
         (best,), _ = way.find(task, [arguments.budget], wish.loss)
@@ -55,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     header = ["way", "norm", "flatness of the spectrum", "autocorrelation", "IoU"]
     text = [
         "## What becomes of the noise",
-        f"`python benchmarks/noise.py` on {machine()}. {wish.name}, {arguments.seeds} seeds, "
-        f"{arguments.budget:,} passes; 95 % intervals over images. Of noise the norm and the "
-        "flatness are about 1; the autocorrelation, the largest over all shifts, is about 0.1.",
+        f"`python benchmarks/noise.py --seeds {arguments.seeds} --budget {arguments.budget}` on "
+        f"{machine()}. The wish is {wish.name}; 95 % intervals over images. Of noise the norm and "
+        "the flatness are about 1; the autocorrelation, the largest over all shifts, is about 0.1.",
         table(header, rows),
     ]
     publish("noise", "\n\n".join(text), dry=arguments.dry)

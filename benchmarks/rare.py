@@ -54,7 +54,7 @@ from ways import (
     Draws,
     Way,
 )
-from wishes import OTHER_WISHES, WISHES, Wish, measure_overlap, measure_spread
+from wishes import OTHER_WISHES, WISHES, Wish, make_task, measure_overlap, measure_spread
 
 BUDGETS = (125, 300, 1000, 3000)
 """Passes for an image: of the network, a guidance pair being one, and of decoding and judging."""
@@ -128,13 +128,6 @@ class Found:
     every: Tensor
 
 
-def make_task(wish: Wish, model: Model, seeds: Sequence[int]) -> Task:
-    """What a wish asks of a model."""
-    caption = wish.scene.caption
-    loss = wish.make_loss(model.device)
-    return Task(model, model.denoiser(caption), tuple(seeds), loss, prompts=(caption,))
-
-
 def measure(
     wish: Wish,
     way: Way,
@@ -153,7 +146,7 @@ def measure(
         budgets: Of passes.
         most: The greatest of those that are tried of a way that does more than draw.
     """
-    task, began = make_task(wish, model, seeds), time.perf_counter()
+    task, began = make_task(model, wish, seeds), time.perf_counter()
     asked = [budget for budget in budgets if budget <= most or isinstance(way, Draws)]
     best, drawn = way.find(task, asked, wish.loss)
     seconds = (time.perf_counter() - began) / len(seeds) / sum(asked[-1:] if drawn else asked)
@@ -251,7 +244,7 @@ def find_marks(wishes: Sequence[Wish], model: Model, count: int, path: Path) -> 
     marks = json.loads(path.read_text()) if path.exists() else {}
     for wish in wishes:
         if wish.name not in marks:
-            task = make_task(wish, model, range(MARKING_SEED, MARKING_SEED + count))
+            task = make_task(model, wish, range(MARKING_SEED, MARKING_SEED + count))
             plain = finish(task, generate(task, task.x_T, STEPS)).losses
             picture = model.decode(model.encode(wish.picture[None].to(model.device)))
             least = task.require_loss()(picture).sum()
@@ -330,7 +323,8 @@ def tabulate_pairs(
     k: int,
 ) -> str:
     """Paired differences at one budget, over the wishes that both tried."""
-    groups, rows = {**groups, RARE: [wish for wish, share in rarity.items() if share < 1 / 100]}, []
+    groups = {**groups, RARE: [wish for wish, share in rarity.items() if share < 1 / 100]}
+    rows = []
     for one, other in QUESTIONS:
         mine, its = found.get(one, {}), found.get(other, {})
         cells = []
@@ -344,11 +338,18 @@ def tabulate_pairs(
     return table([f"at {budgets[k]:,} passes", *groups], rows)
 
 
-def time_ways(ways: Mapping[str, Way], model: Model, budget: int) -> dict[str, float]:
-    """The seconds of an image and a thousand passes, one image at a time, by each way's name."""
-    few = {**ways, PLAIN: Draws()}
-    made = {name: measure(WISHES[0], way, model, [0], [budget]) for name, way in few.items()}
-    return {name: each.seconds.item() for name, each in made.items()}
+def time_ways(ways: Mapping[str, Way], model: Model, budget: int, path: Path) -> dict[str, float]:
+    """The seconds of an image and a thousand passes, one image at a time, by each way's name.
+
+    Kept in a file: a way is timed once.
+    """
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    for name, way in {**ways, PLAIN: Draws()}.items():
+        if name not in known:
+            known[name] = measure(WISHES[0], way, model, [0], [budget]).seconds.item()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known, indent=1))
+    return known
 
 
 def group_wishes(rarity: Shares) -> dict[str, list[Wish]]:
@@ -432,7 +433,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = arguments.work / ("tuning" if tune else "final")
     find_all(wishes, asked, folder, make)
     found = find_all(every, ways, folder, None)
-    seconds = time_ways({name: ways[name] for name in found}, model, budgets[0])
+    timed = {name: ways[name] for name in found}
+    seconds = time_ways(timed, model, budgets[0], folder / "seconds.json")
     marks = find_marks(every, model, 2 if arguments.toy else 64, arguments.work / "marks.json")
     publish_all(found, budgets, seconds, marks, arguments)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -25,9 +25,8 @@ from chainrule.methods import DOODL, Adam, Task
 from chainrule.methods.chunking import decode
 from chainrule.methods.tfg import LOOK, TFG
 from chainrule.metrics import bootstrap
-from ladder import make_task
 from ways import STEPS, TUNING_SEED
-from wishes import OTHER_WISHES, measure_overlap
+from wishes import OTHER_WISHES, make_task, measure_overlap
 
 WISHES = (1, 2, 3)
 """Of `OTHER_WISHES`: those that are pictures."""
@@ -54,17 +53,11 @@ class Way:
     solver: Solver = DIRECT
 
 
-def solve_steps(count: int) -> Callable[[Denoiser, Tensor, Tensor], tuple[Tensor, ...]]:
-    """DDIM's inversion whose steps are solved: x_t = (x_s - b F(x_t, t)) / a, `count` times."""
+def invert_by(solver: Solver) -> Callable[[Denoiser, Tensor, Tensor], tuple[Tensor, ...]]:
+    """A solver's own inversion."""
 
     def find(denoiser: Denoiser, x_0: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-        times, x = denoiser.schedule.times(STEPS), x_0
-        for t, s in reversed([*pairwise(times)]):
-            a, b = denoiser.parameterization.coefficients(denoiser.schedule, t, s)
-            x_s = x
-            for _i in range(count):
-                x = ((x_s - b * denoiser.output(x, t)) / a).to(x_0.dtype)
-        return (x,)
+        return invert(denoiser, x_0, denoiser.schedule.times(STEPS), solver=solver)
 
     return find
 
@@ -81,8 +74,8 @@ def optimise(count: int, rate: float) -> Callable[[Denoiser, Tensor, Tensor], tu
             with torch.enable_grad():
                 off = sample(denoiser, x_T, times, gradient=Checkpoint()) - x_0
                 distance = off.square().flatten(1).sum(dim=1)
+                x_T.grad = torch.autograd.grad(distance.sum(), x_T)[0]
             best = _keep(best, x_T, distance)
-            x_T.grad = torch.autograd.grad(distance.sum(), x_T)[0]
             adam.step()
         with torch.no_grad():
             off = sample(denoiser, x_T, times) - x_0
@@ -103,21 +96,12 @@ def _keep(best: tuple[Tensor, Tensor], x: Tensor, distance: Tensor) -> tuple[Ten
 
 WAYS = (
     Way("the noise that it was guided from", lambda _, __, x_T: (x_T,), 0),
-    Way(
-        "DDIM's inversion",
-        lambda denoiser, x_0, _: invert(denoiser, x_0, denoiser.schedule.times(STEPS)),
-        STEPS,
-    ),
-    Way("its steps solved, 3 calls each", solve_steps(3), 3 * STEPS),
-    Way("its steps solved, 6 calls each", solve_steps(6), 6 * STEPS),
+    Way("DDIM's inversion", invert_by(DDIM()), STEPS),
+    Way("its steps solved, 3 calls each", invert_by(DDIM(solve=3)), 3 * STEPS),
+    Way("its steps solved, 6 calls each", invert_by(DDIM(solve=6)), 6 * STEPS),
     Way("DDIM's inversion, then 5 iterations", optimise(5, 0.05), STEPS + 5 * 3 * STEPS + STEPS),
     Way("DDIM's inversion, then 15 iterations", optimise(15, 0.05), STEPS + 15 * 3 * STEPS + STEPS),
-    Way(
-        "EDICT's inversion",
-        lambda denoiser, x_0, _: invert(denoiser, x_0, denoiser.schedule.times(STEPS), solver=PAIR),
-        2 * STEPS,
-        PAIR,
-    ),
+    Way("EDICT's inversion", invert_by(PAIR), 2 * STEPS, PAIR),
 )
 
 

@@ -150,7 +150,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = [bundled.PIPELINE, bundled.CLASSIFIER, bundled.CLIP, bundled.RATER]
     parts = [
         "## One-step guidance at its strongest",
-        f"`python benchmarks/strongest.py --size {arguments.size}` on {machine()}. 95 % intervals "
+        f"`python benchmarks/strongest.py --size {arguments.size} --tables {arguments.tables}` on "
+        f"{machine()}. 95 % intervals "
         "over classes, prompts, pairs of thing and context, photos; a network pass is one guidance "
         "pair, forwards or backwards; of what is new here, judging an image is one of those that "
         "it may spend, and is not counted in the column.",

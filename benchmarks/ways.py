@@ -199,7 +199,7 @@ WAYS: dict[str, Way] = {
     "search by particles": search("particles", sharpness=30.0),
     EXACT: exact(Adam(rate=0.05)),
     FROM_BEST: exact(Adam(rate=0.02), 0.5),
-    LAST: exact(Adam(rate=0.1), last=5),
+    LAST: exact(Adam(rate=0.3), last=5),
     "exact gradient, momentum": pushed(300.0),
     "exact gradient, white noise": kept(whiten=True, renormalise=True, reparameterise=True),
     "DOODL, its paper's": Spending(faithful),
@@ -221,6 +221,12 @@ CONTENDERS: dict[str, Way] = {
         f"hybrid, {part:g} on draws, the gradient of the last 5 steps": hybrid(part, last=5)
         for part in (0.2, 0.5, 0.8)
     },
+    **{
+        f"hybrid, {part:g} on draws, inversion solved, the last 5 steps, Adam {rate:g}": hybrid(
+            part, last=5, solve=3, optimiser=Adam(rate=rate)
+        )
+        for part, rate in ((0.8, 0.02), (0.8, 0.1), (0.5, 0.1))
+    },
     "search by halving": search("halving"),
     **{
         f"search by moves, {part:g} on draws": search("moves", searched=part) for part in (0.3, 0.6)
@@ -229,10 +235,10 @@ CONTENDERS: dict[str, Way] = {
         f"search by particles, sharpness {each:g}": search("particles", sharpness=each)
         for each in (10.0, 30.0, 100.0)
     },
-    **{f"exact gradient, Adam {rate:g}": exact(Adam(rate=rate)) for rate in (0.02, 0.05, 0.1)},
+    **{f"exact gradient, Adam {rate:g}": exact(Adam(rate=rate)) for rate in (0.02, 0.05, 0.1, 0.3)},
     **{
         f"gradient of the last {last} steps, Adam {rate:g}": exact(Adam(rate=rate), last=last)
-        for last, rate in ((5, 0.02), (5, 0.05), (5, 0.1), (2, 0.05), (10, 0.05))
+        for last, rate in ((5, 0.05), (5, 0.1), (5, 0.3), (5, 0.6), (2, 0.3), (10, 0.3))
     },
     **{f"exact gradient, momentum {rate:g}": pushed(rate) for rate in (100.0, 300.0)},
     "exact gradient, Adam 0.05, noise free": kept(),

@@ -7,6 +7,7 @@ combination that training never showed (`text=`, likewise); a striped thing from
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from chainrule.images import from_pil
 from chainrule.losses import Classifier, ClipImage, ClipText, load_classifier, load_clip
 from chainrule.losses.base import Loss
 from chainrule.losses.picture import Target
+from chainrule.methods import Task
+from chainrule.models import Model
 from chainrule.scenes.base import BACKGROUNDS, SHAPES, Scene, Thing, render
 from chainrule.scenes.judge import check, isolate, load_judge, probabilities, read
 from tuning import is_striped
@@ -90,6 +93,13 @@ class Wish:
                 seen = probabilities(judge, parts).argmax(dim=1).numpy()
                 right[left] = seen == SHAPES.index(thing.shape)
         return right
+
+
+def make_task(model: Model, wish: Wish, seeds: Sequence[int]) -> Task:
+    """What a wish asks of a model."""
+    caption = wish.scene.caption
+    loss = wish.make_loss(model.device)
+    return Task(model, model.denoiser(caption), tuple(seeds), loss, prompts=(caption,))
 
 
 def measure_spread(images: Tensor) -> float:

@@ -34,7 +34,7 @@ from chainrule import (
     sample_state,
 )
 from chainrule.diffusion.constraints import StepConstraint
-from chainrule.diffusion.denoiser import Epsilon, Flow, Velocity
+from chainrule.diffusion.denoiser import Epsilon, Flow, Parameterization, Velocity
 from chainrule.diffusion.ode import Original, Rho, Straight
 from chainrule.diffusion.schedule import FlowMatching
 from chainrule.diffusion.solvers import DDPM, RK3, Solver
@@ -139,6 +139,30 @@ def test_ddim_inversion_is_approximate_and_improves_with_steps() -> None:
         (back,) = invert(denoiser, sample(denoiser, x_T, times), times)
         errors.append(((back - x_T).norm() / x_T.norm()).item())
     assert errors[1] < 0.3 * errors[0]
+
+
+@pytest.mark.parametrize("parameterization", [Epsilon(), Velocity()], ids=["epsilon", "velocity"])
+def test_a_ddim_inversion_whose_steps_are_solved_comes_as_near_as_one_likes(
+    parameterization: Parameterization,
+) -> None:
+    network = TinyNetwork(parameterization)
+    denoiser, times = conditioned(network), network.schedule.times(50)
+    x_0 = sample(denoiser, latents(), times)
+    errors = []
+    for solve in (1, 2, 4, 12):
+        network.calls, solver = 0, DDIM(solve=solve)
+        (x_T,) = invert(denoiser, x_0, times, solver=solver)
+        assert network.calls == 50 * solve
+        back = sample(denoiser, x_T, times, solver=solver)
+        errors.append(((back - x_0).norm() / x_0.norm()).item())
+    assert errors[1] < errors[0]
+    assert errors[2] < 0.1 * errors[1]
+    assert errors[3] < 1e-6
+
+
+def test_no_calls_undo_nothing() -> None:
+    with pytest.raises(UserError, match="in 0 calls: choose 1 or more"):
+        DDIM(solve=0)
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 50])

@@ -332,3 +332,11 @@ def test_a_result_has_its_history() -> None:
     result: Result = DOODL(iterations=1, steps=2, mix=None, crops=0)(task())
     assert result.terms.shape == (2, 1, 2)
     torch.testing.assert_close(result.history, result.terms[:, 0])
+
+
+def test_towards_a_picture_s_pixels_the_tuned_gradient_is_that_of_the_last_steps() -> None:
+    found = preset("tuned", "picture")
+    assert found.last == 5
+    assert found.start_of == 1
+    assert preset("tuned", "picture", photo=True).last is None
+    assert preset("tuned", "image").last is None

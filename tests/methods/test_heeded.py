@@ -114,6 +114,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("hybrid", "rho"): {"rho": 1.0},
     ("hybrid", "mu"): {"mu": 1.0},
     ("hybrid", "last"): {"last": 1, "searched": 0.3},
+    ("hybrid", "solve"): {"solve": 2, "searched": 0.3},
     ("doodl", "final_steps"): {"mix": None, "final_steps": 6},
     ("prompt-to-prompt", "blend_from"): {"blend": ("circle",), "blend_from": 0.8},
     ("doodl", "last"): {"last": 1},

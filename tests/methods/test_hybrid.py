@@ -78,7 +78,14 @@ class Looks:
         *[
             ("tiny", budget, settings)
             for budget in (5, 10, 14, 30, 100, 300, 700)
-            for settings in ({}, {"like": "strong"}, {"searched": 0.0}, {"searched": 1.0})
+            for settings in (
+                {},
+                {"like": "strong"},
+                {"searched": 0.0},
+                {"searched": 1.0},
+                {"last": 1},
+                {"solve": 3},
+            )
         ],
     ],
 )

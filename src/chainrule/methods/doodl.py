@@ -197,6 +197,18 @@ TUNED = {
 """Towards classes the rate and the crops hardly matter, the number of draws does. For ratings
 nothing was chosen without a photo: they have what classes have."""
 
+PICTURED: dict[str, Any] = {
+    "iterations": 30,
+    "steps": TUNED_STEPS,
+    "optimiser": Adam(rate=0.3),
+    "mix": None,
+    "perturbation": 0.0,
+    "crops": 0,
+    "last": 5,
+}
+"""Tuned towards a picture's pixels, from noise: the gradient of the last steps needs no search
+(`benchmarks/rare.py --tune`)."""
+
 QUICK: dict[str, Any] = {
     "start_of": 16,
     "iterations": 30,
@@ -373,6 +385,8 @@ class DOODL(Method):
         elif situation.name == "quick":
             other = {"optimiser": Adam(rate=tuned.rate), "target": None}  # a rate for any loss
             found = QUICK if kind == "classifier" else QUICK | other
+        elif kind == "picture" and not photo:
+            found = PICTURED
         else:
             found = {
                 "start_of": tuned.start_of,

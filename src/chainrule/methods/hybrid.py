@@ -13,6 +13,7 @@ from torch import Tensor
 
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import invert
+from chainrule.diffusion.solvers.ddim import DDIM
 from chainrule.diffusion.time_grids import count_steps
 from chainrule.methods.base import (
     SEARCH,
@@ -115,6 +116,12 @@ class Hybrid(Method):
     steps: Steps = 50
     optimiser: Annotated[Momentum | Adam, Field(discriminator="kind")] = Adam(rate=0.02)
     last: int | None = Field(default=None, ge=1, description=LAST)
+    solve: int = Field(
+        default=1,
+        ge=1,
+        description="How many calls undo a step of the inversion: more come nearer to the noise "
+        "that leads to the guided image.",
+    )
     target: float | None = Field(
         default=None, description="A loss at which an image is good enough and left alone."
     )
@@ -156,7 +163,8 @@ class Hybrid(Method):
         spent = first + searched.short * (self.few + LOOK) + searched.guided * cost
         differentiated = min(self.steps, self.last or self.steps)
         iteration = self.steps + 2 * differentiated + 2 * LOOK
-        left = self.budget - spent - self.steps - self.steps - LOOK  # inversion, and a last image
+        inversion, drawn_last = self.solve * self.steps, self.steps + LOOK
+        left = self.budget - spent - inversion - drawn_last
         if left >= iteration:
             return searched._replace(iterations=left // iteration)
         return self._divide(free, cost, photo)
@@ -321,6 +329,7 @@ class Hybrid(Method):
                     part.denoiser,
                     best.latents[rows],
                     times,
+                    solver=DDIM(self.solve),
                     on_step=tell_part(on_step, i, len(parts)),
                 )[0]
                 for i, (rows, part) in enumerate(parts)
