@@ -17,7 +17,7 @@ test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-browser: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/studio/test_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/studio tests/study
 
 test-all: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ""

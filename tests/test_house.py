@@ -39,7 +39,7 @@ FLOORS = {
         "protocols", "spec", "assignment", "answers", "folder", "make", "results", "pages", "report", "serve",
     ),
     "studio": (
-        "live", "forms", "preview", "strip", "desk", "asking", "listing", "again", "views", "files", "style",
+        "live", "forms", "preview", "strip", "desk", "asking", "listing", "learnt", "again", "views", "files", "style",
         "parts", "create", "edit", "tune", "watch", "runs", "app",
     ),
     "cli": ("_stopping", "_settings", "_options", "_ask", "_terminal", "_serving", "ask", "again", "show", "study", "studio", "_app", "_main"),

@@ -113,6 +113,18 @@ def test_a_folder_that_is_none_is_one_sentence(run: Path, tmp_path: Path) -> Non
     assert (code, "is not empty: choose another (--folder)" in output) == (2, True)
 
 
+def test_runs_are_named(run: Path, tmp_path: Path) -> None:
+    typed = [f"old={run}", f"new={run}"]
+    code, output = call(
+        "study", "new", *typed, "--methods", "old plain,new plain", "-o", tmp_path / "s"
+    )
+    assert (code, "about old plain, new plain" in output) == (0, True), output
+    for wrong in ([str(run), f"new={run}"], [f"a={run}", f"a={run}"]):
+        code, output = call("study", "new", *wrong, "-o", tmp_path / "t")
+        assert code == 2
+        assert output == "error: some runs have names, and not each its own: name all of them"
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would be served, without serving it."""

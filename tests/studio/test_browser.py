@@ -1,20 +1,15 @@
 """The studio in a real browser: Chromium, told what a person would do, against the bundled model.
 
-    CHAINRULE_SCREENSHOTS=docs/images python -m pytest -m browser tests/studio/test_browser.py
+    CHAINRULE_SCREENSHOTS=docs/images python -m pytest -m browser
 
-writes pictures of the pages, studio-*.png.
+writes pictures of the pages, studio-*.png (and study-*.png).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
-import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,90 +18,49 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from browser import (
+    MISSING,
+    PATIENCE,
+    Server,
+    find_barriers,
+    in_a_browser,
+    open_context,
+    shoot,
+    start_browser,
+)
 from chainrule.runs.origin import read_origin
 from chainrule.scenes.base import Scene, Thing, render
 from command import images
 
-CHROMIUM = shutil.which("chromium")
-NEEDED = ("gradio", "playwright", "axe_playwright_python")
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-MISSING += [] if CHROMIUM else ["chromium"]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(bool(MISSING), reason=f"not here: {', '.join(MISSING)}"),
-]
+pytestmark = in_a_browser
 if not MISSING:
-    import axe_playwright_python
-    from playwright.sync_api import expect, sync_playwright
-
-    AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-PATIENCE = int(os.environ.get("PATIENCE", 60_000))
-"""For how long something may take on a busy machine, in milliseconds."""
-SHOTS = os.environ.get("CHAINRULE_SCREENSHOTS")
+    from playwright.sync_api import expect
 
 
-class Server:
+class Studio(Server):
     """`chainrule studio` in a process of its own."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.folder, self.options = folder, options
-        self.process: subprocess.Popen[str] | None = None
-        self.port = "0"
-        self.start()
-
-    def start(self) -> None:
-        code = "import sys; from chainrule.cli import main; sys.argv[0] = 'chainrule'; main()"
-        options = ("--folder", str(self.folder), "--port", self.port, "--no-browser", *self.options)
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", "-c", code, "studio", *options],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "COLUMNS": "200"},
-        )
-        assert self.process.stdout is not None
-        found = re.search(r"http://127.0.0.1:(\d+)", self.process.stdout.readline())
-        assert found is not None
-        self.port = found[1]
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait()
+        self.folder = folder
+        super().__init__("studio", "--folder", str(folder), "--no-browser", *options)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("studio") / "runs")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    made = Studio(tmp_path_factory.mktemp("studio") / "runs")
     yield made
     made.stop()
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with start_browser() as started:
         yield started
-        started.close()
 
 
-def open_page(browser: Any, server: Server, width: int = 1280) -> Any:
+def open_page(browser: Any, server: Studio, width: int = 1280) -> Any:
     """A page of somebody's own browser."""
-    context = browser.new_context(viewport={"width": width, "height": 900})
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
+    page = open_context(browser, width).new_page()
     page.goto(server.address)
     page.wait_for_selector("#create-start")
     expect(page.get_by_text("Settings of hybrid").first).to_be_visible(timeout=PATIENCE)
@@ -114,7 +68,7 @@ def open_page(browser: Any, server: Server, width: int = 1280) -> Any:
 
 
 @pytest.fixture
-def page(browser: Any, server: Server) -> Iterator[Any]:
+def page(browser: Any, server: Studio) -> Iterator[Any]:
     made = open_page(browser, server)
     yield made
     made.context.close()
@@ -165,21 +119,15 @@ def wait_for_status(page: Any, status: str) -> None:
     page.wait_for_selector(f"#watch-panel .status.{status}")
 
 
-def shoot(page: Any, name: str) -> None:
-    """A picture of the page, if they are asked for."""
-    if SHOTS:
-        page.screenshot(path=str(Path(SHOTS) / f"studio-{name}.png"), full_page=True)
-
-
 def test_a_run_is_begun_watched_stopped_gone_on_with_and_found_again(
-    page: Any, server: Server
+    page: Any, server: Studio
 ) -> None:
     name = begin_long_run(page)
     wait_for_status(page, "running")
     page.wait_for_selector("#watch-panel .pair img")
     page.wait_for_selector("#watch-panel .gauges meter")
     page.wait_for_selector("#watch-panel .way")
-    shoot(page, "create")
+    shoot(page, "studio-create")
     page.reload()
     expect(page.locator("#watch-panel .name")).to_have_text(name, timeout=PATIENCE)
     wait_for_status(page, "running")
@@ -193,7 +141,7 @@ def test_a_run_is_begun_watched_stopped_gone_on_with_and_found_again(
     wait_for_status(page, "stopped")
 
 
-def test_what_cannot_be_is_said_in_a_sentence(page: Any, server: Server) -> None:
+def test_what_cannot_be_is_said_in_a_sentence(page: Any, server: Studio) -> None:
     before = sorted(server.folder.iterdir())
     field(page, "Seeds").fill("many")
     page.click("#create-start")
@@ -207,7 +155,7 @@ def test_what_a_run_would_take_is_told_before(page: Any) -> None:
     page.locator("#create-said", has_text="of memory at its most").wait_for()
 
 
-def test_a_photo_is_edited_where_it_is_painted(page: Any, server: Server, tmp_path: Path) -> None:
+def test_a_photo_is_edited_where_it_is_painted(page: Any, server: Studio, tmp_path: Path) -> None:
     go(page, "Edit")
     photo = tmp_path / "photo.png"
     scene = render(Scene((Thing("circle", "red", 32, 32, 20),), "white"))
@@ -233,7 +181,7 @@ def test_a_photo_is_edited_where_it_is_painted(page: Any, server: Server, tmp_pa
     name = said.inner_text().split()[0]
     expect(page.locator("#watch-panel .name")).to_have_text(name, timeout=PATIENCE)
     wait_for_status(page, "done")
-    shoot(page, "edit")
+    shoot(page, "studio-edit")
     spec = json.loads((server.folder / name / "spec.json").read_text())
     assert [method["kind"] for method in spec["methods"]] == ["sdedit", "repaint"]
     mask = Image.open(server.folder / name / spec["inputs"]["mask"])
@@ -245,7 +193,7 @@ def test_a_photo_is_edited_where_it_is_painted(page: Any, server: Server, tmp_pa
     assert mask.convert("L").getpixel((128, 128)) == 255
 
 
-def test_a_word_is_learnt_from_pictures(page: Any, server: Server, tmp_path: Path) -> None:
+def test_a_word_is_learnt_from_pictures(page: Any, server: Studio, tmp_path: Path) -> None:
     go(page, "Tune")
     files = []
     for number in range(2):
@@ -257,14 +205,14 @@ def test_a_word_is_learnt_from_pictures(page: Any, server: Server, tmp_path: Pat
     box.fill("textual-inversion")
     page.get_by_role("option", name="textual-inversion").click()
     page.get_by_text("Settings of textual-inversion").wait_for()
-    fill(page, "textual-inversion", iterations="80", steps="3")
+    fill(page, "textual-inversion", iterations="80", steps="3", word="<thing>")
     page.click("#tune-start")
     said = page.locator("#tune-said", has_text="waits for its turn")
     said.wait_for()
     name = said.inner_text().split()[0]
     expect(page.locator("#watch-panel .name")).to_have_text(name, timeout=PATIENCE)
     wait_for_status(page, "done")
-    shoot(page, "tune")
+    shoot(page, "studio-tune")
     assert (server.folder / name / "embedding.safetensors").is_file()
     assert list((server.folder / name / "previews").iterdir())
     go(page, "Runs")
@@ -272,10 +220,19 @@ def test_a_word_is_learnt_from_pictures(page: Any, server: Server, tmp_path: Pat
     with page.expect_download() as download:
         page.get_by_role("link", name="embedding.safetensors").click()
     assert download.value.suggested_filename == f"{name}-embedding.safetensors"
+    go(page, "Create")
+    page.get_by_role("button", name="Checkpoint's details").locator("visible=true").click()
+    field(page, "Words to be taught").click()
+    page.get_by_role("option", name=f"of {name}").click()
+    choose(page, "plain")
+    field(page, "Prompt").fill("<thing> on a white background")
+    page.click("#create-start")
+    go(page, "Runs")  # which is brought up to date while it is looked at
+    page.locator('[data-run="thing-on-a-white-background"]', has_text="done").wait_for()
 
 
 def test_runs_are_found_compared_made_again_varied_and_taken_along(
-    page: Any, server: Server, tmp_path: Path
+    page: Any, server: Studio, tmp_path: Path
 ) -> None:
     choose(page, "plain", "best-of")
     page.get_by_text("Settings of best-of").wait_for()
@@ -296,7 +253,7 @@ def test_runs_are_found_compared_made_again_varied_and_taken_along(
     assert at == f"{slider.input_value()}%" != "50%"
     field(page, "Find").fill("")
     expect(page.locator("#runs-where")).not_to_have_text(re.compile("^1 run,"), timeout=PATIENCE)
-    shoot(page, "runs")
+    shoot(page, "studio-runs")
     with page.expect_download() as download:
         page.get_by_role("link", name="Download best-of-0003.png").click()
     picture = tmp_path / "taken.png"
@@ -323,7 +280,7 @@ def test_runs_are_found_compared_made_again_varied_and_taken_along(
 
 
 def test_another_browser_sees_a_run_and_cannot_stop_it(browser: Any, tmp_path: Path) -> None:
-    guarded = Server(tmp_path / "runs", "--guarded")
+    guarded = Studio(tmp_path / "runs", "--guarded")
     mine, other = (open_page(browser, guarded) for _ in range(2))
     name = begin_long_run(mine, 400)
     wait_for_status(mine, "running")
@@ -348,12 +305,11 @@ def test_another_browser_sees_a_run_and_cannot_stop_it(browser: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_use_it(browser: Any, server: Server, scheme: str) -> None:
+def test_everybody_can_use_it(browser: Any, server: Studio, scheme: str) -> None:
     page = open_page(browser, server)
     page.emulate_media(color_scheme=scheme)
     page.reload()
     page.wait_for_selector("#create-start")
-    page.evaluate(AXE.read_text())
     for name in ("Create", "Edit", "Tune", "Runs", "Study"):
         go(page, name)
         if name == "Runs":
@@ -361,18 +317,13 @@ def test_everybody_can_use_it(browser: Any, server: Server, scheme: str) -> None
             page.locator(".gallery button").first.click()
             page.wait_for_selector("#runs-whole .pictures img")
         page.wait_for_timeout(500)  # of what is faded in, colours are not yet its own
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        grave = [
-            (each["id"], [node["html"][:160] for node in each["nodes"]][:5])
-            for each in found["violations"]
-            if each["impact"] in ("serious", "critical")
-        ]
+        grave = find_barriers(page)
         assert not grave, (name, grave)
     page.context.close()
 
 
-def test_it_fits_a_telephone_and_asks_nobody_else(browser: Any, server: Server) -> None:
-    context = browser.new_context(viewport={"width": 400, "height": 900})
+def test_it_fits_a_telephone_and_asks_nobody_else(browser: Any, server: Studio) -> None:
+    context = open_context(browser, 400)
     page, asked, said = context.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda told: said.append((told.type, told.text)))
@@ -383,7 +334,7 @@ def test_it_fits_a_telephone_and_asks_nobody_else(browser: Any, server: Server) 
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= 400, name
         if name == "Create":
-            shoot(page, "narrow")
+            shoot(page, "studio-narrow")
     own = (server.address, "data:", "blob:")
     assert [address for address in asked if not address.startswith(own)] == []
     assert [text for kind, text in said if kind == "error"] == []

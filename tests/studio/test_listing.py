@@ -193,7 +193,7 @@ def test_variations_are_near_and_at_no_distance_the_same(listing: Listing, tmp_p
 
 def test_a_run_opens_as_it_was_filled_in(listing: Listing) -> None:
     found = open_run(listing.desk, NAME)
-    assert found.prompt == "a red circle"
+    assert (found.page, found.inputs["prompt"]) == ("create", "a red circle")
     assert found.methods == ("plain", "best-of")
     assert found.losses == (("brightness", "0.9", [], "0.5"),)
     assert found.values["best-of"]["count"] == 2

@@ -120,6 +120,17 @@ def test_two_pictures_of_one_method_are_told(tmp_path: Path) -> None:
         create_study(tmp_path / "other", [one, tmp_path / "copy"])
 
 
+def test_runs_with_names_may_have_the_same_methods(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", (0,), methods=METHODS[:1])
+    two = write_run(tmp_path / "two", (0,), methods=METHODS[:1])
+    draw(Folder.open(two).image_path("plain", 0), seed=77)
+    made = create_study(tmp_path / "study", {"old": one, "new": two})
+    assert show(made) == [("0", "old", "new")]
+    three = write_run(tmp_path / "three", (0,))
+    several = create_study(tmp_path / "several", {"old": one, "new": three})
+    assert several.study.methods == ("old", "new plain", "new one-step", "new doodl")
+
+
 def test_an_edit_is_beside_its_original(tmp_path: Path) -> None:
     photo = draw(tmp_path / "photo.png", 5, size=16)
     edits = {"inputs": {"photo": photo, "prompt": "a dog"}, "losses": [], "methods": [

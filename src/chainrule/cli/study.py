@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from chainrule.cli._options import JSON, Command, Group
 from chainrule.cli._serving import find_names, give_links, listen, run_server
 from chainrule.cli._stopping import STOPPING
 from chainrule.cli._terminal import console, plain_errors, print_table
+from chainrule.errors import UserError
 from chainrule.runs.report import fill_holes
 from chainrule.specs import expand
 from chainrule.study import PROTOCOLS, Asked, Results, StudyFolder, create_study
@@ -43,7 +45,13 @@ study_app = typer.Typer(
 )
 
 
-Runs = Annotated[list[Path], typer.Argument(help="The folders of the runs.", metavar="RUN...")]
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        help="The folders of the runs. NAME=RUN names one: so may two have the same methods.",
+        metavar="RUN...",
+    ),
+]
 Kind = Annotated[str, typer.Option(help="What is asked: pairwise, edit, same-thing or free.")]
 Methods = Annotated[
     str | None, typer.Option(help="Those that are compared, as in the runs: A,B,C; all.")
@@ -113,7 +121,7 @@ def new(
             seed=seed,
         )
         path = expand(folder) if folder else Path("studies") / time.strftime("%Y%m%d-%H%M%S")
-        made = create_study(path, runs, asked)
+        made = create_study(path, _name_runs(runs), asked)
         study = made.study
         console.print(
             f"{len(study.questions)} questions about {', '.join(study.methods)}; each of "
@@ -127,6 +135,25 @@ def new(
 def _choose_protocol(name: str, settings: dict[str, Any]) -> Protocol:
     """The protocol with the settings that were typed."""
     return PROTOCOLS[name](**{key: value for key, value in settings.items() if value is not None})
+
+
+def _name_runs(typed: Sequence[str]) -> Sequence[Path] | Mapping[str, Path]:
+    """The runs, by their names if these were typed. Raises UserError if some have none."""
+    pairs = [_parse_run(text) for text in typed]
+    names = [name for name, _ in pairs]
+    if not any(names):
+        return [folder for _, folder in pairs]
+    if not all(names) or len(set(names)) < len(names):
+        raise UserError("some runs have names, and not each its own", "name all of them")
+    return dict(pairs)
+
+
+def _parse_run(text: str) -> tuple[str, Path]:
+    """The name and the folder of a run; a folder that is there by the whole text goes first."""
+    name, equals, folder = text.partition("=")
+    if not equals or expand(text).exists():
+        return "", expand(text)
+    return name.strip(), expand(folder)
 
 
 def _split(text: str | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from chainrule.errors import UserError
 from chainrule.losses.base import LossSpec
@@ -16,32 +16,36 @@ from chainrule.methods.base import Method
 from chainrule.methods.variations import START, Variations
 from chainrule.runs import Folder, RunSpec
 from chainrule.runs.folder import IMAGES
+from chainrule.runs.spec import Inputs
 from chainrule.studio.asking import takes_pictures, takes_target
 from chainrule.studio.desk import UPLOADS, Desk
 
 VARIED = 4
 """How many variations are drawn."""
+Page = Literal["create", "edit", "tune"]
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What a run fills a form in with.
+    """What a run fills a page's form in with.
 
     Args:
-        prompt: What the images show.
+        page: Which page's.
+        inputs: The page's own, by the names of `Inputs`.
         model: The checkpoint.
         losses: Each one's kind, aim, pictures and weight.
-        methods: Their kinds; of two of one kind, the first.
+        methods: Their kinds.
         values: Their settings.
         more: What else there is, by name.
     """
 
-    prompt: str
+    page: Page
+    inputs: Mapping[str, Any]
     model: str
     losses: tuple[tuple[str, str, list[str], str], ...]
     methods: tuple[str, ...]
     values: Mapping[str, Mapping[str, Any]]
-    more: Mapping[str, str]
+    more: Mapping[str, Any]
 
 
 def make_again(desk: Desk, name: str) -> RunSpec:
@@ -50,29 +54,28 @@ def make_again(desk: Desk, name: str) -> RunSpec:
 
 
 def open_run(desk: Desk, name: str) -> Opened:
-    """What a run that draws images fills a form in with.
+    """What a run fills a page's form in with.
 
     Args:
         desk: The runs.
         name: The run's.
 
     Raises:
-        UserError: It is of a photo, or learns from pictures.
+        UserError: It has what no form has.
     """
     spec = make_again(desk, name)
     inputs, checkpoint = spec.inputs, spec.checkpoint
-    if inputs.edits or inputs.pictures:
-        raise UserError(
-            "only runs that draw from a prompt are opened here", "make it again, or begin anew"
-        )
+    page: Page = "tune" if inputs.pictures else "edit" if inputs.edits else "create"
+    _require_form(spec, page)
     size = "" if checkpoint.size is None else "x".join(map(str, checkpoint.size))
     scale = "" if inputs.guidance_scale is None else f"{inputs.guidance_scale:g}"
     return Opened(
-        "\n".join(inputs.prompt),
+        page,
+        _open_inputs(desk, inputs),
         checkpoint.model,
         tuple(_open_loss(desk, loss) for loss in spec.losses),
-        tuple(dict.fromkeys(method.kind for method in spec.methods)),
-        {method.kind: _dump(method) for method in reversed(spec.methods)},
+        tuple(method.kind for method in spec.methods),
+        {method.kind: _dump(method) for method in spec.methods},
         {
             "seed": ",".join(map(str, inputs.seed)),
             "memory": "" if spec.memory is None else str(spec.memory),
@@ -81,10 +84,42 @@ def open_run(desk: Desk, name: str) -> Opened:
             "size": size,
             "dtype": checkpoint.dtype,
             "device": checkpoint.device,
-            "embedding": ",".join(checkpoint.embedding),
-            "lora": ",".join(checkpoint.lora),
+            "embedding": list(checkpoint.embedding),
+            "lora": list(checkpoint.lora),
         },
     )
+
+
+def _require_form(spec: RunSpec, page: Page) -> None:
+    """Raise UserError for a run with something that its page's form has no field for."""
+    inputs, kinds = spec.inputs, [method.kind for method in spec.methods]
+    alone = {"a method twice": len(set(kinds)) < len(kinds)}
+    if page == "tune":
+        alone["several methods"] = len(kinds) > 1
+    else:
+        alone["several prompts"] = len(inputs.prompt) > 1
+    if page == "edit":
+        alone["no photo of its own"] = inputs.photo is None
+        alone["a painted mask"] = inputs.mask is not None
+        alone["pictures of the model's own size"] = inputs.native
+    for what, there in alone.items():
+        if there:
+            raise UserError(
+                f"it has {what}, for which the page has no field", "make it again, or begin anew"
+            )
+
+
+def _open_inputs(desk: Desk, inputs: Inputs) -> dict[str, Any]:
+    """Inputs as the pages have them; files as if they had just been uploaded."""
+    return {
+        "prompt": "\n".join(inputs.prompt),
+        "source": inputs.source,
+        "mask_text": inputs.mask_text or "",
+        "mask_colour": inputs.mask_colour or "",
+        "exact": inputs.exact,
+        "photo": None if inputs.photo is None else _copy(desk, inputs.photo),
+        "pictures": [_copy(desk, each) for each in inputs.pictures],
+    }
 
 
 def _dump(method: Method) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def make_pages(desk: Desk, listing: Listing, study: bool, models: Sequence[str] 
     with gr.Blocks(title="chainrule studio", analytics_enabled=False,
                    delete_cache=(3600, 7 * 86400)) as pages:  # fmt: skip
         tokens = gr.BrowserState({}, storage_key="chainrule-studio", secret=read_secret(desk))
-        session = Session(desk, tokens, gr.State(None), models or installed())
+        session = Session(desk, tokens, gr.State(None), gr.State(()), models or installed())
         gr.HTML("<h1>chainrule studio</h1>", js_on_load=None)
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
@@ -182,21 +182,26 @@ def _make_tabs(session: Any, listing: Listing, study: bool) -> None:
 
     from chainrule.studio.create import make_create
     from chainrule.studio.edit import make_edit
+    from chainrule.studio.learnt import find_learnt
+    from chainrule.studio.parts import Form, offer_learnt
     from chainrule.studio.runs import QUIET, make_runs
     from chainrule.studio.tune import make_tune
 
+    makers = {"create": make_create, "edit": make_edit, "tune": make_tune}
+    forms: dict[str, Form] = {}
     with gr.Tabs(elem_id="pages", overflow_behavior="wrap") as tabs:
-        with gr.Tab("Create", id="create"):
-            create = make_create(session)
-        with gr.Tab("Edit", id="edit"):
-            make_edit(session)
-        with gr.Tab("Tune", id="tune"):
-            make_tune(session)
+        for page, make in makers.items():
+            with gr.Tab(page.capitalize(), id=page):
+                forms[page] = make(session)
         with gr.Tab("Runs", id="runs") as runs:
-            fill, given, filled = make_runs(session, listing, create, tabs)
-            runs.select(fill, given, filled, **QUIET)
+            fill, given, filled = make_runs(session, listing, forms, tabs)
+            gr.on([runs.select, session.states.change], fill, given, filled, **QUIET)
         with gr.Tab("Study", id="study"):
             gr.Markdown(ASKED if study else NOT_ASKED)
+    session.states.change(
+        lambda: offer_learnt(list(forms.values()), session.models, find_learnt(listing)),
+        None, [each for form in forms.values() for each in form.learners], **QUIET,
+    )  # fmt: skip
 
 
 def read_secret(desk: Desk) -> str:

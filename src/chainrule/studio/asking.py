@@ -207,9 +207,13 @@ def _read_method(kind: str, values: Mapping[str, Any], asked: Asked) -> dict[str
 
 
 def _split(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Values of which some are lines with commas."""
-    parts = {name: str(values.get(name) or "").split(",") for name in names}
-    return {**values, **{n: tuple(p.strip() for p in parts[n] if p.strip()) for n in names}}
+    """Values of which some are several, chosen or in a line with commas."""
+    found = dict(values)
+    for name in names:
+        given = values.get(name) or ()
+        parts = given.split(",") if isinstance(given, str) else given
+        found[name] = tuple(part.strip() for part in parts if part.strip())
+    return found
 
 
 def _drop_empty(values: Mapping[str, Any]) -> dict[str, Any]:

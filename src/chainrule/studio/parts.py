@@ -22,6 +22,7 @@ from chainrule.runs import Estimate, RunSpec
 from chainrule.runs.pace import parse_time
 from chainrule.runs.spec import Checkpoint
 from chainrule.runs.usual import BEST
+from chainrule.studio.again import Opened
 from chainrule.studio.asking import (
     Asked,
     AskedLoss,
@@ -35,6 +36,7 @@ from chainrule.studio.asking import (
 )
 from chainrule.studio.desk import Desk, require_budget
 from chainrule.studio.forms import Blank, gather
+from chainrule.studio.learnt import Learnt
 
 ROWS = 4
 """How many losses there may be."""
@@ -56,12 +58,14 @@ class Session:
         desk: The runs.
         tokens: What this browser keeps.
         chosen: The run that this browser looks at.
+        states: What became of each run, which changes when that does.
         models: The checkpoints that can be chosen.
     """
 
     desk: Desk
     tokens: gr.BrowserState
     chosen: gr.State
+    states: gr.State
     models: Sequence[str]
 
 
@@ -254,10 +258,20 @@ def make_more(seeds: str, *, guided: bool = True, timed: bool = True) -> More:
                 info=fields["dtype"].description,
             ),
             "device": gr.Textbox("cpu", label="Device", info=fields["device"].description),
-            "embedding": gr.Textbox("", label="Words to be taught", info="FILE or WORD=FILE"),
-            "lora": gr.Textbox("", label="LoRA", info="FILE or FILE:SCALE"),
+            "embedding": _choose_learnt(
+                "Words to be taught", "Those that were learnt here, FILE or WORD=FILE."
+            ),
+            "lora": _choose_learnt("LoRAs", "Those that were learnt here, FILE or FILE:SCALE."),
         }  # fmt: skip
     return More(checkpoint, inputs, time, memory)
+
+
+def _choose_learnt(label: str, info: str) -> gr.Dropdown:
+    """A choice of what was learnt, of which there may be several, and of any other file."""
+    return gr.Dropdown(
+        [], value=[], label=label, info=info, multiselect=True, allow_custom_value=True,
+        min_width=240,
+    )  # fmt: skip
 
 
 # --- methods --------------------------------------------------------------------------------------
@@ -392,6 +406,38 @@ class Form:
     base: gr.State
 
     @property
+    def learners(self) -> list[gr.Dropdown]:
+        """Those fields that choose among what was learnt, too."""
+        return [self.model, self.more.checkpoint["embedding"], self.more.checkpoint["lora"]]
+
+    @property
+    def opened(self) -> list[Any]:
+        """Those that a run fills in, in the order of `fill`."""
+        losses = [each for row in self.rows for each in row.all]
+        more = [*self.more.checkpoint.values(), *self.more.inputs.values(), self.more.memory]
+        return [*self.inputs.values(), self.model, self.methods, self.base, *losses, *more]
+
+    def fill(self, found: Opened) -> list[Any]:
+        """What a run fills in. Raises UserError if it has more losses than there are rows."""
+        if len(found.losses) > len(self.rows):
+            cause = f"the form has {len(self.rows)} losses, and the run more"
+            raise UserError(cause, "make it again")
+        losses: list[Any] = []
+        for kind, target, pictures, weight in found.losses:
+            losses += [kind, target, pictures or None, weight]
+        losses += [NO_LOSS, "", None, "1"] * (len(self.rows) - len(found.losses))
+        methods: Any = list(found.methods) if self.methods.multiselect else found.methods[0]
+        names = [*self.more.checkpoint, *self.more.inputs, "memory"]
+        return [
+            *(found.inputs.get(name, gr.skip()) for name in self.inputs),
+            found.model,
+            methods,
+            dict(found.values),
+            *losses,
+            *(found.more.get(name, "") for name in names),
+        ]
+
+    @property
     def fields(self) -> list[Any]:
         """All but the methods' settings, in order."""
         losses = [each for row in self.rows for each in row.all]
@@ -490,6 +536,13 @@ def make_form(session: Session, page: Page, inputs: Mapping[str, Any], finish: F
         guess = gr.Button("Estimate", elem_id=f"{page.name}-estimate")
     said = gr.Markdown(elem_id=f"{page.name}-said")
     return form
+
+
+def offer_learnt(forms: Sequence[Form], models: Sequence[str], learnt: Learnt) -> list[Any]:
+    """The choices of what was learnt, for all forms: of each its `learners`."""
+    checkpoints = [*models, *((f"that of {run}", path) for run, path in learnt.checkpoints)]
+    choices = (checkpoints, learnt.words, learnt.loras)
+    return [gr.update(choices=list(each)) for _ in forms for each in choices]
 
 
 # --- beginning ------------------------------------------------------------------------------------

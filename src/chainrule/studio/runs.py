@@ -20,7 +20,7 @@ from chainrule.studio.listing import (
     list_pictures,
     read_report,
 )
-from chainrule.studio.parts import NO_LOSS, Form, Session, explained
+from chainrule.studio.parts import Form, Session, explained
 from chainrule.studio.views import show_comparison, show_gallery, show_whole
 
 CLICK = """
@@ -57,13 +57,15 @@ class Shelf:
     chosen: gr.State
 
 
-def make_runs(session: Session, listing: Listing, create: Form, tabs: gr.Tabs) -> tuple[Any, ...]:
+def make_runs(
+    session: Session, listing: Listing, forms: Mapping[str, Form], tabs: gr.Tabs
+) -> tuple[Any, ...]:
     """The page.
 
     Args:
         session: What the pages share.
         listing: The runs.
-        create: The form in which a run is opened.
+        forms: Those in which a run is opened, by their pages' names.
         tabs: Of all pages.
 
     Returns:
@@ -101,7 +103,7 @@ def make_runs(session: Session, listing: Listing, create: Form, tabs: gr.Tabs) -
             explained(lambda one, other: _compare(listing, one, other)),
             [shelf.left, shelf.right], [shelf.compared], **QUIET,
         )  # fmt: skip
-    _offer_more(session, shelf, create, tabs)
+    _offer_more(session, shelf, forms, tabs)
     return fill, given, filled
 
 
@@ -119,7 +121,7 @@ def _lay_out() -> Shelf:
         whole = gr.HTML("", js_on_load=None, elem_id="runs-whole")
         with gr.Row():
             again = gr.Button("Make again", elem_id="runs-again", min_width=140)
-            opens = gr.Button("Open settings in Create", elem_id="runs-open", min_width=140)
+            opens = gr.Button("Open settings in a form", elem_id="runs-open", min_width=140)
         with gr.Row():
             result = gr.Dropdown([], label="Result", info="Of which variations are drawn.")
             apart = gr.Slider(
@@ -217,7 +219,7 @@ def _compare(listing: Listing, left: str | None, right: str | None) -> str:
     return show_comparison(*pair)
 
 
-def _offer_more(session: Session, shelf: Shelf, create: Form, tabs: gr.Tabs) -> None:
+def _offer_more(session: Session, shelf: Shelf, forms: Mapping[str, Form], tabs: gr.Tabs) -> None:
     """What can be made of a run that was chosen."""
     desk = session.desk
 
@@ -238,34 +240,21 @@ def _offer_more(session: Session, shelf: Shelf, create: Form, tabs: gr.Tabs) -> 
     shelf.again.click(explained(again), [session.tokens, shelf.chosen], outputs, **QUIET)
     given = [session.tokens, shelf.chosen, shelf.result, shelf.apart]
     shelf.varies.click(explained(varied), given, outputs, **QUIET)
-    names = [*create.more.checkpoint, *create.more.inputs, "memory"]
-    fields = [*create.more.checkpoint.values(), *create.more.inputs.values(), create.more.memory]
-    rows = [each for row in create.rows for each in row.all]
     shelf.opens.click(
-        explained(lambda chosen: _open(open_run(desk, _first(chosen)), names, len(create.rows))),
+        explained(lambda chosen: _open(forms, open_run(desk, _first(chosen)))),
         [shelf.chosen],
-        [tabs, create.inputs["prompt"], create.model, create.methods, create.base, *rows, *fields],
+        [tabs, *(field for form in forms.values() for field in form.opened)],
         **QUIET,
     )
 
 
-def _open(found: Opened, names: list[str], rows: int) -> list[Any]:
-    """What fills in the form."""
-    if len(found.losses) > rows:
-        raise UserError(f"the form has {rows} losses, and the run more", "make it again")
-    losses: list[Any] = []
-    for kind, target, pictures, weight in found.losses:
-        losses += [kind, target, pictures or None, weight]
-    losses += [NO_LOSS, "", None, "1"] * (rows - len(found.losses))
-    return [
-        gr.update(selected="create"),
-        found.prompt,
-        found.model,
-        list(found.methods),
-        dict(found.values),
-        *losses,
-        *(found.more.get(name, "") for name in names),
-    ]
+def _open(forms: Mapping[str, Form], found: Opened) -> list[Any]:
+    """What fills in the page's form, and leaves the others as they are."""
+    filled: list[Any] = []
+    for page, form in forms.items():
+        skipped = [gr.skip()] * len(form.opened)
+        filled += form.fill(found) if page == found.page else skipped
+    return [gr.update(selected=found.page), *filled]
 
 
 def _first(chosen: list[str]) -> str:

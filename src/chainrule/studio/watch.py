@@ -30,7 +30,7 @@ def make_watch(session: Session) -> gr.Timer:
     queue = gr.HTML(show_queue([]), elem_id="watch-queue", js_on_load=None)
     seen = gr.State({})
     timer = gr.Timer(EVERY)
-    outputs = [which, stop, again, panel, queue, seen]
+    outputs = [which, stop, again, panel, queue, seen, session.states]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def look(name: str | None, before: Mapping[str, Any]) -> list[Any]:
@@ -69,7 +69,8 @@ def refresh(desk: Desk, name: str | None, before: Mapping[str, Any]) -> list[Any
         before: What the page shows.
 
     Returns:
-        The choice of runs, the two buttons, the panel, the queue, and what the page shows then.
+        The choice of runs, the two buttons, the panel, the queue, what the page shows then, and
+        what became of each run.
     """
     entries = desk.entries()
     entry = next((each for each in entries if each.name == name), None)
@@ -79,10 +80,11 @@ def refresh(desk: Desk, name: str | None, before: Mapping[str, Any]) -> list[Any
         "status": "" if entry is None else entry.status,
         "panel": NOTHING if entry is None else _show(desk, entry),
         "queue": show_queue(entries),
+        "states": tuple((each.name, each.status) for each in entries),
     }
     changed = {key for key, value in now.items() if before.get(key) != value}
     if not changed:
-        return [gr.skip()] * 6
+        return [gr.skip()] * 7
     named = changed & {"names", "name"}
     states = changed & {"status", "name"}
     status = now["status"]
@@ -93,6 +95,7 @@ def refresh(desk: Desk, name: str | None, before: Mapping[str, Any]) -> list[Any
         now["panel"] if "panel" in changed else gr.skip(),
         now["queue"] if "queue" in changed else gr.skip(),
         now,
+        now["states"] if "states" in changed else gr.skip(),
     ]
 
 

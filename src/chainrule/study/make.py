@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -70,14 +70,18 @@ class _Found:
 
 
 def create_study(
-    path: str | Path, runs: Sequence[str | Path], asked: Asked | None = None
+    path: str | Path,
+    runs: Sequence[str | Path] | Mapping[str, str | Path],
+    asked: Asked | None = None,
 ) -> StudyFolder:
     """Make a study of the pictures of some runs.
 
     Args:
         path: Its folder: one that is not there, or is empty.
         runs: The folders of the runs. What they made of the same prompt and the same seed (and, if
-            it is shown, of the same original or thing) is compared.
+            it is shown, of the same original or thing) is compared. By names, these stand before
+            the methods' own, or alone if a run has one method: so the same method can be compared
+            with itself, on two checkpoints for example.
         asked: What it should be like.
 
     Raises:
@@ -87,8 +91,9 @@ def create_study(
     path, asked = Path(path), asked or Asked()
     _check_numbers(asked)
     _require_free(path)
-    folders = [Folder.open(each) for each in runs]
-    found = _find_pictures(folders, asked.protocol)
+    named = runs.items() if isinstance(runs, Mapping) else [("", each) for each in runs]
+    folders = [Folder.open(each) for _, each in named]
+    found = _find_pictures([name for name, _ in named], folders, asked.protocol)
     methods = _choose_methods(asked, found)
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     writer = _Writer(path, seed)
@@ -142,10 +147,12 @@ def _require_free(path: Path) -> None:
 # --- what the runs have -------------------------------------------------------------------------
 
 
-def _find_pictures(folders: Sequence[Folder], protocol: Protocol) -> dict[Key, _Found]:
-    """The pictures of all runs, by what belongs together."""
+def _find_pictures(
+    names: Sequence[str], folders: Sequence[Folder], protocol: Protocol
+) -> dict[Key, _Found]:
+    """The pictures of all runs, by what belongs together; methods by their names in the study."""
     found: dict[Key, _Found] = {}
-    for number, folder in enumerate(folders):
+    for number, (name, folder) in enumerate(zip(names, folders, strict=True)):
         inputs = folder.spec.inputs
         alike = len(inputs.prompt) != len(inputs.seed)
         for row, seed in enumerate(inputs.seed):
@@ -156,7 +163,9 @@ def _find_pictures(folders: Sequence[Folder], protocol: Protocol) -> dict[Key, _
             for label, _ in folder.spec.labelled():
                 file = folder.image_path(label, seed)
                 if file.is_file():
-                    _add_picture(here, label, file, number)
+                    alone = len(folder.spec.methods) == 1
+                    own = label if not name else name if alone else f"{name} {label}"
+                    _add_picture(here, own, file, number)
     return found
 
 
@@ -168,7 +177,7 @@ def _add_picture(here: _Found, label: str, file: Path, run: int) -> None:
         raise UserError(
             f"{here.files[label][0]} and {file} are two pictures of the same method, prompt "
             "and seed",
-            "name one of these runs only, or give the methods settings that tell them apart",
+            "name one of these runs only, or give each run a name of its own",
         )
 
 
