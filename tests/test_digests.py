@@ -64,6 +64,7 @@ STEPS = {"steps": 4}
 NOISE: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("plain", STEPS),
     "plain heun karras": ("plain", {**STEPS, "solver": "heun", "grid": "karras"}),
+    "variations": ("variations", {**STEPS, "near": 1}),
     "one-step": ("one-step", STEPS),
     "tfg": ("tfg", STEPS),
     "tfg strong": ("tfg", {**STEPS, "like": "strong"}),

@@ -15,7 +15,7 @@ from chainrule.methods import METHODS
 SOURCE = Path(__file__).parents[1] / "src" / "chainrule"
 ROOMS = (
     "errors", "brief", "specs", "noise", "images", "metrics", "diffusion", "bundled", "vision", "losses", "models", "memory",
-    "optimise", "methods", "scenes", "runs", "_public", "cli", "__main__",
+    "optimise", "methods", "scenes", "runs", "study", "studio", "_public", "cli", "__main__",
 )  # fmt: skip
 """From the ground floor up: a file imports from rooms above its own in this list."""
 
@@ -32,10 +32,17 @@ FLOORS = {
         "tensor_files", "tuned", "directions", "embedding_files", "lora_files", "_extras", "_load",
     ),
     "runs": (
-        "events", "_coroutine", "spec", "networks", "folder", "origin", "passes", "scores", "load", "estimate", "pace", "report",
+        "events", "_coroutine", "spec", "usual", "networks", "folder", "origin", "passes", "scores", "load", "estimate", "pace", "report",
         "execute",
     ),
-    "cli": ("_stopping", "_settings", "_options", "_ask", "_terminal", "ask", "again", "show", "_app", "_main"),
+    "study": (
+        "protocols", "spec", "assignment", "answers", "folder", "make", "results", "pages", "report", "serve",
+    ),
+    "studio": (
+        "live", "forms", "preview", "strip", "desk", "asking", "listing", "learnt", "again", "views", "files", "style",
+        "parts", "create", "edit", "tune", "watch", "runs", "app",
+    ),
+    "cli": ("_stopping", "_settings", "_options", "_ask", "_terminal", "_serving", "ask", "again", "show", "study", "studio", "_app", "_main"),
 }  # fmt: skip
 """Rooms with floors of their own: a file imports from those above its own in the list."""
 

@@ -21,11 +21,13 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = {
     name: (ROOT / "docs" / f"{name}.md").read_text()
-    for name in ("tasks", "python", "methods", "checkpoints")
+    for name in ("tasks", "python", "methods", "checkpoints", "studio", "studies")
 }
 DOCUMENTS = "\n".join([README, *PAGES.values(), (ROOT / "CONTRIBUTING.md").read_text()])
 JOINED = re.sub(r" \\\n\s*", " ", DOCUMENTS)
-KINDS = "generate|guide|edit|invert|tune|audit|estimate|run|resume|rerun|methods|models"
+KINDS = (
+    "generate|guide|edit|invert|tune|audit|estimate|run|resume|rerun|methods|models|studio|study"
+)
 TYPED = re.findall(
     rf"(?:^|(?<=`))chainrule (?:{KINDS})(?: [^`\n]+)?(?=[`\n])", JOINED, re.MULTILINE
 )
@@ -70,6 +72,9 @@ def test_commands_can_be_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -
         "again.read_spec",
         "again.Folder.open",
         "again.find_run",
+        "study.create_study",
+        "study.StudyFolder.open",
+        "studio.make_app",
     ):
         monkeypatch.setattr(f"chainrule.cli.{place}", understand)
     _, *arguments = shlex.split(command, comments=True)
@@ -78,7 +83,7 @@ def test_commands_can_be_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -
         assert code == 0
         return
     assert (code, output) == (2, "error: understood")
-    if arguments[0] in ("run", "resume", "rerun"):
+    if arguments[0] in ("run", "resume", "rerun", "study", "studio"):
         return
     (spec,) = asked
     for name in re.findall(r"docs/[\w./-]+", command):

@@ -185,6 +185,8 @@ UNSEEN = {
     ("audit", "judge"): "likewise",
     ("stylize", "features"): "likewise",
     ("prompt-to-prompt", "align"): "matters where the two ways match otherwise: test_references",
+    ("variations", "start"): "a file of a run: test_variations",
+    ("variations", "row"): "which of that file's images: test_variations",
 }
 """The settings whose change shows in nothing here, and why."""
 SLOW = ("audit", "stylize")

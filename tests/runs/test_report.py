@@ -22,7 +22,7 @@ from chainrule.methods import METHODS, Plain
 from chainrule.methods.chunking import finish
 from chainrule.runs import Iteration, MethodBegun, RunSpec, Warned, execute, parse_spec, resume
 from chainrule.runs import report as report_module
-from chainrule.runs.report import Reporter, _as_csv, dump_json, fill_holes, has_holes
+from chainrule.runs.report import Reporter, dump_csv, dump_json, fill_holes, has_holes
 from chainrule.runs.scores import Score
 from conftest import tiny_model
 
@@ -215,7 +215,7 @@ def test_pictures_of_a_photo_have_its_proportions(pictures: list[Path], tmp_path
 
 def test_no_cell_is_a_formula() -> None:
     values = ["=1+1", "+a", "-a", "@a", " =a", "a=1", -1.5, None, 3]
-    text = _as_csv([{"=name": value, "other": "x"} for value in values] + [{"other": "y"}])
+    text = dump_csv([{"=name": value, "other": "x"} for value in values] + [{"other": "y"}])
     rows = list(csv.reader(text.splitlines()))
     assert [row[0] for row in rows] == (
         ["'=name", "'=1+1", "'+a", "'-a", "'@a", "' =a", "a=1", "-1.5", "", "3", ""]

@@ -9,6 +9,8 @@ from chainrule.cli._options import Command, Group
 from chainrule.cli.again import rerun, resume_run, run
 from chainrule.cli.ask import COMMANDS
 from chainrule.cli.show import add_estimate, methods, models
+from chainrule.cli.studio import studio
+from chainrule.cli.study import study_app
 
 app = typer.Typer(
     name="chainrule",
@@ -26,6 +28,8 @@ app.command("resume", cls=Command)(resume_run)
 app.command("rerun", cls=Command)(rerun)
 app.command("methods", cls=Command)(methods)
 app.command("models", cls=Command)(models)
+app.add_typer(study_app, name="study")
+app.command("studio", cls=Command)(studio)
 
 
 def _tell_version(wanted: bool) -> None:

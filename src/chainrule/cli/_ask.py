@@ -14,10 +14,8 @@ from chainrule.errors import UserError
 from chainrule.methods.base import PRESETS, Situation
 from chainrule.models import BUNDLED
 from chainrule.runs.spec import Checkpoint, Inputs, RunSpec, parse_spec
+from chainrule.runs.usual import BEST, BEST_METHOD, PAPER_PHOTO_SCALE, name_preset
 from chainrule.specs import expand, make_whole
-
-PAPER_PHOTO_SCALE = 3.0
-"""The guidance scale of edits in EDICT's paper."""
 
 
 def make_spec(
@@ -54,21 +52,6 @@ def make_spec(
             "memory": values.get("memory"),
         }
     )
-
-
-BEST = "best"
-BEST_METHOD = "hybrid"
-"""The preset that is a method: what finds most within a budget, with the model's own settings."""
-
-
-def name_preset(name: str | None, *, bundled: bool) -> str:
-    """The preset that was named, or the model's own. Raises UserError if there is none such."""
-    if name is None or name == BEST:
-        return "tuned" if bundled else PRESETS[0]
-    if name not in PRESETS:
-        known = ", ".join((*PRESETS, BEST))
-        raise UserError(f"there is no preset {name!r}", f"choose {known}", "preset")
-    return name
 
 
 def _require_best(values: Mapping[str, Any], methods: Sequence[str]) -> None:

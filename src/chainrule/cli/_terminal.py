@@ -21,6 +21,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from chainrule.cli._options import NAMES
 from chainrule.cli._stopping import NOTHING_MADE, STOPPING
@@ -39,6 +40,8 @@ from chainrule.runs.folder import SPEC
 from chainrule.specs import explain_error
 
 console = Console(stderr=True)
+WIDE = 200
+"""The width of a table that is not shown on a terminal."""
 FLAGS = {
     "photo": "PHOTO of `chainrule edit`",
     "pictures": "the pictures themselves",
@@ -46,6 +49,8 @@ FLAGS = {
     "loras": "--lora",
     "embeddings": "--embedding",
     "trust": "--trust, --model",
+    "answers": "--answer",
+    "show_prompt": "--prompt, --no-prompt",
 }
 """How a user of the command line writes what is not an option of the same name."""
 
@@ -185,6 +190,12 @@ class _Display:
         """Move the bar of the part that a method is in: its iterations, or a search."""
         part, done, total = event.part, event.done, event.total
         self.progress.update(self.outer, description=part, completed=done, total=total, note=note)
+
+
+def print_table(table: Table) -> None:
+    """Print a table, whole if it is not shown on a terminal."""
+    out = Console()
+    (out if out.is_terminal else Console(width=WIDE)).print(table)
 
 
 def _note(numbers: Mapping[str, float]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from chainrule.cli._ask import BEST, BEST_METHOD, make_spec, name_folder, read_lines
+from chainrule.cli._ask import make_spec, name_folder, read_lines
 from chainrule.cli._options import (
     CHECKPOINT,
     JSON,
@@ -30,10 +30,11 @@ from chainrule.errors import UserError
 from chainrule.losses.registry import LOSSES
 from chainrule.methods.base import PRESETS, Needs
 from chainrule.methods.registry import METHODS
-from chainrule.models import BUNDLED, Model
+from chainrule.models import Model
 from chainrule.runs import execute, load_model
 from chainrule.runs.pace import parse_time, pay_by_time
 from chainrule.runs.spec import Inputs, RunSpec
+from chainrule.runs.usual import BEST, DRAWING, choose_editing, choose_guiding, choose_tuning
 
 HINTS = ", ".join(spec.hint for spec in LOSSES.own.values())
 LOSS = Option(
@@ -208,31 +209,22 @@ FACTS = {"drift": ".1e", "apart": ".3f", "spread": ".2f"}
 
 
 def _guided(values: dict[str, Any]) -> Sequence[str]:
-    if values.get("preset") in (None, BEST):
-        return ["plain", BEST_METHOD]
-    return ["plain", "one-step", "doodl"]
+    return choose_guiding(values.get("preset"))
 
 
 def _edited(values: dict[str, Any]) -> Sequence[str]:
-    if values.get("preset") == BEST:
-        return ["reconstruction", BEST_METHOD]
-    return (
-        ["reconstruction", "one-step", "doodl"]
-        if values.get("loss")
-        else ["reconstruction", "edict"]
-    )
+    return choose_editing(values.get("preset"), losses=bool(values.get("loss")))
 
 
 def _taught(values: dict[str, Any]) -> Sequence[str]:
-    # the bundled model is small: all of its weights learn more than a LoRA, and fit anywhere
-    return ["dreambooth" if values.get("model") in (None, BUNDLED) else "dreambooth:rank=8"]
+    return choose_tuning(values.get("model"))
 
 
 PROMPT = argument(Inputs, "prompt", optional=True)
 SEED = from_field(Inputs, "seed")
 COMMANDS = (
     Command(
-        "generate", "Draw images of a prompt.", [PROMPT, METHOD, SEED], lambda values: ["plain"]
+        "generate", "Draw images of a prompt.", [PROMPT, METHOD, SEED], lambda values: [DRAWING]
     ),
     Command(
         "guide",

@@ -9,7 +9,6 @@ from typing import Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 from rich.table import Table
 
 from chainrule.cli._ask import make_spec
@@ -23,7 +22,7 @@ from chainrule.cli._options import (
     pick_inputs,
 )
 from chainrule.cli._settings import Typed, find_nested, find_settings
-from chainrule.cli._terminal import plain_errors
+from chainrule.cli._terminal import plain_errors, print_table
 from chainrule.cli.ask import COMMANDS
 from chainrule.errors import UserError
 from chainrule.memory import format_bytes
@@ -31,9 +30,6 @@ from chainrule.methods.base import Method
 from chainrule.methods.registry import METHODS
 from chainrule.models import installed
 from chainrule.runs import Estimate, Inputs, count_passes, ladder, load_model, load_task
-
-WIDE = 200
-"""The width of a table that is not shown on a terminal."""
 
 
 def methods(
@@ -49,7 +45,7 @@ def methods(
             return
         method = METHODS[name]
         typer.echo(f"{inspect.getdoc(method)}\n")
-        _print(_tabulate_settings(method))
+        print_table(_tabulate_settings(method))
 
 
 def models() -> None:
@@ -128,7 +124,7 @@ def _estimate(typed: Sequence[Typed], values: dict[str, Any]) -> None:
             }
             typer.echo(json.dumps({"memory": limit, "methods": report}))
         else:
-            _print(_tabulate_plans(rows, limit))
+            print_table(_tabulate_plans(rows, limit))
             typer.echo(LEGEND)
             if limit is not None and chosen:
                 fit = [
@@ -178,11 +174,6 @@ def _require_fit(limit: int | None, missing: Sequence[str]) -> None:
             "choose a smaller size, a smaller network for the loss, or more memory",
             "memory",
         )
-
-
-def _print(table: Table) -> None:
-    out = Console()
-    (out if out.is_terminal else Console(width=WIDE)).print(table)
 
 
 def add_estimate(app: typer.Typer) -> None:

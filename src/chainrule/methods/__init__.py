@@ -41,6 +41,7 @@ from chainrule.methods.stylize import Stylize
 from chainrule.methods.textual_inversion import TextualInversion
 from chainrule.methods.tfg import TFG
 from chainrule.methods.unitune import UniTune
+from chainrule.methods.variations import Variations
 from chainrule.optimise import Adam, Momentum
 
 __all__ = [
@@ -94,5 +95,6 @@ __all__ = [
     "Task",
     "TextualInversion",
     "UniTune",
+    "Variations",
     "constrain_to_mask",
 ]

@@ -39,10 +39,12 @@ from chainrule.methods.stylize import Stylize
 from chainrule.methods.textual_inversion import TextualInversion
 from chainrule.methods.tfg import TFG
 from chainrule.methods.unitune import UniTune
+from chainrule.methods.variations import Variations
 from chainrule.specs import Registry
 
 OWN: tuple[type[Method], ...] = (
     Plain,
+    Variations,
     OneStepGuidance,
     TFG,
     NoiseAwareGuidance,

@@ -44,6 +44,8 @@ NETWORKS = "networks.json"
 INPUTS, IMAGES, PREVIEWS = "inputs", "images", "previews"
 LONGEST = 80
 """How many letters of a method's settings, or of an input's name, a file's name may have."""
+DIGITS = 4
+"""The least number of digits of a seed in a file's name."""
 
 
 AGAIN = "delete it, and the method begins again"
@@ -227,6 +229,16 @@ class Folder:
             label: The method's name in the run.
         """
         return self.path / f"{name_file(label)}.safetensors"
+
+    def image_path(self, label: str, seed: int) -> Path:
+        """The file of an image, which may not be there.
+
+        Args:
+            label: The method's name in the run.
+            seed: The image's.
+        """
+        digits = max(DIGITS, len(str(max(self.spec.inputs.seed))))
+        return self.path / IMAGES / f"{name_file(label)}-{seed:0{digits}d}.png"
 
     def _identity(self, label: str) -> str:
         """What a state belongs to: this run's inputs, and this method."""

@@ -38,9 +38,6 @@ from chainrule.runs.origin import Origin, describe_origin, save_picture
 from chainrule.runs.scores import Score, find_score
 from chainrule.runs.spec import RunSpec
 
-DIGITS = 4
-"""The least number of digits of a seed in a file's name."""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -152,10 +149,8 @@ class Reporter:
     # --- pictures -------------------------------------------------------------------------------
 
     def _image_path(self, label: str, seed: int) -> Path:
-        digits = max(DIGITS, len(str(max(self._seeds))))
-        folder = self.folder.path / IMAGES
-        make_folder(folder)
-        return folder / f"{name_file(label)}-{seed:0{digits}d}.png"
+        make_folder(self.folder.path / IMAGES)
+        return self.folder.image_path(label, seed)
 
     def _restore(self, images: Tensor) -> Tensor:
         photo = self.task.photo
@@ -379,7 +374,7 @@ class Reporter:
                 if self.score and scores[each.label]:
                     row[self.score.name] = scores[each.label][i]
                 rows.append(row)
-        write_text(self.folder.path / "report.csv", _as_csv(rows))
+        write_text(self.folder.path / "report.csv", dump_csv(rows))
 
 
 def fill_holes(value: Any) -> Any:
@@ -485,7 +480,12 @@ def _stack(parts: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def dump_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a table for any spreadsheet, in which no cell is taken for a formula.
+
+    Args:
+        rows: Cells by the names of their columns; what a row has not is empty.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

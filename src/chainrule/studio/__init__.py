@@ -1,0 +1,1 @@
+"""The page: a face of run folders, with nothing of its own but who waits for what."""
