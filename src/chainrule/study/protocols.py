@@ -7,7 +7,7 @@ that count as a success, so that one set of answers can be read more or less str
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
 
@@ -18,6 +18,11 @@ Bars = Mapping[str, frozenset[str]]
 Beside = Literal["original", "thing"]
 NOISE, ASKED = "noise", "asked"
 """The kinds of attention checks: a picture of noise, and a question that names its own answer."""
+
+
+def _ask(default: Any = ...) -> Any:
+    """The field of a protocol's question."""
+    return Field(default, min_length=1, max_length=500, description="What is asked.")
 
 
 class Choice(Spec):
@@ -47,7 +52,7 @@ class Protocol(Spec):
     right_of_noise: ClassVar[tuple[str, ...]] = ()
 
     kind: str
-    question: str = Field(min_length=1, max_length=500, description="What is asked.")
+    question: str = _ask()
     show_prompt: bool = Field(default=True, description="Whether raters read the prompt.")
 
     @property
@@ -97,12 +102,7 @@ class Pairwise(Protocol):
     # the picture itself may miss the prompt: then neither is right
     right_of_noise = ("better", "neither")
     kind: Literal["pairwise"] = "pairwise"
-    question: str = Field(
-        default="Which picture shows better what is described?",
-        min_length=1,
-        max_length=500,
-        description="What is asked.",
-    )
+    question: str = _ask("Which picture shows better what is described?")
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -133,12 +133,7 @@ class EditSuccess(Protocol):
     beside = "original"
     right_of_noise = ("no",)
     kind: Literal["edit"] = "edit"
-    question: str = Field(
-        default="Does the picture keep what the original shows, and is it more appealing?",
-        min_length=1,
-        max_length=500,
-        description="What is asked.",
-    )
+    question: str = _ask("Does the picture keep what the original shows, and is it more appealing?")
     show_prompt: bool = Field(default=False, description="Whether raters read the prompt.")
 
     @property
@@ -161,12 +156,7 @@ class SameThing(Protocol):
     ordered = True
     right_of_noise = ("mismatch", "other")
     kind: Literal["same-thing"] = "same-thing"
-    question: str = Field(
-        default="Is what the picture shows the same thing, and as described?",
-        min_length=1,
-        max_length=500,
-        description="What is asked.",
-    )
+    question: str = _ask("Is what the picture shows the same thing, and as described?")
 
     @property
     def choices(self) -> tuple[Choice, ...]:
