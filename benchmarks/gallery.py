@@ -56,21 +56,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             lambda: find_learnt(listing),
         )  # fmt: skip
         later = [min(measure_seconds(each) for _ in range(arguments.repeats)) for each in looks]
+    names = (
+        "a page of the gallery", f"the thumbnails of {PAGE} runs", "words that all runs have",
+        "words that none has", "what was learnt",
+    )  # fmt: skip
+    firsts = (first[0], first[1], None, None, first[2])
     rows = [
-        ["a page of the gallery", first[0], later[0]],
-        [f"the thumbnails of {PAGE} runs", first[1], later[1]],
-        ["words that all runs have", None, later[2]],
-        ["words that none has", None, later[3]],
-        ["what was learnt", first[2], later[4]],
-    ]
-    cells = [
-        [name, *("" if s is None else f"{1000 * s:.0f}" for s in each)] for name, *each in rows
+        [name, *("" if s is None else f"{1000 * s:.0f}" for s in pair)]
+        for name, *pair in zip(names, firsts, later, strict=True)
     ]
     text = [
         f"## A gallery of {arguments.runs:,} runs",
         f"`python benchmarks/gallery.py --runs {arguments.runs}` on {machine()}. Milliseconds; "
         f"later looks are the fastest of {arguments.repeats}.",
-        table(["", "first", "later"], cells),
+        table(["", "first", "later"], rows),
     ]
     publish("gallery", "\n\n".join(text), dry=arguments.dry)
 
