@@ -45,6 +45,7 @@ ASKS = {
     "semantic": f"{GUIDE} text=heart --method semantic",
     "best-of": f"{GUIDE} 0.5*brightness=0.9 --loss symmetry --method best-of --count 3",
     "search": f"{GUIDE} text=heart --method search --by moves --budget 40",
+    "variations": "generate '{p}' --steps 3 --seed 0-2 --method variations:near=7,apart=0.3",
     "doodl": f"{GUIDE} classifier=heart --method doodl --iterations 4 --crops 2",
     "hybrid": f"{GUIDE} classifier=heart --method hybrid --budget 60",
     "adjoint-dpm": f"{GUIDE} histogram={{photo}} --method adjoint-dpm --iterations 4",

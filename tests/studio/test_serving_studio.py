@@ -197,8 +197,9 @@ def test_twenty_runs_wait_in_their_order(tmp_path: Path) -> None:
     assert find_first(desk, {}) == names[-1]
     assert find_first(desk, {names[3]: "x"}) == names[3]
     first = refresh(desk, names[0], {})
-    seen = first[-1]
+    *_, seen, states = first
     assert seen["status"] == "waiting"
+    assert states == tuple((name, "waiting") for name in names)
     assert all(isinstance(each, dict) for each in refresh(desk, names[0], seen))  # skipped
 
 
