@@ -4,7 +4,7 @@ All of it is kept beside the runs, not in their folders, so that it outlives the
 folder is what any face of the library makes of it. Looking is kept to a small share of the time
 (`SHARE`); of more pictures than `MOST` every other one is forgotten.
 
-A picture on the way is a linear preview (`chainrule.studio.preview`). Where an independent judge
+A picture on the way is a preview (`chainrule.studio.preview`). Where an independent judge
 can be asked (`chainrule.runs.scores`: on the bundled world), the model decodes the best so far and
 the judge is asked of that, as its word on a preview would mean nothing.
 """
