@@ -205,7 +205,7 @@ def tell(cases: Sequence[Case]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__)
     options.add("--only", nargs="+", choices=[*KINDS], default=[*KINDS], toy=[*KINDS])
-    options.add("--count", type=int, default=None, toy=2, help="of each kind; all, if not said")
+    options.add("--count", type=int, default=None, toy=1, help="of each kind; all, if not said")
     options.add("--start", type=int, default=0, toy=0, help="the number of the first case")
     options.add("--seed", type=int, default=0, toy=0)
     options.add_argument("--tell", action="store_true", help="print every case")

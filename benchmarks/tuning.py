@@ -380,7 +380,7 @@ def count_shapes(made: Made, things: int) -> list[float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = make_options(__doc__, "tuning", only=["plain", "textual", "DreamBooth"])
+    options = make_options(__doc__, "tuning", only=["plain", "textual"])
     options.add("--things", type=int, default=None, toy=1, help="how many of them")
     options.add("--seeds", type=int, default=None, toy=1, help="for each thing and context")
     arguments = options.parse(argv)
