@@ -74,6 +74,22 @@ def test_an_edit_opens_in_its_form(desk: Desk, picture: Path) -> None:
     assert (found.inputs["source"], found.inputs["mask_colour"]) == ("red", "red")
 
 
+def test_plain_losses_of_every_kind_open(desk: Desk, picture: Path) -> None:
+    losses = [
+        "classifier=heart",
+        f"image={picture}",
+        f"picture={picture}",
+        "text=a heart",
+        "0.123456789*symmetry",
+    ]
+    Folder.create(
+        desk.folder / "run", parse_spec({"losses": losses, "methods": [{"kind": "plain"}]})
+    )
+    found = open_run(desk, "run").losses
+    assert [loss[0] for loss in found] == ["classifier", "image", "picture", "text", "symmetry"]
+    assert found[-1][3] == "0.123456789"
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -83,6 +99,9 @@ def test_an_edit_opens_in_its_form(desk: Desk, picture: Path) -> None:
         ({"photo": True, "native": True}, "the model's own size"),
         ({"source": "a red circle"}, "no photo of its own"),
         ({"pictures": True, "methods": [LEARNING, LORA]}, "several methods"),
+        ({"pictures": True, "methods": [LEARNING], "guidance_scale": 2}, "a guidance scale"),
+        ({"losses": [{"kind": "classifier", "target": "heart", "objective": "ce"}]}, "a loss with"),
+        ({"checkpoint": {"model": "x/y", "variant": "fp16"}}, "a variant"),
     ],
 )
 def test_what_no_form_has_is_not_lost_without_a_word(
@@ -94,6 +113,8 @@ def test_what_no_form_has_is_not_lost_without_a_word(
         for name, value in changes.items()
     }  # fmt: skip
     methods = values.pop("methods", [{"kind": "sdedit" if "photo" in values else "plain"}])
-    Folder.create(desk.folder / "run", parse_spec({"inputs": values, "methods": methods}))
+    rest = {name: values.pop(name) for name in ("losses", "checkpoint") if name in values}
+    spec = parse_spec({"inputs": values, "methods": methods, **rest})
+    Folder.create(desk.folder / "run", spec)
     with pytest.raises(UserError, match=said):
         open_run(desk, "run")

@@ -17,6 +17,7 @@ from chainrule.methods.variations import START, Variations
 from chainrule.runs import Folder, RunSpec
 from chainrule.runs.folder import IMAGES
 from chainrule.runs.spec import Inputs
+from chainrule.specs import Spec
 from chainrule.studio.asking import takes_pictures, takes_target
 from chainrule.studio.desk import UPLOADS, Desk
 
@@ -68,7 +69,7 @@ def open_run(desk: Desk, name: str) -> Opened:
     page: Page = "tune" if inputs.pictures else "edit" if inputs.edits else "create"
     _require_form(spec, page)
     size = "" if checkpoint.size is None else "x".join(map(str, checkpoint.size))
-    scale = "" if inputs.guidance_scale is None else f"{inputs.guidance_scale:g}"
+    scale = "" if inputs.guidance_scale is None else str(inputs.guidance_scale)
     return Opened(
         page,
         _open_inputs(desk, inputs),
@@ -93,9 +94,19 @@ def open_run(desk: Desk, name: str) -> Opened:
 def _require_form(spec: RunSpec, page: Page) -> None:
     """Raise UserError for a run with something that its page's form has no field for."""
     inputs, kinds = spec.inputs, [method.kind for method in spec.methods]
-    alone = {"a method twice": len(set(kinds)) < len(kinds)}
+    alone = {
+        "a method twice": len(set(kinds)) < len(kinds),
+        "a loss with settings of its own": any(
+            _differs(loss, "kind", "target", "weight") for loss in spec.losses
+        ),
+        "a variant, or a configuration, of its checkpoint": bool(
+            spec.checkpoint.variant or spec.checkpoint.config
+        ),
+    }
     if page == "tune":
         alone["several methods"] = len(kinds) > 1
+        alone["a guidance scale"] = inputs.guidance_scale is not None
+        alone["a negative prompt"] = bool(inputs.negative_prompt)
     else:
         alone["several prompts"] = len(inputs.prompt) > 1
     if page == "edit":
@@ -107,6 +118,15 @@ def _require_form(spec: RunSpec, page: Page) -> None:
             raise UserError(
                 f"it has {what}, for which the page has no field", "make it again, or begin anew"
             )
+
+
+def _differs(spec: Spec, *but: str) -> bool:
+    """Whether settings are not at their defaults, apart from some."""
+    own = {name: info for name, info in type(spec).model_fields.items() if name not in but}
+    return any(
+        getattr(spec, name) != info.get_default(call_default_factory=True)
+        for name, info in own.items()
+    )
 
 
 def _open_inputs(desk: Desk, inputs: Inputs) -> dict[str, Any]:
@@ -129,7 +149,7 @@ def _dump(method: Method) -> dict[str, Any]:
 
 
 def _open_loss(desk: Desk, loss: LossSpec) -> tuple[str, str, list[str], str]:
-    kind, weight = type(loss), f"{loss.weight:g}"
+    kind, weight = type(loss), str(loss.weight)
     target: Any = getattr(loss, "target", "")
     if takes_pictures(kind):
         several = target if isinstance(target, tuple) else (target,)
