@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     header = ["way", *(wish.name for wish in wishes), "right", "s per 1,000 passes"]
     text = [
         f"## {budget:,} passes for an image",
-        f"`python benchmarks/far.py --seeds {len(seeds)} --budget {budget}` on {machine()}. "
+        f"`python benchmarks/far.py --seeds {len(seeds)} --budget {budget} --wishes "
+        f"{' '.join(map(str, arguments.wishes))}` on {machine()}. "
         f"{len(seeds)} seeds a wish: the share that is right, and the mean loss; "
         "95 % intervals over wishes.",
         table(header, rows),
