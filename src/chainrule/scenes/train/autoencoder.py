@@ -30,30 +30,45 @@ def new() -> AutoencoderKL:
 
 
 def train(settings: Settings) -> None:
-    """Absolute and squared error, a little Kullback-Leibler; then the latents are normalised."""
+    """As `teach`, and write it."""
     torch.manual_seed(0)
+    model = new()
+    teach(model, settings, steps=STEPS, batch=BATCH)
+    save_half(model, settings.weights / "pipeline" / "vae")
+
+
+def teach(model: AutoencoderKL, settings: Settings, *, steps: int, batch: int) -> None:
+    """Absolute and squared error, a little Kullback-Leibler; then the latents are normalised.
+
+    Args:
+        model: The autoencoder, which is changed.
+        settings: Where and how.
+        steps: How many batches.
+        batch: How many pictures are in each.
+    """
     data = pictures(settings)
-    model = new().to(settings.device, memory_format=torch.channels_last)
+    model.to(settings.device, memory_format=torch.channels_last)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        index = np.random.default_rng(step).integers(len(data), size=BATCH)
+        index = np.random.default_rng(step).integers(len(data), size=batch)
         x = data.batch(index, settings.device).contiguous(memory_format=torch.channels_last)
         with autocast(settings):
             posterior = model.encode(x).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(settings.device)
-            x_hat = model.decode(posterior.mean + posterior.std * noise).sample
+            shape = posterior.mean.shape
+            noise = torch.randn(shape, generator=generator, device=generator.device)
+            z = posterior.mean + posterior.std * noise.to(settings.device)
+            x_hat = model.decode(z).sample
         error = x_hat.float() - x
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).float().mean()
         return error.abs().mean() + error.square().mean() + KL_WEIGHT * kl
 
-    fit("autoencoder", model, loss, settings, steps=STEPS, rate=1.5e-3, ema=0.995)
+    fit("autoencoder", model, loss, settings, steps=steps, rate=1.5e-3, ema=0.995)
     with torch.no_grad():
         means = [
-            model.encode(data.batch(np.arange(i, i + 100), settings.device)).latent_dist.mean
-            for i in range(0, 4000, 100)
+            model.encode(data.batch(index, settings.device)).latent_dist.mean
+            for index in np.array_split(np.arange(min(4000, len(data))), 40)
         ]
         normalise(model, torch.cat(means))
-    save_half(model, settings.weights / "pipeline" / "vae")
 
 
 def normalise(model: AutoencoderKL, z: Tensor) -> None:
@@ -61,9 +76,9 @@ def normalise(model: AutoencoderKL, z: Tensor) -> None:
 
     The picture that a latent stands for does not change: z' = W (z - mean) leaves the encoder, and
     W^-1 z' + mean enters the decoder, with W the principal axes over one standard deviation. (Not
-    one for each channel: two of the four hold next to nothing, variance 0.01 and 0.07 beside 2.3
-    and 11.6, and a generator that had to model their noise at full height drew blobs after 12,500
-    steps.)
+    one for each channel: of the shapes' four, two hold next to nothing, variance 0.01 and 0.07
+    beside 2.3 and 11.6, and a generator that had to model their noise at full height drew blobs
+    after 12,500 steps.)
 
     Args:
         model: The autoencoder, which is changed.

@@ -1,4 +1,4 @@
-"""What every part of the training shares: the pictures, and one resumable loop."""
+"""What every part of a world's training shares: the pictures, and one resumable loop."""
 
 from __future__ import annotations
 
@@ -28,21 +28,49 @@ TRAIN_SEEDS = 1_000_000
 """Seed of the first training scene. Fresh scenes, for measuring, have seeds far below."""
 
 
+def draw_shapes(seed: int) -> np.ndarray:
+    """The pixels (64, 64, 3), uint8, of the shapes of a seed."""
+    return np.asarray(render(sample_scene(seed)))
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Where and how to train.
+    """Where and how to train, and in which world.
 
     Args:
         work: The folder of what is kept between parts, and of states.
         weights: The folder that the weights are written to.
         device: Where to compute.
         scenes: How many training scenes there are.
+        rebuilt: How many of them, from the first, are kept as the autoencoder rebuilds them.
+        steps: The most steps of a part, to try it; None: as many as it wants.
+        sample: The scene of a seed: it has a caption and things.
+        draw: The pixels of a seed's scene.
+        sources: The files that say what a scene is: after a change of one, pictures are made again.
     """
 
     work: Path
     weights: Path
     device: str = "cpu"
     scenes: int = 60_000
+    rebuilt: int = 30_000
+    steps: int | None = None
+    sample: Callable[[int], Any] = sample_scene
+    draw: Callable[[int], np.ndarray] = draw_shapes
+    sources: tuple[Path, ...] = (Path(str(world.__file__)),)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether to compute on a GPU, where all pictures are kept as well."""
+        return self.device.startswith("cuda")
+
+    def list_scenes(self, count: int | None = None) -> list[Any]:
+        """The first training scenes; all, if no number is given."""
+        return [self.sample(TRAIN_SEEDS + i) for i in range(count or self.scenes)]
+
+    def generator(self, step: int) -> torch.Generator:
+        """The random numbers of a step."""
+        return torch.Generator(self.device if self.on_gpu else "cpu").manual_seed(step)
 
 
 @dataclass(frozen=True)
@@ -50,18 +78,28 @@ class Pictures:
     """Pictures of the scenes with seeds from `TRAIN_SEEDS`.
 
     Args:
-        images: Their pixels (N, 64, 64, 3), uint8, memory-mapped.
+        images: Their pixels (N, 64, 64, 3), uint8: memory-mapped, or on a GPU.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Tensor
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, index: np.ndarray, device: str) -> Tensor:
         """The pictures at `index` as (B, 3, 64, 64) in [-1, 1]."""
-        pixels = torch.from_numpy(self.images[index]).to(device)
+        if isinstance(self.images, Tensor):
+            pixels = self.images[torch.from_numpy(index).to(device, non_blocking=True)]
+        else:
+            pixels = torch.from_numpy(self.images[index]).to(device)
         return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+
+
+def _place(images: np.ndarray, settings: Settings) -> Pictures:
+    """Pictures where they are wanted."""
+    if not settings.on_gpu:
+        return Pictures(images)
+    return Pictures(torch.from_numpy(np.array(images)).to(settings.device))
 
 
 def pictures(settings: Settings) -> Pictures:
@@ -70,9 +108,9 @@ def pictures(settings: Settings) -> Pictures:
     def draw_all() -> np.ndarray:
         seeds = range(TRAIN_SEEDS, TRAIN_SEEDS + settings.scenes)
         with ProcessPoolExecutor() as pool:
-            return np.stack(list(pool.map(_draw, seeds, chunksize=500)))
+            return np.stack(list(pool.map(settings.draw, seeds, chunksize=500)))
 
-    return Pictures(_cached("pictures", settings.scenes, settings, draw_all))
+    return _place(_cached("pictures", settings.scenes, settings, draw_all), settings)
 
 
 def _cached(
@@ -94,15 +132,11 @@ def _origin(name: str, settings: Settings) -> str:
 
     After a change of either it is made again.
     """
-    files = [Path(str(world.__file__))]
+    files = list(settings.sources)
     vae = settings.weights / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors"
     if name not in ("pictures", "autoencoder") and vae.exists():
         files.append(vae)
     return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}"
-
-
-def _draw(seed: int) -> np.ndarray:
-    return np.asarray(render(sample_scene(seed)))
 
 
 def fit(
@@ -139,6 +173,7 @@ def fit(
     Returns:
         The model, with its averaged weights, frozen.
     """
+    steps = min(steps, settings.steps or steps)
     state_path = settings.work / f"{name}-{_origin(name, settings)}.pt"
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
@@ -152,13 +187,13 @@ def fit(
         scale *= final_rate + (1 - final_rate) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimiser.param_groups:
             group["lr"] = rate * scale
-        value = loss(step, torch.Generator().manual_seed(step))
+        value = loss(step, settings.generator(step))
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         _follow(average, model, min(ema, (step + 1) / (step + 10)))
-        progress.tell(step, value.item())
+        progress.tell(step, value.detach())
         if time.time() - saved >= save_every or step + 1 == steps:
             saved = time.time()
             _save_state(state_path, model, optimiser, average, step + 1)
@@ -181,11 +216,13 @@ def _load_state(
 @torch.no_grad()
 def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     """Move the average of the weights towards those of now."""
-    for key, now in model.state_dict().items():
-        if now.is_floating_point():
-            average[key].lerp_(now, 1 - decay)
-        else:
-            average[key].copy_(now)
+    state = model.state_dict()
+    moving = [key for key, now in state.items() if now.is_floating_point()]
+    torch._foreach_lerp_(
+        [average[key] for key in moving], [state[key] for key in moving], 1 - decay
+    )
+    for key in state.keys() - set(moving):
+        average[key].copy_(state[key])
 
 
 def _save_state(
@@ -213,19 +250,20 @@ class _Progress:
     def __init__(self, name: str, model: nn.Module, start: int, steps: int) -> None:
         self.name, self.start, self.steps = name, start, steps
         self.began = time.time()
-        self.smooth: float | None = None
+        self.smooth: Tensor | None = None
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         print(f"{name}: {millions:.2f} M weights, step {start} of {steps}", flush=True)
 
-    def tell(self, step: int, value: float) -> None:
-        """Take note of the loss of a step."""
+    def tell(self, step: int, value: Tensor) -> None:
+        """Take note of the loss of a step; a GPU is waited for only when a line is printed."""
         self.smooth = value if self.smooth is None else 0.98 * self.smooth + 0.02 * value
         if (step + 1) % 100:
             return
         pace = (time.time() - self.began) / (step + 1 - self.start)
         left = pace * (self.steps - step - 1) / 60
         print(
-            f"{self.name}: step {step + 1} loss {self.smooth:.4f}, {left:.1f} min left", flush=True
+            f"{self.name}: step {step + 1} loss {self.smooth.item():.4f}, {left:.1f} min left",
+            flush=True,
         )
 
 
@@ -280,7 +318,7 @@ def load_autoencoder(settings: Settings) -> AutoencoderKL:
 
 
 def latents(settings: Settings) -> Tensor:
-    """The latent means of all training scenes, (N, 4, 16, 16) float16, computed once."""
+    """The latent means of all training scenes, (N, C, 16, 16) float16, computed once."""
 
     @torch.no_grad()
     def encode_all() -> np.ndarray:
@@ -295,16 +333,13 @@ def latents(settings: Settings) -> Tensor:
             ]
         return np.concatenate(parts)
 
-    return torch.from_numpy(np.array(_cached("latents", settings.scenes, settings, encode_all)))
+    codes = torch.from_numpy(np.array(_cached("latents", settings.scenes, settings, encode_all)))
+    return codes.to(settings.device) if settings.on_gpu else codes
 
 
-def reconstructions(settings: Settings, count: int = 30_000) -> Pictures:
-    """Training pictures after a way through the autoencoder, computed once.
-
-    Args:
-        settings: Where and how.
-        count: How many, from the first.
-    """
+def reconstructions(settings: Settings) -> Pictures:
+    """Training pictures after a way through the autoencoder, computed once."""
+    count = min(settings.rebuilt, settings.scenes)
 
     @torch.no_grad()
     def decode_all() -> np.ndarray:
@@ -317,7 +352,30 @@ def reconstructions(settings: Settings, count: int = 30_000) -> Pictures:
         pixels = torch.cat(parts).clamp(-1, 1).add(1).mul(127.5).round().byte()
         return pixels.permute(0, 2, 3, 1).numpy()
 
-    return Pictures(_cached("reconstructions", min(count, settings.scenes), settings, decode_all))
+    return _place(_cached("reconstructions", count, settings, decode_all), settings)
+
+
+def draw_noisy(
+    codes: Tensor, alpha_bar: Tensor, index: np.ndarray, t: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Noisy latents, and the velocity that leads to them.
+
+    Args:
+        codes: The latents of all scenes, (N, C, h, w).
+        alpha_bar: The noise schedule.
+        index: Which scenes.
+        t: Their training timesteps (B,).
+        generator: Of the noise.
+
+    Returns:
+        (x_t, v), each (B, C, h, w) float32, where the latents are.
+    """
+    device = codes.device
+    x_0 = codes[torch.from_numpy(index).to(device)].float()
+    alpha_t = alpha_bar.to(t.device)[t].to(device)[:, None, None, None]
+    alpha, sigma = alpha_t.sqrt(), (1 - alpha_t).sqrt()
+    eps = torch.randn(x_0.shape, generator=generator, device=generator.device).to(device)
+    return alpha * x_0 + sigma * eps, alpha * eps - sigma * x_0
 
 
 # --- augmentation --------------------------------------------------------------------------------
@@ -330,13 +388,14 @@ def augment(x: Tensor, generator: torch.Generator, colour: float = 1.0) -> Tenso
 
     Args:
         x: Pictures (B, 3, 64, 64) in [-1, 1].
-        generator: Which changes, on the CPU.
+        generator: Which changes.
         colour: How strong those of colours are; captions speak of colours.
     """
     b, _, height, width = x.shape
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(b, *shape, generator=generator).to(x.device) * (high - low) + low
+        value = torch.rand(b, *shape, generator=generator, device=generator.device)
+        return value.to(x.device) * (high - low) + low
 
     turn, zoom = uniform(-0.3, 0.3), uniform(0.8, 1.3)
     rows = torch.stack(
@@ -352,7 +411,7 @@ def augment(x: Tensor, generator: torch.Generator, colour: float = 1.0) -> Tenso
     x = x * (1 + colour * uniform(-0.4, 0.2, 1, 1, 1)) + colour * cast
     blurred = functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     x = torch.lerp(x, blurred, uniform(0, 1, 1, 1, 1))
-    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
     x = x + noise * uniform(0, 1, 1, 1, 1).pow(3) * 0.3
     across = torch.arange(width, device=x.device).float()
     left, upper = uniform(-16, width, 1), uniform(-16, height, 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,9 +16,9 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from chainrule.scenes.base import SHAPES, sample_scene
+from chainrule.scenes.base import SHAPES
 from chainrule.scenes.train.base import (
-    TRAIN_SEEDS,
+    Pictures,
     Settings,
     augment,
     autocast,
@@ -33,6 +36,40 @@ LABELS = {
 }
 
 
+def mark_present(scenes: Sequence[Any], labels: Sequence[str], say: Callable[[Any], str]) -> Tensor:
+    """Which labels each scene shows, (scenes, labels), 1 or 0.
+
+    Args:
+        scenes: The scenes.
+        labels: The labels.
+        say: The label of a thing.
+    """
+    number = {label: i for i, label in enumerate(labels)}
+    present = torch.zeros(len(scenes), len(labels))
+    for row, scene in zip(present, scenes, strict=True):
+        row[[number[say(thing)] for thing in scene.things]] = 1.0
+    return present
+
+
+def draw_halves(
+    renders: Pictures, rebuilt: Pictures, index: np.ndarray, device: str
+) -> tuple[Tensor, np.ndarray]:
+    """Pictures, half of them as they were drawn and half as the autoencoder rebuilds them.
+
+    Args:
+        renders: The former.
+        rebuilt: The latter.
+        index: Which, (B,).
+        device: Where to.
+
+    Returns:
+        The pictures (B, 3, 64, 64) in [-1, 1], and the index in their order.
+    """
+    drawn, made = index[::2], index[1::2]
+    x = torch.cat([renders.batch(drawn, device), rebuilt.batch(made, device)])
+    return x, np.concatenate([drawn, made])
+
+
 def train(settings: Settings) -> None:
     """The guide: a residual network that says of each shape whether it is there (sigmoids)."""
     torch.manual_seed(3)
@@ -46,24 +83,16 @@ def train(settings: Settings) -> None:
     )
     model = ResNetForImageClassification(config).to(settings.device)
     renders, rebuilt = pictures(settings), reconstructions(settings)
-    scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(rebuilt))]
-    present = torch.tensor(
-        [[float(any(t.shape == s for t in scene.things)) for s in SHAPES] for scene in scenes]
-    )
+    scenes = settings.list_scenes(len(rebuilt))
+    present = mark_present(scenes, SHAPES, lambda thing: thing.shape).to(settings.device)
     mine = np.arange(0, len(rebuilt), 2)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = np.sort(np.random.default_rng([step, 0]).choice(mine, BATCH))
-        x = torch.cat(
-            [
-                renders.batch(index[::2], settings.device),
-                rebuilt.batch(index[1::2], settings.device),
-            ]
-        )
-        target = present[np.concatenate([index[::2], index[1::2]])].to(settings.device)
+        x, index = draw_halves(renders, rebuilt, index, settings.device)
         with autocast(settings):
             logits = model(augment(x, generator)).logits
-        return functional.binary_cross_entropy_with_logits(logits.float(), target)
+        return functional.binary_cross_entropy_with_logits(logits.float(), present[index])
 
     fit("classifier", model, loss, settings, steps=1800, rate=2e-3, ema=0.995, weight_decay=0.05)
     save_vision(model, settings.weights / "classifier")
@@ -86,19 +115,14 @@ def train_judge(settings: Settings) -> None:
     )
     model = ConvNextForImageClassification(config).to(settings.device)
     renders, rebuilt = pictures(settings), reconstructions(settings)
-    scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(rebuilt))]
+    scenes = settings.list_scenes(len(rebuilt))
     which = torch.tensor([SHAPES.index(scene.things[0].shape) for scene in scenes])
     mine = np.array([i for i in range(1, len(rebuilt), 2) if len(scenes[i].things) == 1])
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         index = np.sort(np.random.default_rng([step, 1]).choice(mine, BATCH))
-        x = torch.cat(
-            [
-                renders.batch(index[::2], settings.device),
-                rebuilt.batch(index[1::2], settings.device),
-            ]
-        )
-        target = which[np.concatenate([index[::2], index[1::2]])].to(settings.device)
+        x, index = draw_halves(renders, rebuilt, index, settings.device)
+        target = which[index].to(settings.device)
         with autocast(settings):
             logits = model(augment(x, generator)).logits
         return functional.cross_entropy(logits.float(), target)

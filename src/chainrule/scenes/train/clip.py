@@ -1,9 +1,10 @@
-"""The tokenizer and the two CLIPs of the bundled world: one to guide by, one to judge."""
+"""The tokenizer and the two CLIPs of a world: one to guide by, one to judge."""
 
 from __future__ import annotations
 
 import json
 import string
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,10 +28,8 @@ from chainrule.scenes.base import (
     SIDE,
     SIZE_WORDS,
     Scene,
-    sample_scene,
 )
 from chainrule.scenes.train.base import (
-    TRAIN_SEEDS,
     Settings,
     augment,
     autocast,
@@ -39,6 +38,7 @@ from chainrule.scenes.train.base import (
     reconstructions,
     save_vision,
 )
+from chainrule.scenes.train.classifier import draw_halves
 
 BATCH = 128
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -47,8 +47,8 @@ TEMPERATURE, APART = 0.1, 0.5
 """Of telling pictures apart, and its weight beside the captions."""
 
 
-def new_tokenizer() -> CLIPTokenizer:
-    """A byte-level BPE: every word of the captions is one token, anything else its bytes."""
+def list_words() -> list[str]:
+    """All words of the shapes' captions, and a few more."""
     phrases = [
         *NAMED_SHAPES,
         *COLOURS,
@@ -57,7 +57,11 @@ def new_tokenizer() -> CLIPTokenizer:
         *SIZE_WORDS,
         "a an on and the with shape background of",
     ]
-    words = sorted({word for phrase in phrases for word in phrase.split()})
+    return sorted({word for phrase in phrases for word in phrase.split()})
+
+
+def new_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
+    """A byte-level BPE: each of the words is one token, anything else its bytes."""
     trainer = trainers.BpeTrainer(
         vocab_size=10_000, min_frequency=0, end_of_word_suffix="</w>", show_progress=False
     )
@@ -152,7 +156,15 @@ def view_loss(first: Tensor, second: Tensor) -> Tensor:
     )
 
 
-def contrastive(settings: Settings, name: str, model: CLIPModel, steps: int, part: int) -> None:
+def contrastive(
+    settings: Settings,
+    name: str,
+    model: CLIPModel,
+    steps: int,
+    part: int,
+    confusions: Callable[[Any], list[str]] = confusions,
+    batch: int = BATCH,
+) -> None:
     """Train a CLIP on pictures, their captions, and captions to be told from those.
 
     The pictures are renders and reconstructions. Each is seen twice, augmented in two ways, to be
@@ -164,10 +176,12 @@ def contrastive(settings: Settings, name: str, model: CLIPModel, steps: int, par
         model: The CLIP, which is changed.
         steps: How many batches.
         part: 0 or 1: which half of the data.
+        confusions: The captions to be told from a scene's.
+        batch: How many pictures are in a batch.
     """
     renders, rebuilt = pictures(settings), reconstructions(settings)
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
-    scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(rebuilt))]
+    scenes = settings.list_scenes(len(rebuilt))
     distinct = sorted(
         {caption for scene in scenes for caption in (scene.caption, *confusions(scene))}
     )
@@ -180,14 +194,8 @@ def contrastive(settings: Settings, name: str, model: CLIPModel, steps: int, par
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng([step, part])
-        index = np.sort(rng.integers(len(rebuilt) // 2, size=BATCH) * 2 + part)
-        x = torch.cat(
-            [
-                renders.batch(index[::2], settings.device),
-                rebuilt.batch(index[1::2], settings.device),
-            ]
-        )
-        index = np.concatenate([index[::2], index[1::2]])
+        index = np.sort(rng.integers(len(rebuilt) // 2, size=batch) * 2 + part)
+        x, index = draw_halves(renders, rebuilt, index, settings.device)
         pictured = which[index]
         said = torch.cat(
             [
@@ -219,9 +227,10 @@ def _match_words(logits: Tensor, same: Tensor) -> Tensor:
         logits: (B, N), how alike each picture and caption are.
         same: (B, N), 1 where the caption is the picture's.
     """
-    to_text, to_image = (value / value.sum(dim=1, keepdim=True) for value in (same, same.T[:BATCH]))
+    n = len(logits)
+    to_text, to_image = (value / value.sum(dim=1, keepdim=True) for value in (same, same.T[:n]))
     by_picture = functional.cross_entropy(logits, to_text)
-    return by_picture + functional.cross_entropy(logits.T[:BATCH], to_image)
+    return by_picture + functional.cross_entropy(logits.T[:n], to_image)
 
 
 def _tensor(features: Any) -> Tensor:
@@ -231,7 +240,7 @@ def _tensor(features: Any) -> Tensor:
 
 def train(settings: Settings) -> None:
     """The guiding CLIP, whose text half the pipeline begins with, and the tokenizer."""
-    tokenizer = new_tokenizer()
+    tokenizer = new_tokenizer(list_words())
     tokenizer.save_pretrained(settings.weights / "pipeline" / "tokenizer")
     vision = {"patch_size": 8, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
     model = new(tokenizer, vision, text_layers=3, width=128, seed=1).to(settings.device)

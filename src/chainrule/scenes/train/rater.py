@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -11,28 +13,29 @@ from chainrule.scenes.rating import rate
 from chainrule.scenes.train.base import Settings, reconstructions
 
 RIDGE = 1e-3
-TEST = 2000
 
 
 @torch.no_grad()
-def train(settings: Settings, count: int = 20_000) -> None:
+def train(settings: Settings, rate: Callable[[Tensor], float] = rate, count: int = 20_000) -> None:
     """Least squares with a small ridge, from embeddings of reconstructions to their ratings.
 
     Args:
         settings: Where and how.
-        count: How many pictures, the last 2000 of them to measure.
+        rate: The rating of an image (3, 64, 64) in [0, 1].
+        count: How many pictures, the last tenth of them to measure.
     """
     data, clip = reconstructions(settings), load_clip(settings.weights / "clip", settings.device)
     embeddings, ratings = [], []
     for index in torch.arange(min(count, len(data))).split(200):
         images = data.batch(index.numpy(), settings.device) / 2 + 0.5
         embeddings.append(clip.embed_images(images).cpu())
-        ratings += [rate(image) for image in images]
+        ratings += [rate(image) for image in images.cpu()]
     x, y = torch.cat(embeddings).double(), torch.tensor(ratings).double()
-    weight, bias = _fit_line(x[:-TEST], y[:-TEST])
-    error = x[-TEST:] @ weight + bias - y[-TEST:]
+    test = len(x) // 10
+    weight, bias = _fit_line(x[:-test], y[:-test])
+    error = x[-test:] @ weight + bias - y[-test:]
     print(
-        f"rater: explains {1 - (error.square().mean() / y[-TEST:].var()).item():.3f} "
+        f"rater: explains {1 - (error.square().mean() / y[-test:].var()).item():.3f} "
         "of the ratings' variance"
     )
     path = settings.weights / "rater" / "model.safetensors"

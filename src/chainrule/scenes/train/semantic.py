@@ -15,7 +15,15 @@ from torch.nn.functional import cross_entropy, normalize
 from chainrule import bundled
 from chainrule.losses.clip import load_clip
 from chainrule.models.noise_aware import NoiseAwareEncoder
-from chainrule.scenes.train.base import Settings, autocast, fit, latents, pictures, save_half
+from chainrule.scenes.train.base import (
+    Settings,
+    autocast,
+    draw_noisy,
+    fit,
+    latents,
+    pictures,
+    save_half,
+)
 from chainrule.scenes.train.unet import scheduler
 
 BATCH = 256
@@ -38,31 +46,37 @@ def embeddings(settings: Settings) -> Tensor:
     return torch.cat([clip.embed_images(part).cpu() for part in parts])
 
 
-def train(settings: Settings) -> None:
-    """At every noise level of the generator's schedule."""
+def train(
+    settings: Settings, *, channels: int = 4, width: int = 40, steps: int = 3000, batch: int = BATCH
+) -> None:
+    """At every noise level of the generator's schedule.
+
+    Args:
+        settings: Where and how.
+        channels: Of the latents.
+        width: Of the network's first block.
+        steps: How many batches.
+        batch: How many latents are in each.
+    """
     torch.manual_seed(5)
-    codes, wanted = latents(settings), embeddings(settings)
-    model = NoiseAwareEncoder(in_channels=4, width=40, dim=wanted.shape[1]).to(settings.device)
+    codes, wanted = latents(settings), embeddings(settings).to(settings.device)
+    model = NoiseAwareEncoder(in_channels=channels, width=width, dim=wanted.shape[1])
+    model.to(settings.device)
     alpha_bar = scheduler().alphas_cumprod
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        index = torch.from_numpy(
-            np.random.default_rng([step, 5]).choice(len(codes), size=BATCH, replace=False)
-        )
-        t = torch.randint(1000, (BATCH,), generator=generator)
-        alpha, sigma = (
-            value[:, None, None, None] for value in (alpha_bar[t].sqrt(), (1 - alpha_bar[t]).sqrt())
-        )
-        x_0 = codes[index].float()
-        x_t = alpha * x_0 + sigma * torch.randn(x_0.shape, generator=generator)
+        index = np.random.default_rng([step, 5]).choice(len(codes), size=batch, replace=False)
+        t = torch.randint(1000, (batch,), generator=generator, device=generator.device)
+        x_t, _ = draw_noisy(codes, alpha_bar, index, t, generator)
         with autocast(settings):
             found = model(x_t.to(settings.device), t.to(settings.device))
-        found, aim = normalize(found.float(), dim=1), wanted[index].to(settings.device)
+        found = normalize(found.float(), dim=1)
+        aim = normalize(wanted[torch.from_numpy(index).to(settings.device)], dim=1)
         logits = found @ aim.T / TEMPERATURE
         return (
-            APART * cross_entropy(logits, torch.arange(BATCH, device=aim.device))
+            APART * cross_entropy(logits, torch.arange(batch, device=aim.device))
             + (1 - (found * aim).sum(dim=1)).mean()
         )
 
-    fit("semantic", model, loss, settings, steps=3000, rate=2e-3, ema=0.995, weight_decay=0.05)
+    fit("semantic", model, loss, settings, steps=steps, rate=2e-3, ema=0.995, weight_decay=0.05)
     save_half(model, settings.weights / bundled.NOISE_AWARE_ENCODER.name)

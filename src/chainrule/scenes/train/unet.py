@@ -11,8 +11,14 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from chainrule.scenes.base import sample_scene
-from chainrule.scenes.train.base import TRAIN_SEEDS, Settings, autocast, fit, latents, save_half
+from chainrule.scenes.train.base import (
+    Settings,
+    autocast,
+    draw_noisy,
+    fit,
+    latents,
+    save_half,
+)
 from chainrule.scenes.train.clip import MAX_TOKENS
 
 STEPS = 24_000
@@ -54,59 +60,78 @@ def scheduler() -> DDIMScheduler:
 
 
 def train(settings: Settings) -> None:
-    """Velocity matching with captions dropped now and then; timesteps stratified over the batch.
+    """As `teach`, and write it.
 
     The text encoder begins as CLIP's and learns with the U-Net: a contrastive loss hardly asks
     which thing is where.
     """
     torch.manual_seed(2)
+    text_encoder = CLIPTextModel.from_pretrained(settings.weights / "clip").float()
+    model = new()
+    teach(model, text_encoder, settings, steps=STEPS, batch=BATCH, pairs=PAIRS)
+    save(model, text_encoder, settings)
+
+
+def teach(
+    model: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    settings: Settings,
+    *,
+    steps: int,
+    batch: int,
+    pairs: int,
+    rate: float = 1e-3,
+) -> None:
+    """Velocity matching with captions dropped now and then; timesteps stratified over the batch.
+
+    Args:
+        model: The U-Net, which is changed.
+        text_encoder: What reads captions; it learns too.
+        settings: Where and how.
+        steps: How many batches.
+        batch: How many latents are in each.
+        pairs: How many of a batch show two things.
+        rate: The highest learning rate.
+    """
     codes = latents(settings)
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
-    text_encoder = (
-        CLIPTextModel.from_pretrained(settings.weights / "clip").float().to(settings.device)
-    )
-    scenes = [sample_scene(TRAIN_SEEDS + i) for i in range(len(codes))]
+    model.to(settings.device)
+    text_encoder.to(settings.device)
+    scenes = settings.list_scenes(len(codes))
     distinct = ["", *sorted({scene.caption for scene in scenes})]
     number = {caption: i for i, caption in enumerate(distinct)}
-    which = torch.tensor([number[scene.caption] for scene in scenes])
+    which = torch.tensor([number[scene.caption] for scene in scenes], device=settings.device)
     things = np.array([len(scene.things) for scene in scenes])
-    singles, pairs = np.flatnonzero(things == 1), np.flatnonzero(things == 2)
+    single, double = np.flatnonzero(things == 1), np.flatnonzero(things == 2)
     tokens = tokenizer(
         distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
-    ).input_ids
-    noise_schedule = scheduler()
-    alpha_bar = noise_schedule.alphas_cumprod
-    model = new().to(settings.device)
-    model.set_attn_processor(
-        AttnProcessor()
-    )  # in bfloat16 on a CPU, faster backwards than fused attention
+    ).input_ids.to(settings.device)
+    alpha_bar = scheduler().alphas_cumprod
+    if not settings.on_gpu:  # in bfloat16 on a CPU, faster backwards than fused attention
+        model.set_attn_processor(AttnProcessor())
     # Not compiled: torch 2.13's inductor leaves most weights' gradients zero here (bfloat16, CPU;
     # cosine 0.09 with the eager gradient, no warning), and eager steps take the same time.
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        rng = np.random.default_rng(step)
-        chosen = np.concatenate([rng.choice(pairs, PAIRS), rng.choice(singles, BATCH - PAIRS)])
-        index = torch.from_numpy(rng.permutation(chosen))  # timesteps rise along the batch
-        dropped = torch.rand(BATCH, generator=generator) < DROP_CAPTION
-        said = tokens[torch.where(dropped, 0, which[index])].to(settings.device)
-        x_0 = codes[index].float()
-        offset = torch.rand(1, generator=generator)
-        t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH + offset) % 1.0
+        rng, device = np.random.default_rng(step), generator.device
+        chosen = np.concatenate([rng.choice(double, pairs), rng.choice(single, batch - pairs)])
+        index = rng.permutation(chosen)  # timesteps rise along the batch
+        dropped = torch.rand(batch, generator=generator, device=device) < DROP_CAPTION
+        captions = which[torch.from_numpy(index).to(settings.device)]
+        said = tokens[captions.masked_fill(dropped.to(settings.device), 0)]
+        offset = torch.rand(1, generator=generator, device=device)
+        jitter = torch.rand(batch, generator=generator, device=device)
+        t = ((torch.arange(batch, device=device) + jitter) / batch + offset) % 1.0
         t = (t * 1000).long().clamp(max=999)
-        alpha, sigma = (
-            value[:, None, None, None] for value in (alpha_bar[t].sqrt(), (1 - alpha_bar[t]).sqrt())
+        x_t, v = (
+            value.to(settings.device) for value in draw_noisy(codes, alpha_bar, index, t, generator)
         )
-        eps = torch.randn(x_0.shape, generator=generator)
-        x_t, v = alpha * x_0 + sigma * eps, alpha * eps - sigma * x_0
         with autocast(settings):
-            out = model(
-                x_t.to(settings.device), t.to(settings.device), text_encoder(said).last_hidden_state
-            ).sample
-        return (out.float() - v.to(settings.device)).square().mean()
+            out = model(x_t, t.to(settings.device), text_encoder(said).last_hidden_state).sample
+        return (out.float() - v).square().mean()
 
     both = nn.ModuleDict({"unet": model, "text_encoder": text_encoder})
-    fit("unet", both, loss, settings, steps=STEPS, rate=1e-3, ema=0.9985)
-    save(model, text_encoder, settings)
+    fit("unet", both, loss, settings, steps=steps, rate=rate, ema=0.9985)
 
 
 def save(model: UNet2DConditionModel, text_encoder: CLIPTextModel, settings: Settings) -> None:

@@ -1,0 +1,1 @@
+"""How the world of sprites is trained: `python -m chainrule.sprites.train`."""
