@@ -34,8 +34,8 @@ _NAMED = """
     lion_face=lion unicorn_face=unicorn bat fox_face=fox deer gorilla rhinoceros
     giraffe_face=giraffe zebra_face=zebra hedgehog kangaroo llama hippopotamus raccoon badger
     mammoth sloth otter orangutan skunk beaver bison frog crocodile snake turtle
-    dragon_face=dragon lizard sauropod=dinosaur t-rex whale octopus shell tropical_fish=fish blowfish dolphin shark crab
-    shrimp squid lobster seal snail
+    dragon_face=dragon lizard sauropod=dinosaur t-rex whale octopus shell
+    tropical_fish=fish blowfish dolphin shark crab shrimp squid lobster seal snail
     evergreen_tree=fir deciduous_tree=tree palm_tree=palm cactus four_leaf_clover=clover
     maple_leaf=leaf mushroom
     hotdog taco hamburger pizza fries bread croissant egg pancakes pretzel sandwich
