@@ -16,6 +16,7 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -156,7 +157,7 @@ def _read(
     return np.asarray(_fit(Image.open(io.BytesIO(_open(archive, path).read())).convert("RGBA")))
 
 
-def _open(archive: tarfile.TarFile, path: str) -> io.BufferedIOBase:
+def _open(archive: tarfile.TarFile, path: str) -> IO[bytes]:
     file = archive.extractfile(path)
     if file is None:
         raise UserError(f"{archive.name!r} holds no file {path}", "fetch the package again")
