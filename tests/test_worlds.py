@@ -17,6 +17,7 @@ from torch import nn
 import chainrule
 from chainrule import UserError, bundled
 from chainrule.bundled import SCENES, SPRITES, World, find_network, find_world
+from chainrule.cli.ask import COMMANDS
 from chainrule.losses import load_backbone, load_classifier, load_clip, load_features, load_rater
 from chainrule.losses.base import weighted_terms
 from chainrule.methods import METHODS
@@ -27,7 +28,7 @@ from chainrule.models.noise_aware import (
     NoiseAwareEncoder,
     load_noise_aware,
 )
-from chainrule.runs import find_run, read_spec
+from chainrule.runs import find_run, list_strange, read_spec
 from chainrule.runs.load import load_task
 from chainrule.runs.scores import find_score
 from chainrule.runs.spec import parse_spec
@@ -103,7 +104,6 @@ def test_a_world_is_loaded_by_its_name_and_by_its_folder(sprites: World) -> None
     assert chainrule.load().world == chainrule.load("scenes").world == "scenes"
     assert installed()[:2] == ["scenes", "sprites"]
     assert is_bundled("sprites")
-    assert choose_tuning("sprites") == choose_tuning(None)
     assert models[0].text.example == SPRITES.example
 
 
@@ -226,6 +226,20 @@ def test_methods_ask_the_networks_of_the_models_world(sprites: World) -> None:
         assert find_marks(style.content.networks) == {"sprites' classifier"}
 
 
+def test_what_learns_a_change_asks_the_networks_of_the_models_world(
+    sprites: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = []
+    monkeypatch.setattr(
+        "chainrule.methods.change.load_clip",
+        lambda name, device: named.append(name) or load_clip(name, device),
+    )
+    method = METHODS["diffusion-clip"](change="a bird > a red circle")
+    method.prepare(task(chainrule.load("sprites"), pictures=(torch.rand(3, 64, 64),)))
+    method.prepare(task(replace(chainrule.load(), name="a"), pictures=(torch.rand(3, 64, 64),)))
+    assert named == ["sprites", None]
+
+
 def test_a_judge_that_is_the_classifier_is_refused_by_any_name(sprites: World) -> None:
     model = chainrule.load("sprites")
     with pytest.raises(UserError, match="the judge is the classifier itself"):
@@ -278,13 +292,28 @@ def test_a_run_that_follows_a_text_by_the_encoder_of_noise(sprites: World, tmp_p
     assert code == 0, output
 
 
-def test_the_presets_of_bundled_worlds(sprites: World, tmp_path: Path) -> None:
-    run = ["guide", PROMPT, "--loss", "classifier=bird", "--method", "doodl", "--dry-run"]
-    found = []
-    for name in ("sprites", "scenes"):
-        code, output = call(*run, "-m", name, "-o", tmp_path / name)
-        found.append((code, output.replace("sprites", "scenes")))
-    assert found[0] == found[1]
+def test_the_presets_of_bundled_worlds(sprites: World) -> None:
+    guide = next(command for command in COMMANDS if command.name == "guide")
+    values = {"prompt": [PROMPT], "loss": ["classifier=bird"], "method": ["doodl"]}
+    specs = {
+        name: guide.spec([], {**values, "model": name}) for name in ("sprites", "scenes", "a/b")
+    }
+    assert specs["sprites"].methods == specs["scenes"].methods
+    assert specs["sprites"].methods != specs["a/b"].methods
+    assert choose_tuning("sprites") == choose_tuning(None)
+    assert choose_tuning("sprites") != choose_tuning("a/b")
+
+
+def test_an_estimate_of_another_world(sprites: World) -> None:
+    run = ["estimate", PROMPT, "--loss", "classifier=bird", "--method", "one-step", "--steps", "2"]
+    code, output = call(*run, "-m", "sprites")
+    assert code == 0, output
+
+
+def test_a_world_is_no_stranger_s_network(sprites: World) -> None:
+    loss = {"kind": "text", "target": "a bird", "clip": {"scenes": 1.0, "a/b": 1.0}}
+    values = {"checkpoint": {"model": "sprites"}, "losses": [loss], "methods": [{"kind": "plain"}]}
+    assert list_strange(parse_spec(values)) == ["a/b"]
 
 
 # --- latents of eight channels ------------------------------------------------------------------
