@@ -282,4 +282,4 @@ def train_semantic(settings: Settings) -> None:
 
 def train_rater(settings: Settings) -> None:
     """Rates pictures by the guiding CLIP's embedding."""
-    rater.train(settings, rate)
+    rater.train(settings, rate, count=8000)
