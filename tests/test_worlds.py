@@ -18,7 +18,14 @@ import chainrule
 from chainrule import UserError, bundled
 from chainrule.bundled import SCENES, SPRITES, World, find_network, find_world
 from chainrule.cli.ask import COMMANDS
-from chainrule.losses import load_backbone, load_classifier, load_clip, load_features, load_rater
+from chainrule.losses import (
+    AestheticSpec,
+    load_backbone,
+    load_classifier,
+    load_clip,
+    load_features,
+    load_rater,
+)
 from chainrule.losses.base import weighted_terms
 from chainrule.methods import METHODS
 from chainrule.methods.base import Task
@@ -273,6 +280,9 @@ def test_a_run_with_another_world(sprites: World, tmp_path: Path) -> None:
     score = find_score(spec)
     assert score is not None
     assert score.write(0.5) == "judge: 50% bird"
+    rated = find_score(spec.model_copy(update={"losses": (AestheticSpec(target=10),)}))
+    assert rated is not None
+    assert rated.ask(torch.ones(1, 3, 64, 64)) == [1.0]  # there is nothing on its ground
     before = images(folder)
     for state in (folder / "states").glob("doodl*"):  # as if it had been stopped before its end
         state.unlink()

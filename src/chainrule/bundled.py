@@ -116,7 +116,7 @@ class World:
 HERE = Path(__file__).parent
 SCENES = World("scenes", HERE / "scenes" / "weights", "a red shape on a white background")
 """Coloured shapes; meant where no world is named and no model says which."""
-SPRITES = World("sprites", HERE / "sprites" / "weights", "a bird")
+SPRITES = World("sprites", HERE / "sprites" / "weights", "a bird on a blue background")
 """Emoji."""
 WORLDS = {world.name: world for world in (SCENES, SPRITES)}
 """Every world by its name. A folder of such a name is meant by a path: `./sprites`."""

@@ -33,14 +33,17 @@ def find_score(spec: RunSpec) -> Score | None:
     if world not in WORLDS:
         return None
     if isinstance(first, AestheticSpec) and first.rater in (None, world):
-        return _rate() if world == SCENES.name else None
+        return _rate(world)
     if isinstance(first, ClassifierSpec) and first.classifier in (None, world):
         return _judge(world, first.target)
     return None
 
 
-def _rate() -> Score:
-    from chainrule.scenes.rating import rate
+def _rate(world: str) -> Score:
+    if world == SCENES.name:
+        from chainrule.scenes.rating import rate
+    else:
+        from chainrule.sprites.rating import rate
 
     return Score(
         "judge", lambda images: [rate(image) for image in images], "judge: {:.1f} of 10".format
