@@ -295,7 +295,7 @@ def test_the_rating_rises_with_centring_contrast_and_harmony(artwork: Artwork) -
         return rate(from_pil([render(scene, artwork)])[0])
 
     assert rate_at(32) > rate_at(28) + 0.5
-    assert rate_at(32, "white") > rate_at(32, "gray") + 0.5  # its things are black
+    assert rate_at(32, "white") > rate_at(32, "black") + 0.5  # its things are black
     assert rate(torch.full((3, 64, 64), 0.4)) == 1.0
     for seed in range(20):
         assert 1 <= rate(from_pil([render(sample_scene(seed), artwork)])[0]) <= 10
