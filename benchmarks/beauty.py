@@ -73,7 +73,7 @@ def search_nearby(task: Task, count: int, radius: float, method: DOODL) -> Resul
     """
     solver, steps = method.solver, method.steps
     state = invert_photos(task, steps=steps, solver=solver)
-    noise = [task.noise.normal(NEARBY + i, state[0].shape[1:]) for i in range(count)]
+    noise = [task.noise.normal(NEARBY + i, state[0].shape[1:]).to(state[0]) for i in range(count)]
     moves = [0.0 * state[0], *(radius * each for each in noise)]
     starts = [tuple(x + move for x in state) for move in moves]
     made = [finish(task, generate(task, start, steps, solver=solver)) for start in starts]

@@ -197,13 +197,13 @@ class Contest:
             if path.exists():
                 continue
             before, began = self.passes.total, time.perf_counter()
-            result = asked.method(case.task(), **asked.settings)
+            images = asked.method(case.task(), **asked.settings).images.cpu()
             seconds = time.perf_counter() - began
             path.parent.mkdir(parents=True, exist_ok=True)
             spent = (self.passes.total - before) / 2
             cost = torch.tensor([spent, seconds]) / len(case.seeds)
             partial = path.with_suffix(f".{time.time_ns()}")
-            save_file({"images": result.images.contiguous().clone(), "cost": cost}, partial)
+            save_file({"images": images.contiguous().clone(), "cost": cost}, partial)
             partial.replace(path)
             done = f"{case.name}, {len(case.seeds)} images: {seconds:.0f} s"
             print(f"{contender.name}: {done}", flush=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -64,6 +65,8 @@ def load(name: str) -> ModuleType:
 def run(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     """What a benchmark prints at toy size."""
     name, *options = line.split()
+    if name == "artwork" and not load(name).WEIGHTS.exists():
+        pytest.skip("the weights of the world of sprites are not installed")
     published, pictures = RESULTS.read_bytes(), _list_pictures()
     load(name).main(["--toy", *options])
     assert RESULTS.read_bytes() == published
@@ -178,6 +181,66 @@ def test_what_made_images_is_told_apart() -> None:
 def test_what_is_clear_is_told_from_what_is_not(verdict: str, code: int | None, err: str) -> None:
     ended = load("forks").Ended(code, hung=False, seconds=1.0, out="", err=err, writes=0)
     assert load("trials").judge(ended, lambda: None)[0] == verdict
+
+
+def test_what_is_asked_of_real_artwork_can_be_judged() -> None:
+    artwork, base, things = (
+        load("artwork"),
+        load("chainrule.sprites.base"),
+        load("chainrule.sprites.things"),
+    )
+    kinds = things.KINDS
+    assert all(kinds[name].hidden and name not in base.HELD_OUT_KINDS for name in artwork.SPECIES)
+    for ground in artwork.GROUNDS:
+        assert not {(name, ground) for name in artwork.SPECIES} & base.HELD_OUT_GROUNDS
+    scenes = artwork.find_scenes(9)
+    assert len({scene.caption for scene in scenes}) == 9
+    assert [artwork.tell_apart(scene) for scene in scenes] == ["style", "ground", "pair"] * 3
+    assert all(scene.held_out for scene in scenes)
+    assert set(artwork.KNOWN_THINGS) <= base.HELD_OUT_KINDS
+    for kind, called in artwork.KNOWN_THINGS.items():
+        stand_in = "apple" if kind == called else called
+        assert artwork.make_contexts(called)[0].caption.split()[1] == kinds[stand_in].word
+        assert not any(scene.held_out for scene in artwork.make_contexts(stand_in))
+
+
+def test_a_thing_of_real_artwork_is_judged_with_its_context() -> None:
+    artwork, base, judge = (
+        load("artwork"),
+        load("chainrule.sprites.base"),
+        load("chainrule.sprites.judge"),
+    )
+    losses, images = load("chainrule.losses"), load("chainrule.images")
+    labels = ("lobster", "crab", "snowman")
+
+    def network(pixels: torch.Tensor) -> torch.Tensor:  # a thing is as red, green or blue
+        return 20 * pixels[:, :, 24:40, 24:40].mean(dim=(2, 3))
+
+    seer = losses.ImageClassifier(network, labels, lambda pixels: pixels)
+    judges = judge.Judges(seer, seer)
+    alone, _, beside, _ = artwork.make_contexts("crab")
+    blue = images.from_pil([base.paint_ground("blue", graded=False)])
+    red = blue.clone()
+    red[:, :, 20:44, 20:44] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    found = artwork.judge_thing(judges, "lobster", alone, torch.cat([blue, red, 1 - red]))
+    assert found["context"].tolist() == [1, 1, 0]
+    assert found["right"].tolist() == found["strict"].tolist() == [0, 1, 0]
+    assert beside.caption == "a crab left of a snowman on a purple background"
+
+
+def test_methods_that_are_missing_are_left_out_and_said() -> None:
+    artwork, contest, methods = load("artwork"), load("contest"), load("chainrule.methods")
+    one, other, gone = (contest.Contender(n, methods.Plain()) for n in ("one", "other", "gone"))
+    asked = artwork.Table(
+        "", (one, other, gone), ((one, other), (gone, one)), lambda _: [], lambda _: {}, ["a"], ()
+    )
+    made = contest.Made(torch.zeros(2, 3, 64, 64), 1.0, 1.0)
+    judged = {one: {"right": np.array([[0.0, 1.0]])}, other: {"right": np.array([[1.0, 1.0]])}}
+    said = "\n".join(artwork.report("x", asked, {one: made, other: made}, judged))
+    assert "Not run, and left out: gone." in said
+    assert "| one, less other | -0.5" in said
+    assert "(x, right): other (1.00) > one (0.50)." in said
+    assert artwork.report("x", asked, {}, {}) == ["Not run, and left out: one; other; gone."]
 
 
 def test_a_result_that_is_wrong_and_a_hang_are_told() -> None:
