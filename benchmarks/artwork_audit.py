@@ -62,6 +62,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def make_report(asked: Asked) -> Report:
     world = asked.world
     number, each = asked.share(len(PROMPTS))
+    prompts = PROMPTS[:number]
     method = Audit(tau=(0.1, 0.3, 1.0), batch=asked.batch)
     method = shorten(method) if asked.toy else method
     made_by = f"{method.model_dump_json(exclude={'batch'})} {number} {each}"
@@ -70,7 +71,7 @@ def make_report(asked: Asked) -> Report:
     path = asked.folder / f"audit {key:08x}.safetensors"
     about = (
         "## An audit of the classifier that guides real artwork\n\n"
-        f"{asked.command} {number} prompts ({', '.join(THINGS)}; on {' and '.join(GROUNDS)}), "
+        f"{asked.command} {number} prompts ({', '.join(prompts)}), "
         f"{each} seeds from 0. "
     )
     if not path.exists() and (asked.only is None or "audit".startswith(tuple(asked.only))):
@@ -78,7 +79,7 @@ def make_report(asked: Asked) -> Report:
             load_classifier(world.weights / name, world.model.device, role=role)
             for name, role in (("classifier", "classifier"), ("judge", "judge"))
         )
-        task = AuditTask(world.model, PROMPTS[:number], tuple(range(each)), classifier, judge)
+        task = AuditTask(world.model, prompts, tuple(range(each)), classifier, judge)
         try:
             audit(task, method, path)
         except UserError as error:  # networks that were not trained agree on nothing

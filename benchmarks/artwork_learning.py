@@ -149,13 +149,13 @@ LOW_RANK = {"rank": 8, "iterations": 200, "optimiser": Adam(rate=3e-3, beta2=0.9
 PLAIN = Contender("plain, the nearest word", draw_near, {"method": Plain(steps=WORD.steps)})
 CONTENDERS = (
     PLAIN,
-    Contender("textual inversion", learn, {"method": WORD}),
+    Contender("textual inversion, nothing told", learn, {"method": WORD}),
     Contender(
         "textual inversion, the grounds told",
         learn,
         {"method": WORD.model_copy(update={"templates": CAPTIONS})},
     ),
-    Contender("DreamBooth", learn, {"method": BOOTH}),
+    Contender("DreamBooth, all weights", learn, {"method": BOOTH}),
     Contender(
         "DreamBooth, prior not preserved",
         learn,

@@ -106,10 +106,10 @@ class Ways:
     style: Features
     content: Features
 
-    def stylize(self, task: Task, method: Stylize, edit: SDEdit, learnt: int) -> Result:
+    def stylize(self, task: Task, method: Stylize, edit: SDEdit, count: int) -> Result:
         """A LoRA that draws in the picture's style draws the pictures again."""
-        prompts = tuple(map(leave_open, list_scenes(learnt, FIRST_LEARNT)))
-        (picture,), seeds = task.pictures, tuple(range(learnt))
+        prompts = tuple(map(leave_open, list_scenes(count, FIRST_LEARNT)))
+        (picture,), seeds = task.pictures, tuple(range(count))
         asked = StyleTask(task.model, prompts, seeds, picture, self.style, self.content)
         for last in method.run(asked):
             if last.iteration % 20 == 0:
@@ -143,7 +143,7 @@ def make_contenders(world: World) -> tuple[Contender, ...]:
     eyes = (load_backbone(world.weights / name, world.model.device) for name in GUIDES)
     ways = Ways(*eyes)
     doodl = use_preset(DOODL, "tuned", "style", photo=True)
-    lora = {"method": Stylize(), "edit": HIDE, "learnt": LEARNT}
+    lora = {"method": Stylize(), "edit": HIDE, "count": LEARNT}
     return (
         *WORDED,
         Contender("SDEdit, no style told", editing.edit_blindly, {"method": HIDE}),
