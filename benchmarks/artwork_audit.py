@@ -76,8 +76,8 @@ def make_report(asked: Asked) -> Report:
     )
     if not path.exists() and (asked.only is None or "audit".startswith(tuple(asked.only))):
         classifier, judge = (
-            load_classifier(world.weights / name, world.model.device, role=role)
-            for name, role in (("classifier", "classifier"), ("judge", "judge"))
+            load_classifier(world.weights / name, world.model.device)
+            for name in ("classifier", "judge")
         )
         task = AuditTask(world.model, prompts, tuple(range(each)), classifier, judge)
         try:

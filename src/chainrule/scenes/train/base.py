@@ -192,6 +192,7 @@ def fit(
     limit = 60 * settings.minutes.get(name, math.inf)
     began = saved = time.time()
     model.train()
+    state = model.state_dict()  # the tensors themselves, which training changes
     for step in range(start, steps):
         share = max(step / steps, (spent + time.time() - began) / limit)
         if share >= 1:
@@ -207,7 +208,7 @@ def fit(
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        _follow(average, model, min(ema, (step + 1) / (step + 10)))
+        _follow(average, state, min(ema, (step + 1) / (step + 10)))
         progress.tell(step, value.detach())
         if time.time() - saved >= save_every or step + 1 == steps:
             saved = time.time()
@@ -233,9 +234,8 @@ def _load_state(
 
 
 @torch.no_grad()
-def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+def _follow(average: dict[str, Tensor], state: dict[str, Tensor], decay: float) -> None:
     """Move the average of the weights towards those of now."""
-    state = model.state_dict()
     moving = [key for key, now in state.items() if now.is_floating_point()]
     torch._foreach_lerp_(
         [average[key] for key in moving], [state[key] for key in moving], 1 - decay
