@@ -17,7 +17,8 @@ import torch
 
 import chainrule
 from base import machine, publish, table, use_preset
-from chainrule import bundled, invert
+from chainrule import invert
+from chainrule.bundled import SCENES
 from chainrule.losses import Classifier, ImageClassifier, load_classifier
 from chainrule.losses.classifier import binary_cross_entropy, cross_entropy
 from chainrule.methods import DOODL, Adam, Momentum, OneStepGuidance, Plain, Result, Task
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = options.parse(argv)
     judge, guide = load_judge(), load_classifier()
     model, passes = count_passes(chainrule.load())
-    weights = [bundled.PIPELINE, bundled.CLASSIFIER]
+    weights = [SCENES.pipeline, SCENES.classifier]
     contest = Contest(passes, arguments.work, weights, toy=arguments.toy)
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     shapes = HIDDEN_SHAPES[: arguments.classes]

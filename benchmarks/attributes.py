@@ -25,7 +25,7 @@ from torch import Tensor
 
 import chainrule
 from base import machine, publish, publish_picture, table, use_preset
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.images import contact_sheet, from_pil
 from chainrule.losses import ImageClassifier
 from chainrule.methods import Photo, Result, Task
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = options.parse(argv)
     count, changes = arguments.pictures, CHANGES[: arguments.changes]
     model, passes = count_passes(chainrule.load())
-    weights = [bundled.PIPELINE, bundled.CLIP]
+    weights = [SCENES.pipeline, SCENES.clip]
     contest = Contest(passes, arguments.work, weights, toy=arguments.toy)
     played = contest.play(ALL, make_cases(model, changes, count), arguments.only)
     judge, verdicts = load_judge(), {}

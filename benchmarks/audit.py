@@ -41,11 +41,11 @@ def count_by_chance(task: AuditTask, method: Audit, label: Tensor) -> list[int]:
     rows = torch.nonzero(label >= 0).squeeze(1)
     seeds = tuple(FRESH + i for i in rows.tolist())
     middle = task.model.noise(task.seeds).repeat(len(task.prompts), 1, 1, 1)[rows]
-    misled, counts = torch.zeros(len(rows), dtype=torch.bool), []
+    misled, counts = torch.zeros_like(rows, dtype=torch.bool), []
     for level, tau in enumerate(method.radii):
         for k in range(method.iterations):
             draw = level * method.iterations + k
-            x_T = middle + tau * (2 * Noise(seeds).uniform(draw, middle.shape[1:]) - 1)
+            x_T = middle + tau * (2 * Noise(seeds).uniform(draw, middle.shape[1:]).to(middle) - 1)
             images = method.draw(task, x_T, rows)
             seen = task.classifier(images).argmax(dim=1)
             misled |= (seen != label[rows]) & (task.ask_judge(images) == label[rows])

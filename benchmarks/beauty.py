@@ -23,7 +23,7 @@ from torch import Tensor
 
 import chainrule
 from base import machine, publish, table, use_preset
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.images import from_pil
 from chainrule.losses import Aesthetic, ImageClassifier, Rater, Target, load_rater
 from chainrule.methods import (
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, passes = count_passes(chainrule.load())
     first = 10_000 if tune else 0
     seeds = range(first, first + count)
-    weights = [bundled.PIPELINE, bundled.CLIP, bundled.RATER]
+    weights = [SCENES.pipeline, SCENES.clip, SCENES.rater]
     contest = Contest(passes, arguments.work, weights, toy=arguments.toy)
     asked = make_cases(model, rater, seeds, arguments.batch)
     played = contest.play(TUNING if tune else CONTENDERS, asked, arguments.only)

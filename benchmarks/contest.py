@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -129,11 +131,30 @@ class Made:
         return f"{self.passes:.0f}", f"{self.seconds:.1f}"
 
 
+@contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Hold a file while something is made, until it is made or the process ends.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Whether it is held now: False if another process holds it.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
 class Contest:
     """Runs methods on cases.
 
     Images are kept in a folder named after all that decides what they are, so that a stopped
-    benchmark goes on where it was.
+    benchmark goes on where it was, and several processes may share the work.
 
     Args:
         passes: Counts the evaluations of the model that the cases are for.
@@ -190,23 +211,27 @@ class Contest:
         return found
 
     def run(self, contender: Contender, cases: Iterable[Case]) -> None:
-        """Make what is not yet made."""
-        asked = self._size(contender)
+        """Make what is not yet made, and what no other process is making now."""
         for case in cases:
             path = self._path(contender, case)
-            if path.exists():
-                continue
-            before, began = self.passes.total, time.perf_counter()
-            images = asked.method(case.task(), **asked.settings).images.cpu()
-            seconds = time.perf_counter() - began
             path.parent.mkdir(parents=True, exist_ok=True)
-            spent = (self.passes.total - before) / 2
-            cost = torch.tensor([spent, seconds]) / len(case.seeds)
-            partial = path.with_suffix(f".{time.time_ns()}")
-            save_file({"images": images.contiguous().clone(), "cost": cost}, partial)
-            partial.replace(path)
-            done = f"{case.name}, {len(case.seeds)} images: {seconds:.0f} s"
-            print(f"{contender.name}: {done}", flush=True)
+            with claim(path.with_suffix(".lock")) as mine:
+                if mine and not path.exists():
+                    self._make(contender, case, path)
+
+    def _make(self, contender: Contender, case: Case, path: Path) -> None:
+        """Make the images of a case, and keep them with what they cost."""
+        asked = self._size(contender)
+        before, began = self.passes.total, time.perf_counter()
+        images = asked.method(case.task(), **asked.settings).images.cpu()
+        seconds = time.perf_counter() - began
+        spent = (self.passes.total - before) / 2
+        cost = torch.tensor([spent, seconds]) / len(case.seeds)
+        partial = path.with_suffix(f".{time.time_ns()}")
+        save_file({"images": images.contiguous().clone(), "cost": cost}, partial)
+        partial.replace(path)
+        done = f"{case.name}, {len(case.seeds)} images: {seconds:.0f} s"
+        print(f"{contender.name}: {done}", flush=True)
 
     def collect(self, contender: Contender, cases: Sequence[Case]) -> Made | None:
         """What has been made; None if a case is missing.

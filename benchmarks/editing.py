@@ -27,7 +27,7 @@ from torch.nn import functional
 
 import chainrule
 from base import machine, publish, publish_picture, table
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.diffusion.batch import PerImage
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.guidance import semantic as by
@@ -589,7 +589,7 @@ def judge_edits(
     moved = (images - before).abs().mean(dim=1, keepdim=True) * (1 - mask)
     away = moved.sum(dim=(1, 2, 3)) / (1 - mask).sum((1, 2, 3))
     outside = mask * before + (1 - mask) * images
-    felt = Perceptual(load_backbone(bundled.JUDGE), before)(outside)
+    felt = Perceptual(load_backbone(SCENES.judge), before)(outside)
     return {
         "as asked": happened,
         "the rest stayed": rest,
@@ -634,7 +634,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = ask_edits(kinds, count, first)
     every = [edit for some in asked.values() for edit in some]
     work = arguments.work / ("tuning" if tune else "final")
-    contest = Contest(passes, work, [bundled.PIPELINE], toy=arguments.toy)
+    contest = Contest(passes, work, [SCENES.pipeline], toy=arguments.toy)
     cases = make_cases(model, asked)
     played = contest.play(TUNING if tune else CONTENDERS, cases, arguments.only)
     verdicts = {c: judge_edits(judge, every, made.images) for c, made in played.items()}

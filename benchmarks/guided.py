@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import chainrule
 from ablations import judge_images
 from base import machine, publish, table, use_preset
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.losses import load_classifier
 from chainrule.methods import DOODL, Adam, AdjointDPM, Momentum, Plain
 from chainrule.runs import count_passes
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     first = TUNING_SEED if tune else FIRST_SEED
     seeds = range(first, first + arguments.seeds)
     asked = make_cases(model, guide, seeds, 4, shapes=shapes)
-    weights = [bundled.PIPELINE, bundled.CLASSIFIER]
+    weights = [SCENES.pipeline, SCENES.classifier]
     contest = Contest(passes, arguments.work, weights, toy=arguments.toy)
     found = contest.play(TUNING if tune else CONTENDERS, asked, arguments.only)
     values = {

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import save
 
-from chainrule import bundled
+from chainrule.bundled import SCENES
 
 BIG = 200 << 20
 """The bytes that a bomb becomes."""
@@ -402,7 +402,7 @@ def _loop() -> dict[str, Any]:
 
 # --- folders ------------------------------------------------------------------------------------
 
-SOURCES = {"classifier": bundled.CLASSIFIER, "clip": bundled.CLIP, "pipeline": bundled.PIPELINE}
+SOURCES = {"classifier": SCENES.classifier, "clip": SCENES.clip, "pipeline": SCENES.pipeline}
 
 
 def change(trap: Trap, kind: str, file: str, changes: Any) -> Path:

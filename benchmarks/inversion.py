@@ -23,7 +23,8 @@ from torch import Tensor
 
 import chainrule
 from base import machine, publish, table, use_preset
-from chainrule import DDIM, EDICT, bundled
+from chainrule import DDIM, EDICT
+from chainrule.bundled import SCENES
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.diffusion.guidance.classifier_free import ClassifierFree
 from chainrule.diffusion.solvers import Solver
@@ -219,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tune, count = arguments.tune, arguments.photos
     first, judge = 10_000 if tune else 0, load_judge()
     model, passes = count_passes(chainrule.load())
-    contest = Contest(passes, arguments.work, [bundled.PIPELINE], toy=arguments.toy)
+    contest = Contest(passes, arguments.work, [SCENES.pipeline], toy=arguments.toy)
     command = f"python benchmarks/inversion.py --photos {count}{' --tune' if tune else ''}"
     text = [
         f"## Inversion, and editing by words{', choosing on other photos' if tune else ''}",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import chainrule
 from base import machine, publish, table, use_preset
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.images import from_pil
 from chainrule.losses import Clip, ClipImage, load_clip
 from chainrule.methods import Hybrid, Task
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     count = arguments.seeds or count
     wanted = make_wanted(tune, arguments.things)
     model, passes = count_passes(chainrule.load())
-    weights = [bundled.PIPELINE, bundled.CLIP]
+    weights = [SCENES.pipeline, SCENES.clip]
     contest = Contest(passes, arguments.work, weights, toy=arguments.toy)
     cases = make_cases(model, clip, wanted, tuple(range(first, first + count)))
     played = contest.play(TUNING if tune else CONTENDERS, cases, arguments.only)

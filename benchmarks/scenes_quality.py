@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 import chainrule
 from base import Options, machine, publish, publish_picture, table
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.images import from_pil, to_pil
 from chainrule.losses import Clip, ImageClassifier, load_classifier, load_clip
 from chainrule.methods import Plain, Task
@@ -132,7 +132,7 @@ def measure_renders(
     model: Model, judge: ImageClassifier, singles: list[Scene], mixed: list[Scene]
 ) -> list[Row]:
     """What the networks see in renders."""
-    guide, clip, judge_clip = load_classifier(), load_clip(), load_clip(bundled.JUDGE_CLIP)
+    guide, clip, judge_clip = load_classifier(), load_clip(), load_clip(SCENES.judge_clip)
     fresh, pixels, n = render_scenes(singles), render_scenes(mixed), len(mixed)
     rebuilt = reconstruct(model, fresh)
     shape_again = "finds a hidden shape again"

@@ -21,7 +21,7 @@ import personalisation
 import text
 import vocabulary
 from base import machine, publish, table, use_preset
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.losses import load_classifier, load_clip, load_rater
 from chainrule.methods import Hybrid
 from chainrule.models import Model
@@ -95,7 +95,7 @@ def take_prompts(model: Model, count: int) -> Table:
     """Text guidance: so many prompts of each category, two seeds each."""
     scenes = [scene for name in text.CATEGORIES for scene in text.find_scenes(name, count, 0)]
     cases = text.make_cases(model, load_clip(), scenes, range(2), 1.0)
-    judge_clip = load_clip(bundled.JUDGE_CLIP)
+    judge_clip = load_clip(SCENES.judge_clip)
 
     def succeed(made: Made) -> np.ndarray:
         return text.judge_images(made, scenes, judge_clip)[0]
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = options.parse(argv)
     warnings.filterwarnings("ignore")
     model, passes = count_passes(chainrule.load())
-    weights = [bundled.PIPELINE, bundled.CLASSIFIER, bundled.CLIP, bundled.RATER]
+    weights = [SCENES.pipeline, SCENES.classifier, SCENES.clip, SCENES.rater]
     parts = [
         "## One-step guidance at its strongest",
         f"`python benchmarks/strongest.py --size {arguments.size} --tables {arguments.tables}` on "

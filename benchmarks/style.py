@@ -17,7 +17,8 @@ from torch import Tensor
 
 import chainrule
 from base import Options, machine, publish, shorten, table
-from chainrule import bundled, sample
+from chainrule import sample
+from chainrule.bundled import SCENES
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.images import from_pil, to_pil
 from chainrule.losses import Clip, ImageClassifier, Style, load_backbone, load_clip
@@ -113,7 +114,7 @@ def learn_by_adjoint_dpm(size: Size) -> Drawing:
         tuple(write_prompt(*words) for words in size.seen),
         tuple(range(size.seeds)),
         draw_picture(),
-        load_backbone(bundled.CLIP),
+        load_backbone(SCENES.clip),
         load_backbone(),
     )
     for state in method.run(task):
@@ -247,9 +248,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = options.parse(argv)
     size, count = Size(), arguments.count
     size = size.shorten() if arguments.toy else size
-    eye = load_backbone(bundled.JUDGE_CLIP)
+    eye = load_backbone(SCENES.judge_clip)
     style = Style(eye, draw_picture())
-    judges = Judges(count, load_clip(bundled.JUDGE_CLIP), style, load_judge())
+    judges = Judges(count, load_clip(SCENES.judge_clip), style, load_judge())
     rows: list[list[object]] = []
     shown: list[Tensor] = []
     per_prompt: dict[str, list[float]] = {}

@@ -20,7 +20,7 @@ import torch
 
 import chainrule
 from base import machine, publish, table
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.losses import Clip, ClipText, load_clip
 from chainrule.methods import Plain, Task
 from chainrule.models import Model
@@ -138,9 +138,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add("--seeds", type=int, default=SEEDS, toy=1, help="for each prompt")
     arguments = options.parse(argv)
     tune, count = arguments.tune, arguments.prompts
-    clip, judge_clip = load_clip(), load_clip(bundled.JUDGE_CLIP)
+    clip, judge_clip = load_clip(), load_clip(SCENES.judge_clip)
     model, passes = count_passes(chainrule.load())
-    weights = [bundled.PIPELINE, bundled.CLIP]
+    weights = [SCENES.pipeline, SCENES.clip]
     contest = Contest(passes, arguments.work, weights, toy=arguments.toy)
     first = 10_000 if tune else 0
     seeds = range(first, first + arguments.seeds)

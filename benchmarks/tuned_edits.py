@@ -20,7 +20,7 @@ from PIL import Image
 
 import chainrule
 from base import machine, publish, publish_picture, use_preset
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.images import contact_sheet
 from chainrule.methods import Adam, Method, Result, Task
 from chainrule.methods.asyrp_trained import AsyrpTrained
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = ask_edits(kinds, count, first)
     every = [edit for some in asked.values() for edit in some]
     work = arguments.work / ("tuning" if tune else "final")
-    contest = Contest(passes, work, [bundled.PIPELINE, bundled.CLIP], toy=arguments.toy)
+    contest = Contest(passes, work, [SCENES.pipeline, SCENES.clip], toy=arguments.toy)
     cases = make_cases(model, asked, SIZE)
     played = contest.play(TUNING if tune else ALL, cases, arguments.only)
     judge = load_judge()

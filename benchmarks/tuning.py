@@ -29,7 +29,7 @@ from torch import Tensor
 
 import chainrule
 from base import machine, publish, publish_picture, table, use_preset
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.images import contact_sheet, from_pil
 from chainrule.losses import Clip, ClipImage, load_clip
 from chainrule.methods import Adam, BestOf, Method, Plain, Result, Task
@@ -389,7 +389,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     count = arguments.seeds or count
     things = (TUNING_THINGS if tune else THINGS)[: arguments.things]
     model, passes = count_passes(chainrule.load())
-    contest = Contest(passes, arguments.work, [bundled.PIPELINE, bundled.CLIP], toy=arguments.toy)
+    contest = Contest(passes, arguments.work, [SCENES.pipeline, SCENES.clip], toy=arguments.toy)
     cases = make_cases(model, things, range(first, first + count))
     played = contest.play(TUNING if tune else ALL, cases, arguments.only)
     verdicts = {each: judge_images(made, things, count) for each, made in played.items()}

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import chainrule
 from base import machine, publish, table, use_preset
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.diffusion.denoiser import Denoiser
 from chainrule.images import from_pil
 from chainrule.losses import Classifier, ImageClassifier, load_classifier
@@ -319,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, passes = count_passes(chainrule.load())
     first = TUNING_SEED if tune else FIRST_SEED
     seeds = range(first, first + arguments.seeds)
-    weights = [bundled.PIPELINE, bundled.CLASSIFIER, bundled.NOISE_AWARE]
+    weights = [SCENES.pipeline, SCENES.classifier, SCENES.noise_aware]
     contest = Contest(passes, arguments.work, weights, toy=arguments.toy)
 
     def ask(contender: Contender) -> list[Case]:

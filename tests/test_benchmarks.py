@@ -13,10 +13,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from chainrule import sprites
+from chainrule.sprites.artwork import STYLES
+from chainrule.sprites.things import KINDS
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 RESULTS = BENCHMARKS.parent / "docs" / "results.md"
 PARTS = (
     "approximate",
+    "artwork_audit",
+    "artwork_effect",
+    "artwork_learning",
+    "artwork_style",
+    "artwork_words",
+    "artwork_world",
     "base",
     "contest",
     "graphs",
@@ -30,6 +40,8 @@ PARTS = (
     "wishes",
 )
 """What benchmarks are made of."""
+OF_ARTWORK = ("artwork_edits",)
+"""What needs the networks of the world of sprites, and artwork."""
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in PARTS)
 MORE = {
     "scenes_quality --noise-aware": "| t |",
@@ -80,11 +92,41 @@ def _list_pictures() -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_runs_at_toy_size(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = run(name, capsys)
+def test_it_runs_at_toy_size(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if name in OF_ARTWORK:
+        _require_sprites()
+        _make_artwork(tmp_path / "artwork")
+        name = f"{name} --artwork artwork"
+    found, name = run(name, capsys), name.split()[0]
     assert f"`python benchmarks/{name}.py" in found
     head = next(i for i, line in enumerate(found.splitlines()) if line.startswith("| --- |"))
     assert found.splitlines()[head + 1].startswith("| ")
+
+
+def _require_sprites() -> None:
+    pipeline = Path(sprites.__file__).parent / "weights" / "pipeline"
+    if not pipeline.exists():
+        pytest.skip("the networks of the world of sprites are not installed")
+
+
+def _make_artwork(folder: Path) -> None:
+    """Artwork that stands in for the real one, which is fetched and never committed."""
+    folder.mkdir()
+    shape = (len(STYLES), len(KINDS), 64, 64, 4)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.savez(folder / "artwork.npz", pixels=pixels)
+
+
+@pytest.mark.parametrize("table", ["words", "learning", "style", "effect", "audit"])
+def test_each_table_of_edits_on_artwork_tells_how_it_is_made(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _require_sprites()
+    _make_artwork(tmp_path / "artwork")
+    options = f"--tables {table} --collect --artwork artwork --sheet sheets"
+    found = run(f"artwork_edits {options}", capsys)
+    assert f"`python benchmarks/artwork_edits.py --tables {table}" in found
+    assert (tmp_path / "sheets" / f"artwork-{table}.png").exists()
 
 
 @pytest.mark.slow

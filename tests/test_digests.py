@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 import tiny
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.methods import METHODS, Sheet
 from chainrule.methods.doodl import QUICK
 from chainrule.models import Model, trained
@@ -181,9 +181,9 @@ def spec_of(family: str, name: str) -> Any:
         inputs, losses = dict(LEARNT[name]), HEART if name == "reward" else []
         inputs["pictures"] = tuple(files() / picture for picture in inputs.get("pictures", ()))
     if family != "bundled" and name == "stylize":
-        settings = {**settings, "features": str(bundled.CLASSIFIER)}
+        settings = {**settings, "features": str(SCENES.classifier)}
     if family != "bundled" and name == "audit":
-        settings = {**settings, "judge": str(bundled.JUDGE)}
+        settings = {**settings, "judge": str(SCENES.judge)}
     settings = {**tiny.required(kind), **settings}
     if name == "semantic":
         losses = [{"kind": "text", "target": "a red heart"}]

@@ -14,8 +14,8 @@ from chainrule.methods import METHODS
 
 SOURCE = Path(__file__).parents[1] / "src" / "chainrule"
 ROOMS = (
-    "errors", "brief", "specs", "noise", "images", "metrics", "diffusion", "bundled", "vision", "losses", "models", "memory",
-    "optimise", "methods", "scenes", "runs", "study", "studio", "_public", "cli", "__main__",
+    "errors", "brief", "bundled", "specs", "noise", "images", "metrics", "diffusion", "vision", "losses", "models", "memory",
+    "optimise", "methods", "scenes", "sprites", "runs", "study", "studio", "_public", "cli", "__main__",
 )  # fmt: skip
 """From the ground floor up: a file imports from rooms above its own in this list."""
 

@@ -58,7 +58,7 @@ from transformers import (
 )
 
 import chainrule
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.diffusion.control import Learnt
 from chainrule.diffusion.control.bottleneck import bottleneck
 from chainrule.models import Model
@@ -100,7 +100,7 @@ def vae(channels: int = 4, **changes) -> AutoencoderKL:
 
 
 def _clip(suffix: str = "", kind: type = CLIPTextModel) -> dict:
-    tokenizer = CLIPTokenizer.from_pretrained(bundled.PIPELINE / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(SCENES.pipeline / "tokenizer")
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
@@ -355,7 +355,7 @@ def save_family(name: str, folder: Path) -> Path:
 
 def save_clip(folder: Path, kind: str = "clip") -> Path:
     """A CLIP or SigLIP of 12 numbers, with the bundled tokenizer."""
-    tokenizer = CLIPTokenizer.from_pretrained(bundled.CLIP)
+    tokenizer = CLIPTokenizer.from_pretrained(SCENES.clip)
     sizes = {
         "hidden_size": 16,
         "intermediate_size": 16,

@@ -1,24 +1,160 @@
-"""Where the weights of the bundled world are installed."""
+"""The bundled worlds: where their weights are, what is told of each, and their networks by name.
+
+A world is a small text-to-image model with all that its losses and methods ask: a classifier, a
+CLIP, a rater, networks that see noise, and judges. By a world's name each of them is found, so that
+"sprites" is that world's classifier where a classifier is named, and its CLIP where a CLIP is.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
-WEIGHTS = Path(__file__).parent / "scenes" / "weights"
+from chainrule.errors import UserError
 
-PIPELINE = WEIGHTS / "pipeline"
-CLASSIFIER = WEIGHTS / "classifier"
-JUDGE = WEIGHTS / "judge"
-CLIP = WEIGHTS / "clip"
-JUDGE_CLIP = WEIGHTS / "judge_clip"
-NOISE_AWARE = WEIGHTS / "noise_aware_classifier"
-NOISE_AWARE_ENCODER = WEIGHTS / "noise_aware_encoder"
-RATER = WEIGHTS / "rater" / "model.safetensors"
+Kind = Literal[
+    "pipeline",
+    "classifier",
+    "judge",
+    "clip",
+    "judge_clip",
+    "noise_aware",
+    "noise_aware_encoder",
+    "rater",
+]
+"""Which of a world's networks: the property of `World` that says where it is."""
 
-WORDS = (
-    *("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
-    *("circle", "square", "triangle", "shape", "small", "large"),
-    *("above", "below", "left", "right", "white", "gray", "black", "background"),
-)
-"""What its captions say, besides `LITTLE_WORDS`: the bundled networks know no other words."""
-LITTLE_WORDS = ("a", "an", "of", "on")
+
+@dataclass(frozen=True)
+class World:
+    """A bundled world.
+
+    Args:
+        name: What it is called, where a model or a network is named.
+        folder: Where its weights are.
+        example: A prompt that its model knows.
+        guidance_scale: The guidance scale of its model.
+        photo_scale: The same, for editing a photo.
+    """
+
+    name: str
+    folder: Path
+    example: str
+    guidance_scale: float = 3.0
+    photo_scale: float = 1.5
+
+    @property
+    def pipeline(self) -> Path:
+        """Its model, as diffusers has it."""
+        return self.folder / "pipeline"
+
+    @property
+    def classifier(self) -> Path:
+        """What images are guided by."""
+        return self.folder / "classifier"
+
+    @property
+    def judge(self) -> Path:
+        """An independent classifier, by which they are judged."""
+        return self.folder / "judge"
+
+    @property
+    def clip(self) -> Path:
+        """The CLIP that images are guided by."""
+        return self.folder / "clip"
+
+    @property
+    def judge_clip(self) -> Path:
+        """An independent CLIP, by which they are judged."""
+        return self.folder / "judge_clip"
+
+    @property
+    def noise_aware(self) -> Path:
+        """The classifier of noisy latents."""
+        return self.folder / "noise_aware_classifier"
+
+    @property
+    def noise_aware_encoder(self) -> Path:
+        """The encoder of noisy latents, in the space of `clip`."""
+        return self.folder / "noise_aware_encoder"
+
+    @property
+    def rater(self) -> Path:
+        """The aesthetic head on `clip`: a file."""
+        return self.folder / "rater" / "model.safetensors"
+
+    @property
+    def installed(self) -> bool:
+        """Whether its model is here."""
+        return (self.pipeline / "model_index.json").exists()
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """What its captions say, those worth telling first: its networks know no other words.
+
+        They are a list in `words.json`, beside the weights; without that file there are none.
+        """
+        file = self.folder / "words.json"
+        return tuple(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else ()
+
+    def find(self, kind: Kind) -> Path:
+        """Where one of its networks is. Raises UserError if it is not installed."""
+        path: Path = getattr(self, kind)
+        if not path.exists():
+            raise UserError(
+                f"the world {self.name!r} has no {kind.replace('_', ' ')} here ({path} is missing)",
+                f"make it, with python -m chainrule.{self.name}.train",
+                "model" if kind == "pipeline" else None,
+            )
+        return path
+
+
+HERE = Path(__file__).parent
+SCENES = World("scenes", HERE / "scenes" / "weights", "a red shape on a white background")
+"""Coloured shapes; meant where no world is named and no model says which."""
+SPRITES = World("sprites", HERE / "sprites" / "weights", "a bird on a blue background")
+"""Emoji."""
+WORLDS = {world.name: world for world in (SCENES, SPRITES)}
+"""Every world by its name. A folder of such a name is meant by a path: `./sprites`."""
+
+
+def find_world(name: str | Path | None) -> World | None:
+    """The world whose model is meant; None if it is none's.
+
+    Args:
+        name: A world's name, or its pipeline's folder; None: `SCENES`.
+    """
+    if name is None:
+        return SCENES
+    if isinstance(name, str) and name in WORLDS:
+        return WORLDS[name]
+    path = Path(os.path.expanduser(name))
+    return next((world for world in WORLDS.values() if path == world.pipeline), None)
+
+
+def find_network(name: str | Path | None, kind: Kind) -> str | Path:
+    """Where a network is: a world's own by the name of the world, anything else as it was named.
+
+    Args:
+        name: A world's name, a folder, a file, or owner/name; None or "": `SCENES`.
+        kind: Which of the world's networks is meant.
+
+    Raises:
+        UserError: The world has none of that kind here.
+    """
+    if not name:
+        return SCENES.find(kind)
+    return WORLDS[str(name)].find(kind) if is_world(name) else name
+
+
+def is_world(name: str | Path | None) -> bool:
+    """Whether a network is named by a world; nothing stands for `SCENES`.
+
+    Args:
+        name: As in `find_network`.
+    """
+    return not name or (isinstance(name, str) and name in WORLDS)

@@ -28,9 +28,11 @@ from pydantic import (
     model_validator,
 )
 
+from chainrule.bundled import WORLDS
 from chainrule.errors import UserError
 
 T = TypeVar("T")
+S = TypeVar("S", bound="Spec")
 
 
 class Spec(BaseModel):
@@ -159,6 +161,10 @@ class _Network:
     """Marks the name of a network."""
 
 
+class _Own:
+    """Marks a network of which every world has its own."""
+
+
 def check_path(path: Any) -> Any:
     """A path that can be written down. Raises UserError for one that is not text."""
     text = str(path)
@@ -198,7 +204,12 @@ AS_WRITTEN = {"networks": "as written"}
 
 
 def locate(name: str) -> str:
-    """A network's name; of a folder or file that is here, its whole path."""
+    """A network's name; of a folder or file that is here, its whole path.
+
+    A world's name is the world, whatever is here: `./sprites` is a folder.
+    """
+    if name in WORLDS:
+        return name
     path = expand(name)
     configs = (path / "config.json", path / "model_index.json")
     here = os.path.isfile(path) or any(os.path.isfile(config) for config in configs)
@@ -213,6 +224,9 @@ NETWORK = _Network()
 NetworkName = Annotated[str, NETWORK, BeforeValidator(check_path), AfterValidator(_locate)]
 """A network by folder, file or hub name. What is here keeps its whole path, so that a run can be
 made again from elsewhere."""
+OWN = _Own()
+OwnNetwork = Annotated[NetworkName | None, OWN]
+"""A network of which every world has its own: None is that of the model's (`name_networks`)."""
 
 
 MANY = 200
@@ -345,6 +359,26 @@ def list_networks(value: Any) -> list[str]:
         value: A Spec, or a tuple or mapping of them.
     """
     return list(dict.fromkeys(_find_networks(value, named=False)))
+
+
+def name_networks(value: S, world: str) -> S:
+    """A Spec in which networks that are left open are those of a world.
+
+    They are the fields of type `OwnNetwork` that are None, and a name "" in mappings of networks.
+
+    Args:
+        value: The Spec. Specs within it are not looked at.
+        world: The world's name.
+    """
+    changed: dict[str, Any] = {}
+    for name, info in type(value).model_fields.items():
+        old = getattr(value, name)
+        if OWN in info.metadata and old is None:
+            changed[name] = world
+        elif isinstance(old, Mapping) and "" in old and _mentions(NETWORK, info.annotation):
+            rest = {each: weight for each, weight in old.items() if each}
+            changed[name] = {world: old[""] + rest.pop(world, 0.0), **rest}
+    return value.model_copy(update=changed) if changed else value
 
 
 def _find_networks(value: Any, *, named: bool) -> Iterator[str]:

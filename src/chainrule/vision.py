@@ -134,7 +134,7 @@ def find_source(name: str | Path, what: str) -> str:
     if not all(part.strip() for part in source.split("/")) or source.count("/") != 1:
         raise UserError(
             f"there is no folder {source!r} here",
-            "name a folder or owner/name; omit it for the bundled one",
+            "name a folder or owner/name; omit it for that of the model's world",
         )
     cached = _find_cached(source)
     if cached is None:

@@ -19,6 +19,7 @@ from typer import Exit
 from typer.testing import CliRunner
 
 import chainrule
+from chainrule.bundled import WORLDS
 from chainrule.cli._app import app
 from chainrule.cli._options import split_settings
 from chainrule.cli._settings import find_settings
@@ -314,7 +315,8 @@ def test_models_lists_what_can_be_loaded(tmp_path: Path, monkeypatch: pytest.Mon
         if family:
             (snapshot / "model_index.json").write_text(json.dumps({"_class_name": family}))
     code, output = call("models")
-    assert (code, output.split()) == (0, ["scenes", "a/mine"])
+    worlds = [name for name, world in WORLDS.items() if world.installed]
+    assert (code, output.split()) == (0, [*worlds, "a/mine"])
 
 
 # --- what it says of itself ---------------------------------------------------------------------

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import chainrule
-from chainrule import bundled, sample
+from chainrule import sample
+from chainrule.bundled import SCENES
 from chainrule.cli.ask import COMMANDS
 from chainrule.images import from_pil, to_pil
 from chainrule.methods import METHODS
@@ -162,7 +163,7 @@ def ours(model: chainrule.Model, prompt: str) -> torch.Tensor:
 
 def test_both_open_in_plain_diffusers(done: dict[str, Path]) -> None:
     file, prompt = done["effect"] / "embedding.safetensors", f"{PROMPT} <effect>"
-    pipeline = StableDiffusionPipeline.from_pretrained(bundled.PIPELINE)
+    pipeline = StableDiffusionPipeline.from_pretrained(SCENES.pipeline)
     pipeline.load_textual_inversion(str(file))
     pipeline.load_lora_weights(str(done["stylize"]), weight_name="pytorch_lora_weights.safetensors")
     model = chainrule.load(
@@ -201,7 +202,7 @@ def test_on_another_checkpoint(pictures: Path, tmp_path: Path) -> None:
         "--epochs",
         "1",
         "--features",
-        bundled.CLASSIFIER,
+        SCENES.classifier,
         *common,
         tmp_path / "one",
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.cli._terminal import _Display
 from chainrule.cli.ask import COMMANDS
 from chainrule.errors import LONGEST
@@ -88,14 +88,14 @@ def test_what_is_loaded_is_said_and_of_a_picture_only_with_trust(
 ) -> None:
     """Of one's own folder and spec it is said; a picture may be a stranger's."""
     monkeypatch.chdir(tmp_path)
-    loss = {"kind": "classifier", "target": "heart", "classifier": str(bundled.CLASSIFIER)}
+    loss = {"kind": "classifier", "target": "heart", "classifier": str(SCENES.classifier)}
     spec = {
         "inputs": {"prompt": PROMPT},
         "losses": [loss],
         "methods": [{"kind": "plain", "steps": 1}],
     }
     (tmp_path / "spec.json").write_text(json.dumps(spec))
-    said = f"loads {bundled.CLASSIFIER}"
+    said = f"loads {SCENES.classifier}"
     code, output = call("run", "spec.json", "-o", "run")
     assert (code, said in output) == (0, True), output
     assert "no method here follows the loss: it only scores" in output
@@ -105,7 +105,7 @@ def test_what_is_loaded_is_said_and_of_a_picture_only_with_trust(
     assert code == 2
     assert output == (
         "error: run/contact-sheet.png names networks that chainrule does not bring: "
-        f"{bundled.CLASSIFIER}: say that you trust them if you do, or name the model yourself "
+        f"{SCENES.classifier}: say that you trust them if you do, or name the model yourself "
         "(--trust, --model)"
     )
     code, output = call("rerun", "run/contact-sheet.png", "-o", "again", "--trust")

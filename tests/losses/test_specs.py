@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from chainrule import UserError
+from chainrule.bundled import SCENES
 from chainrule.images import to_pil
 from chainrule.losses import LOSSES, AnyLoss, Call, Loss, LossSpec, parse_loss
 from chainrule.losses.features import Backbone
@@ -148,9 +149,8 @@ def test_paths_are_whole_and_belong_to_the_run(
 def test_a_features_network_is_a_file_or_a_folder(picture: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as the weights of a VGG"):
         spec(f"style={picture}", features=str(picture)).load()
-    from chainrule import bundled
 
-    loss = spec(f"perceptual={picture}", features=str(bundled.JUDGE)).load()
+    loss = spec(f"perceptual={picture}", features=str(SCENES.judge)).load()
     assert isinstance(loss.features, Backbone)
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from chainrule import UserError, bundled
+from chainrule import UserError
+from chainrule.bundled import SCENES
 from chainrule.losses import ImageClassifier
 from chainrule.losses.classifier import match_labels
 from chainrule.memory import Plan
@@ -233,7 +234,7 @@ def test_a_judge_must_be_another() -> None:
     model = load_once()
     task = Task(model, model.denoiser("a red circle"), (0,), prompts=("a red circle",))
     with pytest.raises(UserError, match="the judge is the classifier itself"):
-        Audit(classifier=str(bundled.JUDGE), judge=str(bundled.JUDGE)).prepare(task)
+        Audit(classifier=str(SCENES.judge), judge=str(SCENES.judge)).prepare(task)
     other = replace(task, model=replace(model, name="somebody's"))
     with pytest.raises(UserError, match="there is no independent judge"):
         AUDIT.prepare(other)
@@ -324,7 +325,7 @@ def test_a_copied_folder_is_found_by_its_weights(tmp_path: Path) -> None:
     """Whatever it is called, and in the precision in which it was saved."""
     model = load_once()
     task = Task(model, model.denoiser("a red circle"), 0, prompts="a red circle")
-    shutil.copytree(bundled.CLASSIFIER, tmp_path / "judge")
+    shutil.copytree(SCENES.classifier, tmp_path / "judge")
     weights = load_file(tmp_path / "judge" / "model.safetensors")
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         cast = {key: v.to(dtype) if v.is_floating_point() else v for key, v in weights.items()}

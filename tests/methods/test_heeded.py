@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from chainrule import EDICT, Checkpoint, UserError, bundled
+from chainrule import EDICT, Checkpoint, UserError
+from chainrule.bundled import SCENES
 from chainrule.diffusion.solvers.adams_bashforth import AdamsBashforth
 from chainrule.diffusion.solvers.registry import SOLVERS
 from chainrule.diffusion.solvers.runge_kutta import Euler
@@ -53,7 +54,7 @@ BASE: dict[str, dict[str, Any]] = {
     "diffedit": {"noises": 1},
     "effect": {"iterations": 1, "vectors": 1, "steps": 2, "optimiser": Adam(rate=0.5)},
     "stylize": {"epochs": 1, "steps": 2, "batch": 2, "rank": 1, "optimiser": Adam(rate=0.05),
-                "features": str(bundled.CLASSIFIER), "other_seeds": (7,)},
+                "features": str(SCENES.classifier), "other_seeds": (7,)},
     "textual-inversion": {"iterations": 1, "steps": 2, "batch": 1, "optimiser": Adam(rate=0.5)},
     "dreambooth": {"iterations": 1, "steps": 2, "prior_images": 2, "rank": 1,
                    "optimiser": Adam(rate=0.1)},
@@ -64,7 +65,7 @@ BASE: dict[str, dict[str, Any]] = {
                        "optimiser": Adam(rate=0.1)},
     "asyrp-trained": {"iterations": 2, "batch": 2, "optimiser": Adam(rate=0.1)},
     "unitune": {"iterations": 1, "batch": 1, "rank": 1, "optimiser": Adam(rate=0.1)},
-    "audit": {"tau": (0.1,), "iterations": 1, "judge": str(bundled.JUDGE)},
+    "audit": {"tau": (0.1,), "iterations": 1, "judge": str(SCENES.judge)},
 }  # fmt: skip
 """Few iterations, and what a tiny model needs."""
 OTHER: dict[str, Any] = {
@@ -144,7 +145,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("diffusion-clip", "optimiser"): {"optimiser": Adam(rate=0.01)},
     ("diffusion-clip", "change"): {"change": "a red circle > a red star"},
     ("diffusion-clip", "told"): {"told": "a circle"},
-    ("diffusion-clip", "features"): {"perceptual": 1.0, "features": str(bundled.CLIP)},
+    ("diffusion-clip", "features"): {"perceptual": 1.0, "features": str(SCENES.clip)},
     ("diffusion-clip", "clip"): {"clip": {"": 0.5}},
     ("diffusion-clip", "other"): {"other": (Path(__file__).parents[2] / PICTURE,)},
     ("diffusion-clip", "l1"): {"l1": 9.0},
@@ -153,7 +154,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("asyrp-trained", "optimiser"): {"optimiser": Adam(rate=0.01)},
     ("asyrp-trained", "change"): {"change": "a red circle > a red star"},
     ("asyrp-trained", "told"): {"told": "a circle"},
-    ("asyrp-trained", "features"): {"features": str(bundled.CLIP)},
+    ("asyrp-trained", "features"): {"features": str(SCENES.clip)},
     ("asyrp-trained", "clip"): {"clip": {"": 0.5}},
     ("asyrp-trained", "other"): {"other": (Path(__file__).parents[2] / PICTURE,)},
     ("asyrp-trained", "until"): {"until": 0.5},

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import chainrule
-from chainrule import UserError, bundled
+from chainrule import UserError
+from chainrule.bundled import SCENES
 from chainrule.losses import load_backbone
 from chainrule.methods import Adam, StyleTask, Stylize, Task
 from chainrule.models import Model
@@ -124,7 +125,7 @@ def test_it_says_what_it_lacks() -> None:
     task = Task(model, model.denoiser("a red square"), (0,), prompts=PROMPTS, pictures=(PICTURE,))
     with pytest.raises(UserError, match="nothing sees the style"):
         QUICK.prepare(task)
-    seen = QUICK.model_copy(update={"features": str(bundled.CLASSIFIER)})
+    seen = QUICK.model_copy(update={"features": str(SCENES.classifier)})
     assert seen.prepare(task).samples == [(prompt, 0) for prompt in PROMPTS]
     with pytest.raises(UserError, match="a prompt is empty"):
         seen.prepare(replace(task, prompts=("a red square", "")))

@@ -67,7 +67,7 @@ def test_weights_are_frozen_and_latents_are_float32(folders) -> None:
 
 
 def test_the_bundled_model_by_its_name_and_by_its_folder() -> None:
-    models = [chainrule.load(), chainrule.load("scenes"), chainrule.load(_load.bundled.PIPELINE)]
+    models = [chainrule.load(), chainrule.load("scenes"), chainrule.load(_load.SCENES.pipeline)]
     assert {(m.name, m.guidance_scale, m.photo_scale) for m in models} == {("scenes", 3.0, 1.5)}
     assert installed()[0] == "scenes"
 

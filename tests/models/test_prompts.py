@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import chainrule
-from chainrule import UserError, bundled
+from chainrule import UserError
+from chainrule.bundled import SCENES
 from chainrule.methods import METHODS
 from chainrule.methods.base import Photo, Task
 from chainrule.models import Model
@@ -251,7 +252,7 @@ def test_the_bundled_model_knows_what_its_captions_say() -> None:
     """All of them: each word is in one of a thousand captions."""
     scenes = [sample_scene(seed) for seed in range(1000)]
     said = {word for scene in scenes for word in scene.caption.split()}
-    assert said == {*bundled.WORDS, *bundled.LITTLE_WORDS}
+    assert said == set(SCENES.words)
     model = chainrule.load()
     assert said_unknown(model, " ".join(sorted(said)[:20])) is None
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import chainrule
-from chainrule import UserError, bundled, sample
+from chainrule import UserError, sample
+from chainrule.bundled import SCENES
 from chainrule.models import Model
 from chainrule.models.single_file import KINDS, _name_other
 from tiny import BETAS
@@ -49,7 +50,7 @@ ENDS = {
 def tiny(channels: int = 4) -> StableDiffusionPipeline:
     """The smallest that has what the conversion looks for."""
     torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(bundled.PIPELINE / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(SCENES.pipeline / "tokenizer")
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,

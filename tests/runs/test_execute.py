@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tiny
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.errors import UserError
 from chainrule.images import to_pil
 from chainrule.methods import DOODL as Optimised  # noqa: N811
@@ -94,7 +94,7 @@ def ask(name: str) -> RunSpec:
             "methods": [
                 {
                     "kind": "stylize", "epochs": 1, "batch": 2, "steps": 2, "rank": 2, "other_seeds": (100,),
-                    "features": str(bundled.CLASSIFIER),
+                    "features": str(SCENES.classifier),
                 }
             ],
         },

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.errors import UserError
 from chainrule.images import to_pil
 from chainrule.runs import (
@@ -470,7 +470,7 @@ def test_a_tensor_of_one_element_has_a_digest_whatever_its_stride() -> None:
 
 
 def test_a_run_goes_on_with_the_networks_that_it_began_with_only(tmp_path: Path) -> None:
-    classifier = shutil.copytree(bundled.CLASSIFIER, tmp_path / "mine")
+    classifier = shutil.copytree(SCENES.classifier, tmp_path / "mine")
     loss = {"kind": "classifier", "target": "heart", "classifier": str(classifier)}
     spec = parse_spec(
         {

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import chainrule
-from chainrule import bundled, sample
+from chainrule import sample
+from chainrule.bundled import SCENES
 from chainrule.images import from_pil
 from chainrule.losses import ImageClassifier, load_classifier
 from chainrule.scenes.base import NAMED_SHAPES, SHAPES, render, sample_scene
@@ -31,7 +32,7 @@ def judge() -> ImageClassifier:
 
 
 def test_weights_are_small_half_precision_safetensors() -> None:
-    files = [path for path in bundled.WEIGHTS.rglob("*") if path.is_file()]
+    files = [path for path in SCENES.folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 15e6
     weights = [path for path in files if path.suffix == ".safetensors"]
     assert len(weights) == 10
@@ -46,7 +47,7 @@ def test_weights_are_small_half_precision_safetensors() -> None:
 def test_the_pipeline_opens_in_diffusers_and_agrees_with_ours(model: chainrule.Model) -> None:
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(bundled.PIPELINE)
+    pipeline = StableDiffusionPipeline.from_pretrained(SCENES.pipeline)
     pipeline.set_progress_bar_config(disable=True)
     x_T, prompt = model.noise([0]), "a red circle on a white background"
     theirs = pipeline(
@@ -83,9 +84,7 @@ def test_the_generator_draws_what_the_caption_says(
     assert sum(right) >= 5
 
 
-@pytest.mark.parametrize(
-    "folder", [bundled.CLIP, bundled.JUDGE_CLIP], ids=lambda folder: folder.name
-)
+@pytest.mark.parametrize("folder", [SCENES.clip, SCENES.judge_clip], ids=lambda folder: folder.name)
 def test_the_clips_load(folder: Path) -> None:
     from transformers import CLIPModel, CLIPTokenizer
 
@@ -98,11 +97,11 @@ def test_the_clips_load(folder: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not bundled.NOISE_AWARE.exists(), reason="the noise-aware classifier is not trained yet"
+    not SCENES.noise_aware.exists(), reason="the noise-aware classifier is not trained yet"
 )
 def test_the_noise_aware_classifier_loads() -> None:
     from chainrule.models.noise_aware import NoiseAwareClassifier
 
-    classifier = NoiseAwareClassifier.from_pretrained(bundled.NOISE_AWARE)
+    classifier = NoiseAwareClassifier.from_pretrained(SCENES.noise_aware)
     assert classifier(torch.zeros(2, 4, 16, 16), torch.tensor([0, 999])).shape == (2, len(SHAPES))
     assert classifier.labels == SHAPES

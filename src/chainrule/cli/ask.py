@@ -61,7 +61,7 @@ PRESET = Option(
     typer.Option(
         "--preset",
         metavar="PRESET",
-        help=f"{', '.join(PRESETS)}: the paper's, the bundled world's, little work; {BEST}: "
+        help=f"{', '.join(PRESETS)}: the paper's, the bundled worlds', little work; {BEST}: "
         "--budget.",
     ),
 )

@@ -18,12 +18,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from chainrule import bundled
 from chainrule.brief import Brief
+from chainrule.bundled import find_network
 from chainrule.errors import UserError
 from chainrule.losses.base import LossSpec, Term
 from chainrule.losses.clip import Clip, load_clip
-from chainrule.specs import NetworkName
+from chainrule.specs import NetworkName, OwnNetwork
 from chainrule.vision import load_weights
 
 TRAINED_WITH = {512: "openai/clip-vit-base-patch32", 768: "openai/clip-vit-large-patch14"}
@@ -84,8 +84,10 @@ class AestheticSpec(LossSpec):
     target: float = Field(
         allow_inf_nan=False, description="The rating: 10 for beautiful, 1 for ugly."
     )
-    rater: NetworkName | None = Field(
-        None, description="An aesthetic head (a file) for the CLIP; the bundled one."
+    rater: OwnNetwork = Field(
+        None,
+        description="An aesthetic head (a file) for the CLIP, or a world's; that of the model's "
+        "world.",
     )
     clip: Annotated[dict[NetworkName, float], Field(min_length=1, max_length=1)] = Field(
         {"": 1.0},
@@ -102,19 +104,19 @@ def load_rater(
     clip: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> Rater:
-    """The bundled rater, or a public head on the embeddings of its CLIP.
+    """The rater of a world, or a public head on the embeddings of its CLIP.
 
     Args:
-        head: The weights of a head (a file); None: the bundled one.
-        clip: The CLIP that the head was trained with; None: the bundled one. LAION's heads want
-            openai/clip-vit-large-patch14.
+        head: The weights of a head (a file), or the name of a world ("sprites"); None: the shapes'.
+        clip: The CLIP that the head was trained with, as in `load_clip`; None: the shapes'. LAION's
+            heads want openai/clip-vit-large-patch14.
         device: Where they work.
 
     Raises:
         UserError: One of the two is not there, or they do not fit together.
     """
     network = load_clip(clip, device)
-    weights = load_weights(head or bundled.RATER, "an aesthetic head")
+    weights = load_weights(find_network(head, "rater"), "an aesthetic head")
     layers = read_head(weights).to(device)
     width, expected = network.width, int(cast(nn.Linear, layers[0]).in_features)
     if width != expected:

@@ -19,7 +19,7 @@ from chainrule.brief import Brief
 from chainrule.errors import UserError
 from chainrule.images import resize_like
 from chainrule.noise import Stream
-from chainrule.specs import File, Spec, make_whole
+from chainrule.specs import File, Spec, make_whole, name_networks
 
 
 class Loss(Brief, ABC):
@@ -445,9 +445,19 @@ class LossSpec(Spec, ABC):
     def require_photo(self) -> None:
         """Raise UserError if images that are no edits of a photo cannot be judged by it."""
 
-    def build(self, device: str | torch.device = "cpu") -> Loss:
-        """The weighted loss. Raises UserError as `load` does."""
-        return self.weight * self.load(device)
+    def build(self, device: str | torch.device = "cpu", world: str | None = None) -> Loss:
+        """The weighted loss.
+
+        Args:
+            device: Where it works.
+            world: The world whose networks are asked where none are named, as `Model.world`; None:
+                that of the shapes.
+
+        Raises:
+            UserError: As `load` does.
+        """
+        own = self if world is None else name_networks(self, world)
+        return own.weight * own.load(device)
 
 
 class PictureLossSpec(LossSpec):

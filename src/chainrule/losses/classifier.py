@@ -15,12 +15,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chainrule import bundled
 from chainrule.brief import Brief
+from chainrule.bundled import find_network, is_world
 from chainrule.diffusion.gradient.base import is_transformed
 from chainrule.errors import UserError, tidy
 from chainrule.losses.base import LossSpec, Term, find_networks
-from chainrule.specs import NetworkName
+from chainrule.specs import OwnNetwork
 from chainrule.vision import Portable, Preprocess, asking, load_pretrained
 
 Objective = Callable[[Tensor, int], Tensor]
@@ -170,9 +170,10 @@ class ClassifierSpec(LossSpec):
     hint: ClassVar[str] = "classifier=CLASS"
     kind: Literal["classifier"] = "classifier"
     target: str = Field(description="The class that it should see: a label, or its number.")
-    classifier: NetworkName | None = Field(
+    classifier: OwnNetwork = Field(
         None,
-        description="Any transformers image classifier, a folder or owner/name; the bundled one.",
+        description="Any transformers image classifier: a folder, owner/name or a world's; "
+        "that of the model's world.",
     )
     objective: Literal["bce", "ce"] = Field(
         "bce", description="bce: a question for each class (the paper's); ce: one among all."
@@ -188,7 +189,7 @@ def load_classifier(
     name: str | Path | None = None,
     device: str | torch.device = "cpu",
     *,
-    role: str = "classifier",
+    role: Literal["classifier", "judge"] = "classifier",
     exclusive: bool = True,
 ) -> ImageClassifier:
     """Any `transformers` image classifier, frozen.
@@ -196,19 +197,20 @@ def load_classifier(
     Its labels are made one line of printable letters each.
 
     Args:
-        name: A folder, or a name on the hub; None: the bundled classifier.
+        name: A folder, a name on the hub, or that of a world ("sprites"); None: the shapes'.
         device: Where it works.
-        role: What it is called in messages.
+        role: Which of a world's two is meant, and what it is called in messages.
         exclusive: Whether one class is to be told from the others: a warning is given if the
             network was trained to answer each by itself.
 
     Raises:
         UserError: There is none of that name, or a class of it has no name.
     """
+    found = find_network(name, role)
     network, preprocess = load_pretrained(
-        "AutoModelForImageClassification", name or bundled.CLASSIFIER, "image classifier"
+        "AutoModelForImageClassification", found, "image classifier"
     )
-    called = f"{role} {tidy(Path(name).name)}" if name else f"{role} that is bundled"
+    called = f"{role} that is bundled" if is_world(name) else f"{role} {tidy(Path(found).name)}"
     config = network.config
     labels = _read_labels(config.id2label, called)
     _compare_maps(config.label2id or {}, config.id2label, called)

@@ -19,14 +19,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from chainrule import bundled
 from chainrule.brief import Brief
+from chainrule.bundled import find_network, is_world
 from chainrule.errors import UserError
 from chainrule.specs import NetworkName, expand
 from chainrule.vision import Portable, Preprocess, asking, load_pretrained, quiet_transformers
 
 Clips = Annotated[dict[NetworkName, float], Field(min_length=1)]
-"""CLIPs by folder or hub name ("" is the bundled one), each with its weight."""
+"""CLIPs by folder, hub name or world ("" is that of the model's world), each with its weight."""
 
 
 def spherical_distance(u: Tensor, v: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def load_clip(name: str | Path | None = None, device: str | torch.device = "cpu"
     """Any `transformers` CLIP or SigLIP, frozen.
 
     Args:
-        name: A folder, or a name on the hub; None: the bundled CLIP.
+        name: A folder, a name on the hub, or that of a world ("sprites"); None: the shapes'.
         device: Where it works.
 
     Raises:
@@ -117,10 +117,9 @@ def load_clip(name: str | Path | None = None, device: str | torch.device = "cpu"
     """
     from transformers import AutoTokenizer
 
-    source = str(expand(name or bundled.CLIP))
-    network, preprocess = load_pretrained(
-        "AutoModel", name or bundled.CLIP, "CLIP", unasked=("pooler",)
-    )
+    found = find_network(name, "clip")
+    source = str(expand(found))
+    network, preprocess = load_pretrained("AutoModel", found, "CLIP", unasked=("pooler",))
     if not hasattr(network, "get_image_features") or not hasattr(network, "get_text_features"):
         raise UserError(
             f"{source} is a {type(network).__name__}, which is not a CLIP",
@@ -140,7 +139,7 @@ def load_clip(name: str | Path | None = None, device: str | torch.device = "cpu"
             f"{read}",
             "name a complete CLIP",
         )
-    label = "CLIP" if name is None else Path(name).name
+    label = "CLIP" if is_world(name) else Path(found).name
     return Clip(label, network.to(device), tokenizer, preprocess)
 
 

@@ -156,7 +156,7 @@ class ClipDirectionSpec(LossSpec):
     )
     clip: Clips = Field(
         {"": 1.0},
-        description="Any transformers CLIPs or SigLIPs with their weights; the bundled one.",
+        description="Any transformers CLIPs or SigLIPs with weights; that of the model's world.",
     )
 
     def load(self, device: str | torch.device = "cpu") -> Loss:

@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from chainrule import bundled
 from chainrule.brief import Brief
+from chainrule.bundled import find_network
 from chainrule.errors import UserError
 from chainrule.losses.base import PictureLossSpec
-from chainrule.specs import NetworkName, expand
+from chainrule.specs import OwnNetwork, expand
 from chainrule.vision import Portable, Preprocess, asking, load_pretrained, load_weights
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -132,9 +132,10 @@ class Backbone(Features, Portable):
 class FeaturesSpec(PictureLossSpec):
     """A loss that compares what a network sees in the image and in a picture."""
 
-    features: NetworkName | None = Field(
+    features: OwnNetwork = Field(
         None,
-        description="A VGG's weights (a file), or a transformers vision network; the bundled one.",
+        description="A VGG's weights (a file), a transformers vision network, or a world's "
+        "classifier; that of the model's world.",
     )
 
 
@@ -142,15 +143,15 @@ def load_features(name: str | Path | None = None, device: str | torch.device = "
     """A network that sees content and style.
 
     Args:
-        name: A VGG's state dict (a file), or a `transformers` vision network by folder or hub name;
-            None: the bundled classifier.
+        name: A VGG's state dict (a file), a `transformers` vision network by folder or hub name,
+            or that of a world ("sprites"), whose classifier is meant; None: the shapes'.
         device: Where it works.
 
     Raises:
         UserError: There is none of that name.
     """
-    path = name and expand(name)
-    return load_vgg(path, device) if path and path.is_file() else load_backbone(name, device)
+    path = expand(find_network(name, "classifier"))
+    return load_vgg(path, device) if path.is_file() else load_backbone(name, device)
 
 
 def load_vgg(path: str | Path, device: str | torch.device = "cpu") -> Vgg:
@@ -172,13 +173,13 @@ def load_backbone(name: str | Path | None = None, device: str | torch.device = "
     """Any `transformers` vision network, frozen.
 
     Args:
-        name: A folder, or a name on the hub; None: the bundled classifier.
+        name: A folder, a name on the hub, or that of a world, whose classifier is meant; None: the
+            shapes'.
         device: Where it works.
 
     Raises:
         UserError: There is none of that name.
     """
-    network, preprocess = load_pretrained(
-        "AutoModel", name or bundled.CLASSIFIER, "vision network", unasked=("pooler",)
-    )
+    found = find_network(name, "classifier")
+    network, preprocess = load_pretrained("AutoModel", found, "vision network", unasked=("pooler",))
     return Backbone(getattr(network, "vision_model", network).to(device), preprocess)

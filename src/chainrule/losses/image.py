@@ -70,7 +70,7 @@ class ImageSpec(LossSpec):
     )
     clip: Clips = Field(
         {"": 1.0},
-        description="Any transformers CLIPs or SigLIPs with their weights; the bundled one.",
+        description="Any transformers CLIPs or SigLIPs with weights; that of the model's world.",
     )
 
     @classmethod

@@ -54,7 +54,7 @@ class TextSpec(LossSpec):
     target: str = Field(description="What the image should be like.")
     clip: Clips = Field(
         {"": 1.0},
-        description="Any transformers CLIPs or SigLIPs with their weights; the bundled one.",
+        description="Any transformers CLIPs or SigLIPs with weights; that of the model's world.",
     )
 
     def load(self, device: str | torch.device = "cpu") -> Loss:

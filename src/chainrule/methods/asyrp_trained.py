@@ -121,7 +121,7 @@ class AsyrpTrained(Changing):
         told, times = self.tell(task), self.times(task)
         found = math.nan, math.nan
         if self.until is None or self.boost is None:
-            features = load_features(self.features, task.model.device)
+            features = load_features(self.features or task.model.world, task.model.device)
             some = given["pictures"][:AT_ONCE], given["x_t0"][:AT_ONCE]
             found = find_times(told, task.model.decode, features, *some, times)
         return (

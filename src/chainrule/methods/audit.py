@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from chainrule import bundled
+from chainrule.bundled import find_network
 from chainrule.diffusion.gradient import Checkpoint
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample
@@ -31,7 +31,6 @@ from chainrule.methods.audit_report import (
 from chainrule.methods.audited import AuditState, AuditTask, require_independent
 from chainrule.methods.base import Method, Needs, Sheet, State, Steps, Task, Writer
 from chainrule.methods.fitting import not_its_own, require_layout
-from chainrule.models import BUNDLED
 from chainrule.optimise import Adam
 from chainrule.specs import NetworkName
 
@@ -61,10 +60,11 @@ class Audit(Method):
     state: ClassVar[type[State]] = AuditState
     judges_last = True
     classifier: NetworkName | None = Field(
-        default=None, description="Any transformers image classifier; the bundled one."
+        default=None, description="Any transformers image classifier; that of the model's world."
     )
     judge: NetworkName | None = Field(
-        default=None, description="An independent one with the same labels; the bundled one."
+        default=None,
+        description="An independent one with the same labels; that of the model's world.",
     )
     tau: Annotated[tuple[Tau, ...], Field(min_length=1)] = Field(
         default=(0.03, 0.1, 0.3),
@@ -97,13 +97,15 @@ class Audit(Method):
         super().prepare(task)
         if not all(prompt.strip() for prompt in task.prompts):
             raise UserError("a prompt is empty", "say what the images should show", "prompt")
-        if self.judge is None and task.model.name != BUNDLED:
+        world, device = task.model.world, task.model.device
+        if self.judge is None and world is None:
             raise UserError(
                 "there is no independent judge",
                 "name an image classifier that knows the same classes",
                 "judge",
             )
-        if self.judge is not None and self.judge == self.classifier:
+        named, judged = self.classifier or world, self.judge or world
+        if str(find_network(named, "classifier")) == str(find_network(judged, "judge")):
             raise UserError(
                 "the judge is the classifier itself",
                 "name another, or nothing is found out",
@@ -111,9 +113,8 @@ class Audit(Method):
             )
         task.model.schedule.times(self.steps)
         task.model.text(task.prompts)  # one that is too long is refused now
-        device = task.model.device
-        classifier = load_classifier(self.classifier, device)
-        judge = load_classifier(self.judge or bundled.JUDGE, device, role="judge")
+        classifier = load_classifier(named, device)
+        judge = load_classifier(judged, device, role="judge")
         made = AuditTask(task.model, task.prompts, task.seeds, classifier, judge, task.plan)
         require_independent(made)
         return made

@@ -55,9 +55,10 @@ class Changing(Learning):
     l1: float = Field(default=1.0, ge=0, description="The weight of the pixels' distance.")
     perceptual: float = Field(default=0.0, ge=0, description="The weight of what features see.")
     features: NetworkName | None = Field(
-        default=None, description="A VGG's weights (a file), or a vision network; the bundled one."
+        default=None,
+        description="A VGG's weights (a file), or a vision network; that of the model's world.",
     )
-    clip: Clips = Field({"": 1.0}, description="CLIPs with their weights; the bundled one.")
+    clip: Clips = Field({"": 1.0}, description="CLIPs with weights; that of the model's world.")
     other: tuple[File, ...] = Field(default=(), description="Pictures on which it is tried only.")
 
     # --- what each does in its own way ------------------------------------------------------------
@@ -121,10 +122,10 @@ class Changing(Learning):
 
     def judge(self, task: Task) -> Judge:
         """What is minimised: the direction, the pixels, and what features see."""
-        device, texts = task.model.device, split_change(self.change)
-        clips = [(weight, load_clip(name or None, device)) for name, weight in self.clip.items()]
+        device, world, texts = task.model.device, task.model.world, split_change(self.change)
+        clips = [(weight, load_clip(name or world, device)) for name, weight in self.clip.items()]
         way = sum_losses([weight * ClipDirection(clip, None, *texts) for weight, clip in clips])
-        features = load_features(self.features, device) if self.perceptual else None
+        features = load_features(self.features or world, device) if self.perceptual else None
 
         def judge(images: Tensor, pictures: Tensor) -> Tensor:
             terms: list[tuple[float, Loss | None]] = [

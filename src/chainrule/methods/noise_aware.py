@@ -20,7 +20,6 @@ from chainrule.losses.classifier import Classifier
 from chainrule.methods.base import Drawn, Eta, Steps, Strength, Task
 from chainrule.methods.chains import OneShot, add_noise, generate
 from chainrule.methods.chunking import encode_photos
-from chainrule.models import BUNDLED
 
 
 class EnergyGuidance(OneShot):
@@ -35,7 +34,7 @@ class EnergyGuidance(OneShot):
 
     @abstractmethod
     def find_energy(self, task: Task) -> Energy:
-        """The bundled energy for a task. Raises UserError if there is none."""
+        """The energy of the model's world for a task. Raises UserError if there is none."""
 
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
@@ -76,40 +75,44 @@ class NoiseAwareGuidance(EnergyGuidance):
     guess of the finished picture and no backward pass of the generator. With a photo, the chain
     starts at it, under noise.
 
-    Limits: somebody must have trained the classifier on the model's noise; the bundled one knows
-    the bundled world's shapes. The gradient is right on average over what may still come, not for
+    Limits: somebody must have trained the classifier on the model's noise; each bundled world has
+    one, of its own classes. The gradient is right on average over what may still come, not for
     the picture that will.
     """
 
     kind: Literal["noise-aware"] = "noise-aware"
 
     def find_energy(self, task: Task) -> Energy:
-        """What the bundled classifier says of the loss's class."""
-        require_bundled(task, self.kind, "a classifier")
+        """What the classifier of the model's world says of the loss's class."""
+        world = require_world(task, self.kind, "a classifier")
         _, first = next(iter(weighted_terms(task.loss)), (1.0, None))
         if not isinstance(first, Classifier):
             raise UserError(
-                "the noise-aware classifier knows shapes",
-                "ask for one first: classifier=SHAPE",
+                "the noise-aware classifier knows classes",
+                "ask for one first: classifier=CLASS",
                 "loss",
             )
         from chainrule.models.noise_aware import load_noise_aware
 
-        return load_noise_aware(str(first.target), task.model.device)
+        return load_noise_aware(str(first.target), task.model.device, world)
 
 
-def require_bundled(task: Task, kind: str, trained: str) -> None:
-    """Raise UserError unless the model is the one that somebody `trained` something for.
+def require_world(task: Task, kind: str, trained: str) -> str:
+    """The world that the model is of, for which somebody `trained` something.
 
     Args:
         task: Whose model.
         kind: The method.
         trained: What somebody has to have trained, in words.
+
+    Raises:
+        UserError: It is of none.
     """
-    if task.model.name != BUNDLED:
+    if task.model.world is None:
         raise UserError(
             f"{kind} guidance needs {trained} that was trained on the model's noisy latents, and "
-            "only the bundled model has one",
+            "only the bundled models have one",
             "omit the method, or give the task an energy in Python",
             "method",
         )
+    return task.model.world

@@ -19,7 +19,7 @@ from chainrule.losses.style import Style
 from chainrule.losses.text import ClipText
 from chainrule.methods.base import Task
 from chainrule.methods.chunking import encode_photos
-from chainrule.methods.noise_aware import EnergyGuidance, require_bundled
+from chainrule.methods.noise_aware import EnergyGuidance, require_world
 
 
 class SemanticGuidance(EnergyGuidance):
@@ -31,8 +31,8 @@ class SemanticGuidance(EnergyGuidance):
     An image encoder sees the noisy latents. The losses text, image, perceptual (layout) and style
     say what is wanted; an edit without losses is told its prompt and the layout of its photo.
 
-    Limits: somebody must have trained the encoder on the model's noise; the bundled one is a small
-    one for the bundled model. In the paper the generator itself is told nothing; here it may be
+    Limits: somebody must have trained the encoder on the model's noise; each bundled world
+    has a small one. In the paper the generator itself is told nothing; here it may be
     told a prompt too.
     """
 
@@ -40,19 +40,20 @@ class SemanticGuidance(EnergyGuidance):
     scale: float = Field(default=50.0, description="How hard the energies push.")
 
     def find_energy(self, task: Task) -> Energy:
-        require_bundled(task, self.kind, "an image encoder")
+        require_world(task, self.kind, "an image encoder")
         return by.Mixed(find_energies(task))
 
 
 def find_energies(task: Task) -> list[tuple[float, Energy]]:
-    """What the bundled encoder is told: the task's losses, with their weights.
+    """What the encoder of the model's world is told: the task's losses, with their weights.
 
     Raises:
         UserError: For losses that it does not know.
     """
     from chainrule.models.noise_aware import load_noise_aware_encoder
 
-    encoder = load_noise_aware_encoder(task.model.device)
+    device, world = task.model.device, task.model.world
+    encoder = load_noise_aware_encoder(device, world)
     found: list[tuple[float, Energy]] = []
     for weight, term in weighted_terms(task.loss):
         if isinstance(term, ClipText):
@@ -72,7 +73,7 @@ def find_energies(task: Task) -> list[tuple[float, Energy]]:
                 "loss",
             )
     if not found and task.photo is not None:
-        text = load_clip(None, task.model.device).embed_texts(list(task.prompts))
+        text = load_clip(world, device).embed_texts(list(task.prompts))
         like = by.Likeness(encoder, task.model.schedule, encode_photos(task))
         found = [(1.0, by.Text(encoder, text)), (1.0, by.Layout(like))]
     if not found:

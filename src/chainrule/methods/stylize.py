@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from chainrule import bundled
+from chainrule.bundled import find_network, is_world
 from chainrule.diffusion.gradient import Checkpoint
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.sampling import sample
@@ -29,7 +30,7 @@ from chainrule.methods.base import (
 from chainrule.methods.style_task import Samples, StyleTask
 from chainrule.methods.training import Training
 from chainrule.methods.tuning import Objective, Tuning
-from chainrule.models import BUNDLED, trained
+from chainrule.models import trained
 from chainrule.models.base import Model
 from chainrule.models.trained import Part
 from chainrule.noise import Noise, read_seeds
@@ -60,7 +61,7 @@ class Stylize(Tuning):
     features: NetworkName | None = Field(
         default=None,
         description="What sees style and content: a VGG's weights (a file) or a transformers "
-        "vision network; the bundled CLIP (style) and classifier (content).",
+        "vision network; the CLIP (style) and the classifier (content) of the model's world.",
     )
     other: tuple[str, ...] = Field(default=(), description="Prompts on which it is tried only.")
     other_seeds: Annotated[tuple[int, ...], BeforeValidator(read_seeds)] = Field(
@@ -99,16 +100,24 @@ class Stylize(Tuning):
             )
         if not all(prompt.strip() for prompt in task.prompts):
             raise UserError("a prompt is empty", "name ten or so to tune on", "prompt")
-        if self.features is None and task.model.name != BUNDLED:
+        if self.features is None and task.model.world is None:
             raise UserError(
                 "nothing sees the style", "name a VGG's weights or a vision network", "features"
             )
         task.model.text([*task.prompts, *self.other])  # one that is too long is refused now
         device, picture = task.model.device, task.pictures[0].to(task.model.device)
-        style, content = (load_features(self.features or name, device) for name in USUAL_FEATURES)
+        style, content = (load_features(name, device) for name in self._find_features(task.model))
         return StyleTask(
             task.model, task.prompts, task.seeds, picture, style, content, plan=task.plan
         )
+
+    def _find_features(self, model: Model) -> Sequence[str | Path]:
+        """What sees the style, and what the content."""
+        if self.features is not None and not is_world(self.features):
+            return self.features, self.features
+        # in a world, its CLIP knows colours and patterns, its classifier what there is
+        world = self.features or model.world
+        return find_network(world, "clip"), find_network(world, "classifier")
 
     def draw(
         self, model: Model, samples: Samples, keep: int = 0, on_step: OnStep | None = None
@@ -181,10 +190,6 @@ class Stylize(Tuning):
         style, content = state.losses[-1].tolist()
         numbers = {"style": style, "content": content}
         return Sheet(columns, ["before", "after"], captions, "before and after", numbers)
-
-
-USUAL_FEATURES = (bundled.CLIP, bundled.CLASSIFIER)
-"""What sees the bundled world: its CLIP knows colours and stripes, its classifier shapes."""
 
 
 def _split(samples: Samples, size: int) -> list[Samples]:

@@ -38,14 +38,14 @@ class Learning(Method):
     state: ClassVar[type[State]] = Training
     trains: ClassVar[bool] = True
     bundled_world: ClassVar[Mapping[str, Any]] = {}
-    """The settings that differ from the paper's in the bundled world."""
+    """The settings that differ from the paper's in the bundled worlds."""
     if TYPE_CHECKING:  # each says its own, among its other settings
         iterations: int = 1
         optimiser: Adam | None
 
     @classmethod
     def preset(cls, situation: Situation) -> dict[str, Any]:
-        """The paper's settings, or those of the bundled world."""
+        """The paper's settings, or those of the bundled worlds."""
         return {} if situation.name == "faithful" else dict(cls.bundled_world)
 
     def prepare(self, task: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from chainrule import bundled
+from chainrule.bundled import SCENES, WORLDS, World, find_world
 from chainrule.errors import UserError
 from chainrule.models._extras import Embeddings, Loras, add_extras
 from chainrule.models.base import Model
@@ -24,8 +24,8 @@ from chainrule.specs import expand, suggest
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-BUNDLED = "scenes"
-"""The name of the bundled model."""
+BUNDLED = SCENES.name
+"""The name of the model that is meant where none is named."""
 
 
 def load(
@@ -46,8 +46,9 @@ def load(
     precision would overflow.
 
     Args:
-        name: None or "scenes" for the bundled model, a diffusers folder, a single .safetensors
-            file in the original layout, a name on the hub (owner/name), or a pipeline.
+        name: A bundled world, "scenes" (None: this one) or "sprites"; a diffusers folder, a single
+            .safetensors file in the original layout, a name on the hub (owner/name), or a
+            pipeline. A folder of a world's name is meant by a path: "./sprites".
         dtype: The weights' (None: float32). Latents are float32.
         device: Where it runs (None: the CPU).
         variant: As in diffusers, for example "fp16".
@@ -60,22 +61,19 @@ def load(
             configuration and its tokenizer (None: its family's, if the hub's cache has it).
 
     Raises:
-        UserError: There is no such checkpoint, or its family is not supported.
+        UserError: There is no such checkpoint, its family is not supported, or a world's weights
+            are not installed.
     """
     if dtype is not None and not isinstance(dtype, torch.dtype):
         kinds = "torch.float16, torch.bfloat16, torch.float32 or torch.float64"
         raise UserError(f"a dtype is {kinds}, not {dtype!r}", field="dtype")
-    if name is None or name == BUNDLED:
-        name = bundled.PIPELINE
-    if isinstance(name, (str, Path)):
+    if name is None or isinstance(name, (str, Path)):
         files = _Files(dtype or torch.float32, device or "cpu", variant, embeddings, loras, config)
-        source = expand(name)
-        if source != bundled.PIPELINE:
-            return files.load(source, str(name), size)
-        model = files.load(source, BUNDLED, size)
-        known = (*bundled.WORDS, *bundled.LITTLE_WORDS)
-        text = replace(cast(Any, model.text), known=known)
-        return replace(model, guidance_scale=3.0, photo_scale=1.5, text=text)
+        world = find_world(name)
+        if name is None or world is not None:
+            return _load_world(world or SCENES, files, size)
+        called = f"{Path.cwd() / name}" if str(name) in WORLDS else str(name)
+        return files.load(expand(name), called, size)
     given = (dtype, device, variant, config)
     if any(each is not None for each in given) or embeddings or loras:
         raise UserError(
@@ -87,15 +85,16 @@ def load(
 
 
 def installed() -> list[str]:
-    """The checkpoints that need no download: the bundled one and those in the hub's cache."""
+    """The checkpoints that need no download: the bundled worlds and those in the hub's cache."""
     from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
     from huggingface_hub.errors import CacheNotFound
 
+    worlds = [name for name, world in WORLDS.items() if world.installed]
     cache = constants.HF_HUB_CACHE
     try:
         repos = scan_cache_dir(cache).repos
     except CacheNotFound:
-        return [BUNDLED]
+        return worlds
     cached = sorted(repo.repo_id for repo in repos if repo.repo_type == "model")
     indices = {name: try_to_load_from_cache(name, "model_index.json", cache) for name in cached}
     supported = [
@@ -103,7 +102,18 @@ def installed() -> list[str]:
         for name, path in indices.items()
         if isinstance(path, str) and _is_supported(Path(path))
     ]
-    return [BUNDLED, *supported]
+    return [*worlds, *supported]
+
+
+def _load_world(world: World, files: _Files, size: tuple[int, int] | None) -> Model:
+    """The model of a world. Raises UserError if it is not installed."""
+    model = files.load(world.find("pipeline"), world.name, size)
+    return replace(
+        model,
+        guidance_scale=world.guidance_scale,
+        photo_scale=world.photo_scale,
+        text=replace(cast(Any, model.text), known=world.words, example=world.example),
+    )
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ class _Files:
             raise UserError(
                 f"there is no model {str(source)!r}",
                 "name a diffusers folder, a .safetensors file, a hub model (owner/name) or "
-                f"{BUNDLED!r}, the bundled one",
+                f"a bundled one ({', '.join(WORLDS)})",
                 "model",
             )
         return fetch(str(source), self.variant, lambda family: _find_class(family, name))

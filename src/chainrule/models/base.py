@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from chainrule.brief import Brief
+from chainrule.bundled import SCENES, WORLDS
 from chainrule.diffusion.denoiser import Conditioned, Conditioning, Denoiser, Network
 from chainrule.diffusion.gradient.base import is_transformed
 from chainrule.diffusion.guidance.classifier_free import ClassifierFree
@@ -85,7 +86,7 @@ class Text(Brief, Portable, ABC):
     @property
     def example(self) -> str | None:
         """A prompt; None if the model takes none."""
-        return "a red shape on a white background"
+        return SCENES.example
 
     @abstractmethod
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
@@ -335,6 +336,11 @@ class Model(Brief):
     def words(self) -> tuple[str, ...]:
         """The words that it was taught (textual inversions), as one types them."""
         return self.text.words
+
+    @property
+    def world(self) -> str | None:
+        """The bundled world that it is the model of, whose networks know its images; None: none."""
+        return self.name if self.name in WORLDS else None
 
     @property
     def schedule(self) -> Schedule:

@@ -1,6 +1,6 @@
 """Small networks that see noisy latents, for guidance that needs no guess of x0.
 
-A classifier, and an image encoder in the space of the bundled CLIP.
+A classifier, and an image encoder in the space of a world's CLIP.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from chainrule import bundled
+from chainrule.bundled import find_network
 from chainrule.errors import UserError
 
 
@@ -96,12 +96,22 @@ class NoiseAwareEncoder(NoiseAware):
         self._build(in_channels, width, dim)
 
 
-def load_noise_aware_encoder(device: str | torch.device = "cpu") -> NoiseAwareEncoder:
-    """The bundled encoder of noisy latents, frozen.
+def load_noise_aware_encoder(
+    device: str | torch.device = "cpu", world: str | None = None
+) -> NoiseAwareEncoder:
+    """The encoder of a world's noisy latents, frozen.
 
-    Its space is that of the bundled CLIP (`chainrule.losses.load_clip`).
+    Its space is that of the world's CLIP (`chainrule.losses.load_clip`).
+
+    Args:
+        device: Where it runs.
+        world: The world's name; None: the shapes'.
+
+    Raises:
+        UserError: The world has none here.
     """
-    found: NoiseAwareEncoder = _load(NoiseAwareEncoder, bundled.NOISE_AWARE_ENCODER, device)
+    folder = find_network(world, "noise_aware_encoder")
+    found: NoiseAwareEncoder = _load(NoiseAwareEncoder, folder, device)
     return found
 
 
@@ -132,17 +142,20 @@ class ClassEnergy:
         return losses.mean(dim=1)
 
 
-def load_noise_aware(target: str, device: str | torch.device = "cpu") -> ClassEnergy:
-    """The energy of the bundled noise-aware classifier.
+def load_noise_aware(
+    target: str, device: str | torch.device = "cpu", world: str | None = None
+) -> ClassEnergy:
+    """The energy of a world's noise-aware classifier.
 
     Args:
         target: The class that noisy latents should be of.
         device: Where the classifier runs.
+        world: The world's name; None: the shapes'.
 
     Raises:
-        UserError: There is no such class.
+        UserError: There is no such class, or the world has no such classifier here.
     """
-    network = _load(NoiseAwareClassifier, bundled.NOISE_AWARE, device)
+    network = _load(NoiseAwareClassifier, find_network(world, "noise_aware"), device)
     if target not in network.labels:
         raise UserError(
             f"the noise-aware classifier has no class {target!r}",

@@ -12,6 +12,7 @@ import copy
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from chainrule.errors import UserError
 from chainrule.models.frozen import copy_frozen
 from chainrule.models.prompts import check_prompts
 
+MANY_WORDS = 40
+"""How many of the words that it knows a model tells."""
 LONGEST = 10_000
 """More tokens than any CLIP reads."""
 START = "\u2581"
@@ -187,8 +190,16 @@ def _warn_words(words: Sequence[str], known: Sequence[str] = ()) -> None:
     if words:
         found = list(dict.fromkeys(word[:40] for word in words))
         unknown = ", ".join(found[:8]) + (" ..." if len(found) > 8 else "")
-        rest = f"; it knows {', '.join(known)}" if known else ""
+        rest = f"; it knows {_name_some(found, known)}" if known else ""
         warnings.warn(f"the model does not know the words: {unknown}{rest}", stacklevel=4)
+
+
+def _name_some(unknown: Sequence[str], known: Sequence[str]) -> str:
+    """Words that are known; of many, those that are like the unknown ones first, and a few."""
+    if len(known) <= MANY_WORDS:
+        return ", ".join(known)
+    near = [like for word in unknown for like in get_close_matches(word, known, n=2)]
+    return f"{', '.join(list(dict.fromkeys([*near, *known]))[:MANY_WORDS])} ..."
 
 
 def token_strings(

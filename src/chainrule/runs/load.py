@@ -66,7 +66,7 @@ def load_task(spec: RunSpec, model: Model | None = None) -> Task:
     if spec.checkpoint.embedding:
         _warn_unused(spec, model.words)
     inputs = spec.inputs
-    losses = [each.build(model.device) for each in spec.losses]
+    losses = [each.build(model.device, model.world) for each in spec.losses]
     task = Task(
         model,
         _tell(model, inputs, inputs.prompt),

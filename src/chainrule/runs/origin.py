@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 from pydantic import ValidationError
 
 import chainrule
+from chainrule.bundled import WORLDS
 from chainrule.errors import UserError
 from chainrule.images import open_picture
 from chainrule.models import BUNDLED
@@ -179,7 +180,7 @@ def list_strange(spec: RunSpec, *, named: bool = False) -> list[str]:
     if named:
         own = spec.checkpoint.model_copy(update={"model": BUNDLED})
         spec = spec.model_copy(update={"checkpoint": own})
-    return [name for name in list_networks(spec) if name not in ("", BUNDLED)]
+    return [name for name in list_networks(spec) if name and name not in WORLDS]
 
 
 def _digest_given(files: Sequence[str | Path]) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""How an independent judge scores images: on the bundled world, where there is one."""
+"""How an independent judge scores images: in the bundled worlds, where there is one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from chainrule.bundled import SCENES, WORLDS
 from chainrule.losses.aesthetic import AestheticSpec
-from chainrule.losses.classifier import ClassifierSpec
-from chainrule.models import BUNDLED
+from chainrule.losses.classifier import ClassifierSpec, load_classifier
 from chainrule.runs.spec import RunSpec
 
 
@@ -29,28 +29,31 @@ class Score(NamedTuple):
 
 def find_score(spec: RunSpec) -> Score | None:
     """The judge of what a run's first loss wants; None if nobody independent can tell."""
-    first = next(iter(spec.losses), None)
-    if spec.checkpoint.model != BUNDLED:
+    first, world = next(iter(spec.losses), None), spec.checkpoint.model
+    if world not in WORLDS:
         return None
-    if isinstance(first, AestheticSpec) and first.rater is None:
-        return _rate()
-    if isinstance(first, ClassifierSpec) and first.classifier is None:
-        return _judge(first.target)
+    if isinstance(first, AestheticSpec) and first.rater in (None, world):
+        return _rate(world)
+    if isinstance(first, ClassifierSpec) and first.classifier in (None, world):
+        return _judge(world, first.target)
     return None
 
 
-def _rate() -> Score:
-    from chainrule.scenes.rating import rate
+def _rate(world: str) -> Score:
+    if world == SCENES.name:
+        from chainrule.scenes.rating import rate
+    else:
+        from chainrule.sprites.rating import rate
 
     return Score(
         "judge", lambda images: [rate(image) for image in images], "judge: {:.1f} of 10".format
     )
 
 
-def _judge(target: str) -> Score:
-    from chainrule.scenes.judge import load_judge, probabilities
+def _judge(world: str, target: str) -> Score:
+    from chainrule.scenes.judge import probabilities
 
-    judge = load_judge()
+    judge = load_classifier(world, role="judge")
     column = judge.index(target)
 
     def ask(images: Tensor) -> list[float]:

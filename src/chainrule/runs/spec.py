@@ -146,7 +146,7 @@ class Checkpoint(Spec):
 
     model: NetworkName = Field(
         default=BUNDLED,
-        description="'scenes' (bundled), a diffusers folder, a file, or owner/name.",
+        description="'scenes' or 'sprites' (bundled), a diffusers folder, a file, or owner/name.",
     )
     size: Annotated[tuple[int, int] | None, BeforeValidator(parse_size)] = Field(
         default=None, description="The images' height and width in pixels, 512x512; the model's."

@@ -5,9 +5,9 @@ Every face of the library asks here, so that a page does what the same words do 
 
 from __future__ import annotations
 
+from chainrule.bundled import WORLDS
 from chainrule.errors import UserError
 from chainrule.methods.base import PRESETS
-from chainrule.models import BUNDLED
 
 DRAWING = "plain"
 """The method that draws images of a prompt and does nothing else."""
@@ -23,7 +23,7 @@ def name_preset(name: str | None, *, bundled: bool) -> str:
 
     Args:
         name: As it was typed; None: none was.
-        bundled: Whether the model is the bundled one.
+        bundled: Whether the model is a bundled one.
     """
     if name is None or name == BEST:
         return "tuned" if bundled else PRESETS[0]
@@ -58,7 +58,7 @@ def choose_tuning(model: str | None) -> list[str]:
     """The methods that learn from pictures, as one types them.
 
     Args:
-        model: The checkpoint's name; None: the bundled one.
+        model: The checkpoint's name; None: a bundled one.
     """
-    # the bundled model is small: all of its weights learn more than a LoRA, and fit anywhere
-    return ["dreambooth" if model in (None, BUNDLED) else "dreambooth:rank=8"]
+    # the bundled models are small: all of their weights learn more than a LoRA, and fit anywhere
+    return ["dreambooth" if model is None or model in WORLDS else "dreambooth:rank=8"]

@@ -1,4 +1,4 @@
-"""The bundled world: a small real text-to-image model, its guides and its judges.
+"""The bundled world of coloured shapes: a small real text-to-image model, guides and judges.
 
 See `chainrule.scenes.base`.
 """

@@ -1,4 +1,4 @@
-"""The bundled world: what a scene is, how it is drawn, what its caption says.
+"""The bundled world of coloured shapes: what a scene is, how it is drawn, what its caption says.
 
 A scene of 64x64 pixels holds one or two things on a grey-scale background. Everything is drawn
 from a specification, so every claim about a picture can be checked:

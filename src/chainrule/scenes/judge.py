@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from chainrule import bundled
 from chainrule.losses.classifier import ImageClassifier, load_classifier
 from chainrule.scenes.base import BACKGROUNDS, COLOURS, SHAPES, Scene
 
@@ -132,7 +131,7 @@ def load_judge() -> ImageClassifier:
 
     It is independent of the guide in architecture, seed and data.
     """
-    return load_classifier(bundled.JUDGE)
+    return load_classifier(role="judge")
 
 
 @torch.no_grad()

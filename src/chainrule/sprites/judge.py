@@ -65,7 +65,7 @@ def load_judges(weights: Path, device: str | torch.device = "cpu") -> Judges:
     """The judges of the world whose weights are in a folder."""
     return Judges(
         load_classifier(weights / "judge", device, role="judge"),
-        load_classifier(weights / "style_judge", device, role="style judge"),
+        load_classifier(weights / "style_judge", device, role="judge"),
     )
 
 

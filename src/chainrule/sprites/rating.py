@@ -2,8 +2,8 @@
 
     rating = 1 + 3 (harmony + centring + contrast)    each from 0 to 1, so from 1 to 10
 
-    harmony    |mean of exp(2 i hue)|: 1 for one hue or two opposite ones, 0 for a right angle; the
-               mean is over all pixels, ground and things, each weighed by its chroma
+    harmony    |mean of exp(2 i hue)|: 1 for one hue, two opposite ones or none, 0 for a right
+               angle; over all coloured pixels, ground and things, each weighed by its chroma
     centring   1 - d / 12, d the distance of the thing's centre from the picture's, in pixels
     contrast   the things' mean distance from the ground, as a share of 0.5 (colours in [0, 1])
 
@@ -23,6 +23,8 @@ FARTHEST = 12.0
 FULL_CONTRAST = 0.5
 NEAR_GROUND = 0.1
 """A pixel that is nearer to the ground's colour than this is ground."""
+NEAR_GREY = 0.1
+"""A pixel of less chroma than this has no colour."""
 EDGE = 2
 """How many pixels at each end of a row tell the ground's colour."""
 
@@ -55,7 +57,13 @@ def rate(image: Tensor) -> float:
     y = (share.sum(1) * torch.arange(height)).sum() - (height - 1) / 2
     centring = (1 - torch.hypot(x, y) / FARTHEST).clamp(min=0)
     contrast = (distance[distance > 0].mean() / FULL_CONTRAST).clamp(max=1)
+    return float(1 + 3 * (_find_harmony(image) + centring + contrast))
+
+
+def _find_harmony(image: Tensor) -> Tensor:
     chroma = image.amax(0) - image.amin(0)
-    angle, total = 2 * hue(image.permute(1, 2, 0)), chroma.sum().clamp(min=1e-6)
-    harmony = torch.hypot((chroma * angle.cos()).sum(), (chroma * angle.sin()).sum()) / total
-    return float(1 + 3 * (harmony + centring + contrast))
+    chroma = torch.where(chroma > NEAR_GREY, chroma, 0.0)
+    if not chroma.any():
+        return torch.ones(())
+    angle = 2 * hue(image.permute(1, 2, 0))
+    return torch.hypot((chroma * angle.cos()).sum(), (chroma * angle.sin()).sum()) / chroma.sum()

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_origin
 
+from chainrule.bundled import WORLDS
 from chainrule.errors import UserError
 from chainrule.images import read_mask, read_picture
 from chainrule.losses.base import LossSpec
 from chainrule.losses.registry import LOSSES
 from chainrule.methods.base import PRESETS, Situation
 from chainrule.methods.registry import METHODS
-from chainrule.models import BUNDLED
 from chainrule.runs.folder import SPEC
 from chainrule.runs.spec import RunSpec, parse_spec
 from chainrule.runs.usual import BEST, PAPER_PHOTO_SCALE, name_preset
@@ -152,7 +152,7 @@ def list_method_fields(
     Args:
         kind: Which method.
         preset: Which preset.
-        bundled: Whether the model is the bundled one.
+        bundled: Whether the model is a bundled one.
         loss: The kind of the first loss; empty: there is none.
         photo: Whether a photo is edited.
         values: What stands there instead: those of an earlier run.
@@ -196,8 +196,8 @@ def name_run(spec: RunSpec) -> str:
 
 
 def is_bundled(model: str) -> bool:
-    """Whether a checkpoint's name is that of the bundled one."""
-    return model.strip() in ("", BUNDLED)
+    """Whether a checkpoint's name is that of a bundled one."""
+    return model.strip() in ("", *WORLDS)
 
 
 def _read_method(kind: str, values: Mapping[str, Any], asked: Asked) -> dict[str, Any]:

@@ -299,7 +299,7 @@ def make_preset() -> gr.Dropdown:
     """The choice of a preset."""
     return gr.Dropdown(
         [BEST, *PRESETS], value=BEST, label="Preset", min_width=140,
-        info="best: the model's own; faithful: the papers'; tuned: of the bundled model; quick.",
+        info="best: the model's own; faithful: the papers'; tuned: of the bundled models; quick.",
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from chainrule.bundled import SCENES
 from chainrule.diffusion.denoiser import Conditioning
 from chainrule.models.backbone import Backbone
 from chainrule.models.base import Model, Text
@@ -62,9 +63,11 @@ class _UNet(Backbone):
 class _Clip(PipelineText):
     """Args:
     known: All words that the model has seen, if they are few.
+    example: A prompt that it knows.
     """
 
     known: tuple[str, ...] = ()
+    example: str | None = SCENES.example
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder

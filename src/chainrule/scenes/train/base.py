@@ -7,10 +7,11 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def draw_shapes(seed: int) -> np.ndarray:
     return np.asarray(render(sample_scene(seed)))
 
 
+@lru_cache(maxsize=2)
+def _list_scenes(sample: Callable[[int], Any], count: int) -> tuple[Any, ...]:
+    return tuple(sample(TRAIN_SEEDS + i) for i in range(count))
+
+
 @dataclass(frozen=True)
 class Settings:
     """Where and how to train, and in which world.
@@ -44,6 +50,8 @@ class Settings:
         scenes: How many training scenes there are.
         rebuilt: How many of them, from the first, are kept as the autoencoder rebuilds them.
         steps: The most steps of a part, to try it; None: as many as it wants.
+        minutes: The most minutes of a training, by its name: its schedule ends by then. Where time
+            ends it, a run cannot be repeated to the bit.
         sample: The scene of a seed: it has a caption and things.
         draw: The pixels of a seed's scene.
         sources: The files that say what a scene is: after a change of one, pictures are made again.
@@ -55,6 +63,7 @@ class Settings:
     scenes: int = 60_000
     rebuilt: int = 30_000
     steps: int | None = None
+    minutes: Mapping[str, float] = field(default_factory=dict)
     sample: Callable[[int], Any] = sample_scene
     draw: Callable[[int], np.ndarray] = draw_shapes
     sources: tuple[Path, ...] = (Path(str(world.__file__)),)
@@ -64,9 +73,9 @@ class Settings:
         """Whether to compute on a GPU, where all pictures are kept as well."""
         return self.device.startswith("cuda")
 
-    def list_scenes(self, count: int | None = None) -> list[Any]:
+    def list_scenes(self, count: int | None = None) -> Sequence[Any]:
         """The first training scenes; all, if no number is given."""
-        return [self.sample(TRAIN_SEEDS + i) for i in range(count or self.scenes)]
+        return _list_scenes(self.sample, self.scenes)[:count]
 
     def generator(self, step: int) -> torch.Generator:
         """The random numbers of a step."""
@@ -178,13 +187,19 @@ def fit(
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
     )
-    average, start = _load_state(state_path, model, optimiser, settings)
+    average, start, spent = _load_state(state_path, model, optimiser, settings)
     progress = _Progress(name, model, start, steps)
-    saved = time.time()
+    limit = 60 * settings.minutes.get(name, math.inf)
+    began = saved = time.time()
     model.train()
     for step in range(start, steps):
+        share = max(step / steps, (spent + time.time() - began) / limit)
+        if share >= 1:
+            print(f"{name}: its time is over at step {step}", flush=True)
+            _save_state(state_path, model, optimiser, average, step, limit)
+            break
         scale = min(1.0, (step + 1) / warmup)
-        scale *= final_rate + (1 - final_rate) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        scale *= final_rate + (1 - final_rate) * 0.5 * (1 + math.cos(math.pi * share))
         for group in optimiser.param_groups:
             group["lr"] = rate * scale
         value = loss(step, settings.generator(step))
@@ -196,21 +211,25 @@ def fit(
         progress.tell(step, value.detach())
         if time.time() - saved >= save_every or step + 1 == steps:
             saved = time.time()
-            _save_state(state_path, model, optimiser, average, step + 1)
+            so_far = spent + saved - began
+            _save_state(state_path, model, optimiser, average, step + 1, so_far)
     model.load_state_dict(average)
     return model.eval().requires_grad_(False)
 
 
 def _load_state(
     path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, settings: Settings
-) -> tuple[dict[str, Tensor], int]:
-    """The average of the weights and the step where a training was; both are filled in."""
+) -> tuple[dict[str, Tensor], int, float]:
+    """The weights' average, the step and the seconds where a training was.
+
+    The model and the optimiser are filled in.
+    """
     if not path.exists():
-        return {key: value.detach().clone() for key, value in model.state_dict().items()}, 0
+        return {key: value.detach().clone() for key, value in model.state_dict().items()}, 0, 0.0
     state = torch.load(path, weights_only=True, map_location=settings.device)
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
-    return state["average"], state["step"]
+    return state["average"], state["step"], state.get("seconds", 0.0)
 
 
 @torch.no_grad()
@@ -231,6 +250,7 @@ def _save_state(
     optimiser: torch.optim.Optimizer,
     average: dict[str, Tensor],
     step: int,
+    seconds: float,
 ) -> None:
     """Write all that a training needs to go on, whole or not at all."""
     state = {
@@ -238,6 +258,7 @@ def _save_state(
         "optimiser": optimiser.state_dict(),
         "average": average,
         "step": step,
+        "seconds": seconds,
     }
     partial = path.with_suffix(".part")
     torch.save(state, partial)

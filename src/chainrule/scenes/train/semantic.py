@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from chainrule import bundled
+from chainrule.bundled import SCENES
 from chainrule.losses.clip import load_clip
 from chainrule.models.noise_aware import NoiseAwareEncoder
 from chainrule.scenes.train.base import (
@@ -36,7 +36,7 @@ def embeddings(settings: Settings) -> Tensor:
     """What the bundled CLIP says of each training picture, unit vectors (N, D)."""
     data, clip = (
         pictures(settings),
-        load_clip(settings.weights / bundled.CLIP.name, settings.device),
+        load_clip(settings.weights / SCENES.clip.name, settings.device),
     )
     index = np.arange(len(data))
     parts = [
@@ -79,4 +79,4 @@ def train(
         )
 
     fit("semantic", model, loss, settings, steps=steps, rate=2e-3, ema=0.995, weight_decay=0.05)
-    save_half(model, settings.weights / bundled.NOISE_AWARE_ENCODER.name)
+    save_half(model, settings.weights / SCENES.noise_aware_encoder.name)

@@ -1,13 +1,16 @@
 """`python -m chainrule.sprites.train [PART ...]`: train the world of sprites, or parts of it.
 
-Everything resumes. On two cores it takes days; on one GPU of a data centre, minutes: there, first
-`pictures`, `autoencoder` and `rebuilt`, then all others side by side, one process each.
+Everything resumes. On two cores it takes days; on one GPU of a data centre, minutes, if what can be
+trained side by side is (`--together`).
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import cache, partial
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,18 @@ PARTS = {
     "semantic": networks.train_semantic,
     "rater": networks.train_rater,
 }
+FIRST = ("pictures", "autoencoder", "latents", "rebuilt")
+"""What all others need."""
+
+TOGETHER = (
+    ("unet",),
+    ("clip", "rater", "semantic"),
+    ("judge", "style-judge"),
+    ("classifier", "noise-aware"),
+    ("judge-clip",),
+)
+"""What can then be trained side by side, a process each."""
+
 SOURCES = tuple(Path(str(module.__file__)) for module in (artwork, base, things))
 
 WEIGHTS = Path(base.__file__).parent / "weights"
@@ -42,6 +57,41 @@ _load = cache(artwork.load_artwork)
 def draw(folder: Path, seed: int) -> np.ndarray:
     """The pixels of a seed's scene, with the artwork of a folder."""
     return np.asarray(base.render(base.sample_scene(seed), _load(folder)))
+
+
+def train(parts: Sequence[str], settings: Settings) -> None:
+    """Train parts, one after the other."""
+    torch.manual_seed(0)
+    for part in parts:
+        PARTS[part](settings)
+
+
+def train_together(settings: Settings) -> None:
+    """Train everything, side by side where it may be: a small network leaves a GPU idle.
+
+    Raises:
+        SystemExit: A part failed; the others were trained.
+    """
+    settings.list_scenes()  # once for all processes, which are copies of this one
+    for groups in ((FIRST,), TOGETHER):
+        processes = [_start(group, settings) for group in groups]
+        for process in processes:
+            process.join()
+        failed = [process.name for process in processes if process.exitcode]
+        if failed:
+            raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def _start(parts: Sequence[str], settings: Settings) -> BaseProcess:
+    process = get_context("fork").Process(target=train, args=(parts, settings), name=parts[0])
+    process.start()
+    return process
+
+
+def read_minutes(text: str) -> tuple[str, float]:
+    """The name and the number of "unet=5"."""
+    name, _, minutes = text.partition("=")
+    return name, float(minutes)
 
 
 def main() -> None:
@@ -67,6 +117,9 @@ def main() -> None:
     add("--scenes", type=int, default=160_000, help="how many training scenes to draw")
     add("--rebuilt", type=int, default=80_000, help="how many of them to keep rebuilt")
     add("--steps", type=int, help="the most steps of a part, to try it")
+    help_ = "the most minutes of a training: its schedule ends by then (as in unet=5)"
+    add("--minutes", nargs="*", type=read_minutes, default=[], metavar="NAME=MINUTES", help=help_)
+    add("--together", action="store_true", help="all parts, side by side where they may be")
     arguments = parser.parse_args()
     unknown = [part for part in arguments.parts if part not in PARTS]
     if unknown:
@@ -80,15 +133,16 @@ def main() -> None:
         arguments.scenes,
         min(arguments.rebuilt, arguments.scenes),
         arguments.steps,
+        dict(arguments.minutes),
         sample=base.sample_scene,
         draw=partial(draw, folder),
         sources=SOURCES,
     )
-    torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    torch.manual_seed(0)
-    for part in arguments.parts or PARTS:
-        PARTS[part](settings)
+    if arguments.together:
+        train_together(settings)
+    else:
+        train(arguments.parts or list(PARTS), settings)
 
 
 if __name__ == "__main__":

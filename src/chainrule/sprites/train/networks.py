@@ -83,7 +83,7 @@ def train_unet(settings: Settings) -> None:
     )
     text = clip.new(tokenizer, _see(8, 64, 1), text_layers=3, width=128, seed=12).config.text_config
     text_encoder = CLIPTextModel(text)
-    unet.teach(model, text_encoder, settings, steps=8000, batch=512, pairs=192, rate=1.2e-3)
+    unet.teach(model, text_encoder, settings, steps=8000, batch=1024, pairs=384, rate=1.2e-3)
     unet.save(model, text_encoder, settings)
 
 
@@ -282,4 +282,4 @@ def train_semantic(settings: Settings) -> None:
 
 def train_rater(settings: Settings) -> None:
     """Rates pictures by the guiding CLIP's embedding."""
-    rater.train(settings, rate)
+    rater.train(settings, rate, count=8000)
