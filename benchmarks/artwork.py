@@ -271,12 +271,12 @@ def _shape(found: Mapping[str, Sequence[float] | np.ndarray], groups: int) -> Me
 def tell_apart(scene: Scene) -> str | None:
     """What makes a scene's caption one that training never saw: "style", "ground" or "pair".
 
-    None if nothing does, or if the judge cannot tell all of it: what is held out must have its own
-    word, and the size is not judged.
+    None if nothing does, or if it cannot be told from the caption or judged: all things have their
+    own words and are different ones, and the size is not judged.
     """
     kinds = [thing.kind for thing in scene.things]
     named = all(not KINDS[kind].hidden and kind not in HELD_OUT_KINDS for kind in kinds)
-    if not named or scene.size_word:
+    if not named or scene.size_word or len(set(kinds)) < len(kinds):
         return None
     places = [list(KINDS).index(kind) for kind in kinds]
     found = {
@@ -655,7 +655,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "that may have run side by side.",
             *report(name, asked, played, judged),
         ]
-        publish(f"artwork-{name}", "\n\n".join(text), dry=arguments.dry)
+        whole = arguments.only is None
+        publish(f"artwork-{name}", "\n\n".join(text), dry=arguments.dry or not whole)
         if arguments.sheet is not None and played:
             title = f"{TITLES[name]}: python benchmarks/artwork.py --tables {name}"
             path = arguments.sheet / f"artwork-{name}.png"
