@@ -113,13 +113,18 @@ def _place(images: np.ndarray, settings: Settings) -> Pictures:
 
 def pictures(settings: Settings) -> Pictures:
     """The training scenes, drawn once and kept in the work folder."""
+    return _place(draw_pictures(settings), settings)
+
+
+def draw_pictures(settings: Settings) -> np.ndarray:
+    """The same, wherever training is: their pixels (N, 64, 64, 3), uint8, memory-mapped."""
 
     def draw_all() -> np.ndarray:
         seeds = range(TRAIN_SEEDS, TRAIN_SEEDS + settings.scenes)
         with ProcessPoolExecutor() as pool:
             return np.stack(list(pool.map(settings.draw, seeds, chunksize=500)))
 
-    return _place(_cached("pictures", settings.scenes, settings, draw_all), settings)
+    return _cached("pictures", settings.scenes, settings, draw_all)
 
 
 def _cached(

@@ -7,7 +7,6 @@ trained side by side is (`--together`).
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from chainrule.sprites import base
 from chainrule.sprites.train.parts import (
     PARTS,
     SOURCES,
-    draw,
+    Drawer,
     load_once,
     train,
     train_together,
@@ -64,6 +63,7 @@ def main() -> None:
         parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
     folder = arguments.artwork or arguments.work / "artwork"
     load_once(folder)  # what is missing is said, or fetched, before processes ask for it
+    draw = Drawer(folder)
     settings = Settings(
         arguments.work,
         arguments.weights,
@@ -72,8 +72,8 @@ def main() -> None:
         min(arguments.rebuilt, arguments.scenes),
         arguments.steps,
         dict(arguments.minutes),
-        sample=base.sample_scene,
-        draw=partial(draw, folder),
+        sample=draw.sample,
+        draw=draw,
         sources=SOURCES,
     )
     torch.set_float32_matmul_precision("high")

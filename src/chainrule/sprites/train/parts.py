@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
-from chainrule.scenes.train.base import Settings, latents, pictures, reconstructions
+from chainrule.scenes.train.base import Settings, draw_pictures, latents, reconstructions
 from chainrule.sprites import artwork, base, things
 from chainrule.sprites.train import networks
 
 PARTS = {
-    "pictures": pictures,
+    "pictures": draw_pictures,
     "autoencoder": networks.train_autoencoder,
     "latents": latents,
     "rebuilt": reconstructions,
@@ -41,21 +43,47 @@ TOGETHER = (
 )
 """What can then be trained side by side, a process each."""
 
+JUDGES = ("judge", "style-judge")
+"""Those that see what the generator is never shown."""
+
 SOURCES = tuple(Path(str(module.__file__)) for module in (artwork, base, things))
 
 load_once = cache(artwork.load_artwork)
 
 
-def draw(folder: Path, seed: int) -> np.ndarray:
-    """The pixels of a seed's scene, with the artwork of a folder."""
-    return np.asarray(base.render(base.sample_scene(seed), load_once(folder)))
+@dataclass(frozen=True)
+class Drawer:
+    """Draws scenes.
+
+    Args:
+        artwork: The folder of the artwork.
+        held_out: Whether what the generator is never shown is drawn too.
+    """
+
+    artwork: Path
+    held_out: bool = False
+
+    def sample(self, seed: int) -> base.Scene:
+        """The scene of a seed."""
+        return base.sample_scene(seed, held_out=self.held_out)
+
+    def __call__(self, seed: int) -> np.ndarray:
+        """Its pixels (64, 64, 3), uint8."""
+        return np.asarray(base.render(self.sample(seed), load_once(self.artwork)))
+
+
+def show_all(settings: Settings) -> Settings:
+    """The settings of judges: they see what is held out too, in pictures of their own."""
+    draw = replace(cast(Drawer, settings.draw), held_out=True)
+    work = settings.work / "judges"
+    return replace(settings, work=work, scenes=settings.rebuilt, sample=draw.sample, draw=draw)
 
 
 def train(parts: Sequence[str], settings: Settings) -> None:
     """Train parts, one after the other."""
     torch.manual_seed(0)
     for part in parts:
-        PARTS[part](settings)
+        PARTS[part](show_all(settings) if part in JUDGES else settings)
 
 
 def train_together(settings: Settings) -> None:
@@ -94,6 +122,9 @@ def _train_when(ready: Event, parts: Sequence[str], settings: Settings) -> None:
     """Train parts as soon as what they need is there."""
     torch.set_float32_matmul_precision("high")
     torch.set_num_threads(2)
-    settings.list_scenes()
+    mine = show_all(settings) if parts[0] in JUDGES else settings
+    mine.list_scenes()
+    if parts[0] in JUDGES:
+        draw_pictures(mine)
     ready.wait()
     train(parts, settings)
