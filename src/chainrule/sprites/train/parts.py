@@ -89,29 +89,28 @@ def train(parts: Sequence[str], settings: Settings) -> None:
 def train_together(settings: Settings) -> None:
     """Train everything, side by side where it may be: a small network leaves a GPU idle.
 
-    All processes are started at once, and those that need others' work wait for it: what they
-    import takes as long as a small training.
+    The processes are started at once and wait for what they need: what they import takes as long as
+    a small training.
 
     Raises:
         SystemExit: A part failed; the others were trained.
     """
     context = get_context("spawn")
-    now, later = context.Event(), context.Event()
-    now.set()
-    groups = [(FIRST, now), *((parts, later) for parts in TOGETHER)]
+    ready = context.Event()
     processes = [
         context.Process(target=_train_when, args=(ready, parts, settings), name=parts[0])
-        for parts, ready in groups
+        for parts in TOGETHER
     ]
     for process in processes:
         process.start()
-    processes[0].join()
-    if processes[0].exitcode:
-        for process in processes[1:]:
+    try:
+        train(FIRST, settings)
+    except BaseException:
+        for process in processes:
             process.terminate()
-        raise SystemExit(f"failed: one of {', '.join(FIRST)}")
-    later.set()
-    for process in processes[1:]:
+        raise
+    ready.set()
+    for process in processes:
         process.join()
     failed = [process.name for process in processes if process.exitcode]
     if failed:
