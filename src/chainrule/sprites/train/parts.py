@@ -37,9 +37,9 @@ FIRST = ("pictures", "autoencoder", "latents", "rebuilt")
 
 TOGETHER = (
     ("unet",),
-    ("clip", "rater", "judge-clip"),
-    ("classifier", "semantic"),
-    ("judge", "style-judge", "noise-aware"),
+    ("clip", "rater", "semantic", "judge-clip"),
+    ("classifier", "noise-aware"),
+    ("judge", "style-judge"),
 )
 """What can then be trained side by side, a process each."""
 
