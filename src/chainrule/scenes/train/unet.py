@@ -81,6 +81,7 @@ def teach(
     batch: int,
     pairs: int,
     rate: float = 1e-3,
+    name: str = "unet",
 ) -> None:
     """Velocity matching with captions dropped now and then; timesteps stratified over the batch.
 
@@ -92,6 +93,7 @@ def teach(
         batch: How many latents are in each.
         pairs: How many of a batch show two things.
         rate: The highest learning rate.
+        name: What the training is called in the work folder.
     """
     codes = latents(settings)
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
@@ -131,7 +133,7 @@ def teach(
         return (out.float() - v).square().mean()
 
     both = nn.ModuleDict({"unet": model, "text_encoder": text_encoder})
-    fit("unet", both, loss, settings, steps=steps, rate=rate, ema=0.9985)
+    fit(name, both, loss, settings, steps=steps, rate=rate, ema=0.9985)
 
 
 def save(model: UNet2DConditionModel, text_encoder: CLIPTextModel, settings: Settings) -> None:

@@ -87,6 +87,17 @@ def train_unet(settings: Settings) -> None:
     unet.save(model, text_encoder, settings)
 
 
+def train_unet_on(settings: Settings) -> None:
+    """The generator that is there, further, in batches that two cores can bear."""
+    folder = settings.weights / "pipeline"
+    model = UNet2DConditionModel.from_pretrained(folder / "unet").float()
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
+    unet.teach(
+        model, text_encoder, settings, steps=4200, batch=64, pairs=22, rate=5e-4, name="unet-on"
+    )
+    unet.save(model, text_encoder, settings)
+
+
 def save_words(settings: Settings) -> CLIPTokenizer:
     """Write the list of words and the tokenizer to which each is one token."""
     settings.weights.mkdir(parents=True, exist_ok=True)

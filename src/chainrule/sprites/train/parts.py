@@ -28,6 +28,7 @@ PARTS = {
     "judge": networks.train_judge,
     "style-judge": networks.train_style_judge,
     "unet": networks.train_unet,
+    "unet-on": networks.train_unet_on,
     "noise-aware": networks.train_noise_aware,
     "semantic": networks.train_semantic,
     "rater": networks.train_rater,
