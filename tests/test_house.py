@@ -42,6 +42,7 @@ FLOORS = {
         "live", "forms", "preview", "strip", "desk", "asking", "listing", "learnt", "again", "views", "files", "style",
         "parts", "create", "edit", "tune", "watch", "runs", "app",
     ),
+    "sprites": ("things", "artwork", "base", "judge", "rating", "train"),
     "cli": ("_stopping", "_settings", "_options", "_ask", "_terminal", "_serving", "ask", "again", "show", "study", "studio", "_app", "_main"),
 }  # fmt: skip
 """Rooms with floors of their own: a file imports from those above its own in the list."""
@@ -91,6 +92,7 @@ SHARED = {
     "scenes/train/unet": ("clip",),
     "scenes/train/noise_aware": ("unet",),
     "scenes/train/semantic": ("unet",),
+    "sprites/train/parts": ("networks",),
 }  # fmt: skip
 """In other folders a file imports its own folder's base.py, and these neighbours, for these reasons."""
 

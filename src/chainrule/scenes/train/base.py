@@ -189,9 +189,7 @@ def fit(
     """
     steps = min(steps, settings.steps or steps)
     state_path = settings.work / f"{name}-{_origin(name, settings)}.pt"
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
-    )
+    optimiser = _new_optimiser(model, weight_decay)
     average, start, spent = _load_state(state_path, model, optimiser, settings)
     progress = _Progress(name, model, start, steps)
     limit = 60 * settings.minutes.get(name, math.inf)
@@ -204,23 +202,35 @@ def fit(
             print(f"{name}: its time is over at step {step}", flush=True)
             _save_state(state_path, model, optimiser, average, step, limit)
             break
-        scale = min(1.0, (step + 1) / warmup)
-        scale *= final_rate + (1 - final_rate) * 0.5 * (1 + math.cos(math.pi * share))
-        for group in optimiser.param_groups:
-            group["lr"] = rate * scale
+        falling = final_rate + (1 - final_rate) * 0.5 * (1 + math.cos(math.pi * share))
+        _set_rate(optimiser, rate * falling * min(1.0, (step + 1) / warmup))
         value = loss(step, settings.generator(step))
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        _descend(model, optimiser, value)
         _follow(average, state, min(ema, (step + 1) / (step + 10)))
         progress.tell(step, value.detach())
         if time.time() - saved >= save_every or step + 1 == steps:
             saved = time.time()
-            so_far = spent + saved - began
-            _save_state(state_path, model, optimiser, average, step + 1, so_far)
+            _save_state(state_path, model, optimiser, average, step + 1, spent + saved - began)
     model.load_state_dict(average)
     return model.eval().requires_grad_(False)
+
+
+def _new_optimiser(model: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        model.parameters(), betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+    )
+
+
+def _descend(model: nn.Module, optimiser: torch.optim.Optimizer, value: Tensor) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    value.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
 
 
 def _load_state(
@@ -379,6 +389,40 @@ def reconstructions(settings: Settings) -> Pictures:
         return pixels.permute(0, 2, 3, 1).numpy()
 
     return _place(_cached("reconstructions", count, settings, decode_all), settings)
+
+
+def mark_present(scenes: Sequence[Any], labels: Sequence[str], say: Callable[[Any], str]) -> Tensor:
+    """Which labels each scene shows, (scenes, labels), 1 or 0.
+
+    Args:
+        scenes: The scenes.
+        labels: The labels.
+        say: The label of a thing.
+    """
+    number = {label: i for i, label in enumerate(labels)}
+    present = torch.zeros(len(scenes), len(labels))
+    for row, scene in zip(present, scenes, strict=True):
+        row[[number[say(thing)] for thing in scene.things]] = 1.0
+    return present
+
+
+def draw_halves(
+    renders: Pictures, rebuilt: Pictures, index: np.ndarray, device: str
+) -> tuple[Tensor, np.ndarray]:
+    """Pictures, half of them as they were drawn and half as the autoencoder rebuilds them.
+
+    Args:
+        renders: The former.
+        rebuilt: The latter.
+        index: Which, (B,).
+        device: Where to.
+
+    Returns:
+        The pictures (B, 3, 64, 64) in [-1, 1], and the index in their order.
+    """
+    drawn, made = index[::2], index[1::2]
+    x = torch.cat([renders.batch(drawn, device), rebuilt.batch(made, device)])
+    return x, np.concatenate([drawn, made])
 
 
 def draw_noisy(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,11 +15,12 @@ from transformers import (
 
 from chainrule.scenes.base import SHAPES
 from chainrule.scenes.train.base import (
-    Pictures,
     Settings,
     augment,
     autocast,
+    draw_halves,
     fit,
+    mark_present,
     pictures,
     reconstructions,
     save_vision,
@@ -34,40 +32,6 @@ LABELS = {
     "id2label": dict(enumerate(SHAPES)),
     "label2id": {shape: i for i, shape in enumerate(SHAPES)},
 }
-
-
-def mark_present(scenes: Sequence[Any], labels: Sequence[str], say: Callable[[Any], str]) -> Tensor:
-    """Which labels each scene shows, (scenes, labels), 1 or 0.
-
-    Args:
-        scenes: The scenes.
-        labels: The labels.
-        say: The label of a thing.
-    """
-    number = {label: i for i, label in enumerate(labels)}
-    present = torch.zeros(len(scenes), len(labels))
-    for row, scene in zip(present, scenes, strict=True):
-        row[[number[say(thing)] for thing in scene.things]] = 1.0
-    return present
-
-
-def draw_halves(
-    renders: Pictures, rebuilt: Pictures, index: np.ndarray, device: str
-) -> tuple[Tensor, np.ndarray]:
-    """Pictures, half of them as they were drawn and half as the autoencoder rebuilds them.
-
-    Args:
-        renders: The former.
-        rebuilt: The latter.
-        index: Which, (B,).
-        device: Where to.
-
-    Returns:
-        The pictures (B, 3, 64, 64) in [-1, 1], and the index in their order.
-    """
-    drawn, made = index[::2], index[1::2]
-    x = torch.cat([renders.batch(drawn, device), rebuilt.batch(made, device)])
-    return x, np.concatenate([drawn, made])
 
 
 def train(settings: Settings) -> None:

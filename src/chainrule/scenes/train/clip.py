@@ -33,12 +33,12 @@ from chainrule.scenes.train.base import (
     Settings,
     augment,
     autocast,
+    draw_halves,
     fit,
     pictures,
     reconstructions,
     save_vision,
 )
-from chainrule.scenes.train.classifier import draw_halves
 
 BATCH = 128
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -84,6 +84,15 @@ def _byte_symbols() -> set[str]:
     """The 256 characters that stand for bytes in a byte-level BPE, inside a word and at its end."""
     alphabet = set(ByteLevel.alphabet()) | set(string.ascii_lowercase)
     return alphabet | {symbol + "</w>" for symbol in alphabet}
+
+
+def read_captions(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """The tokens (N, 24) of captions."""
+    padded = tokenizer(
+        list(captions), padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
+    )
+    tokens: Tensor = padded.input_ids
+    return tokens
 
 
 def new(
@@ -188,21 +197,15 @@ def contrastive(
     number = {caption: i for i, caption in enumerate(distinct)}
     which = torch.tensor([number[scene.caption] for scene in scenes])
     wrong = [[number[caption] for caption in confusions(scene)] for scene in scenes]
-    tokens = tokenizer(
-        distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
-    ).input_ids
+    tokens = read_captions(tokenizer, distinct)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng([step, part])
         index = np.sort(rng.integers(len(rebuilt) // 2, size=batch) * 2 + part)
         x, index = draw_halves(renders, rebuilt, index, settings.device)
         pictured = which[index]
-        said = torch.cat(
-            [
-                pictured,
-                torch.tensor([caption for i in index for caption in wrong[i]], dtype=torch.long),
-            ]
-        )
+        others = [caption for i in index for caption in wrong[i]]
+        said = torch.cat([pictured, torch.tensor(others, dtype=torch.long)])
         with autocast(settings):
             views = torch.cat(
                 [augment(x, generator, colour=0.3), augment(x, generator, colour=0.3)]

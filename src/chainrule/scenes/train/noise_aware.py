@@ -12,8 +12,15 @@ from torch.nn import functional
 
 from chainrule.models.noise_aware import NoiseAwareClassifier
 from chainrule.scenes.base import SHAPES
-from chainrule.scenes.train.base import Settings, autocast, draw_noisy, fit, latents, save_half
-from chainrule.scenes.train.classifier import mark_present
+from chainrule.scenes.train.base import (
+    Settings,
+    autocast,
+    draw_noisy,
+    fit,
+    latents,
+    mark_present,
+    save_half,
+)
 from chainrule.scenes.train.unet import scheduler
 
 BATCH = 128

@@ -19,7 +19,7 @@ from chainrule.scenes.train.base import (
     latents,
     save_half,
 )
-from chainrule.scenes.train.clip import MAX_TOKENS
+from chainrule.scenes.train.clip import read_captions
 
 STEPS = 24_000
 BATCH = 64
@@ -105,9 +105,7 @@ def teach(
     which = torch.tensor([number[scene.caption] for scene in scenes], device=settings.device)
     things = np.array([len(scene.things) for scene in scenes])
     single, double = np.flatnonzero(things == 1), np.flatnonzero(things == 2)
-    tokens = tokenizer(
-        distinct, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
-    ).input_ids.to(settings.device)
+    tokens = read_captions(tokenizer, distinct).to(settings.device)
     alpha_bar = scheduler().alphas_cumprod
     if not settings.on_gpu:  # in bfloat16 on a CPU, faster backwards than fused attention
         model.set_attn_processor(AttnProcessor())

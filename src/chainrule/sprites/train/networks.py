@@ -27,13 +27,14 @@ from chainrule.scenes.train.base import (
     Settings,
     augment,
     autocast,
+    draw_halves,
     fit,
+    mark_present,
     pictures,
     reconstructions,
     save_half,
     save_vision,
 )
-from chainrule.scenes.train.classifier import draw_halves, mark_present
 from chainrule.sprites.artwork import STYLES
 from chainrule.sprites.base import HELD_OUT_KINDS, Scene, list_words
 from chainrule.sprites.judge import PLACES, cut
