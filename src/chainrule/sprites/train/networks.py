@@ -224,15 +224,15 @@ def train_judge(settings: Settings) -> None:
 def train_style_judge(settings: Settings) -> None:
     """Tells the three styles; no guidance ever touches it."""
     torch.manual_seed(104)
-    config = ConvNextConfig(
-        patch_size=4,
-        num_stages=3,
-        hidden_sizes=[32, 64, 96],
-        depths=[1, 2, 2],
-        layer_scale_init_value=1.0,
+    config = ResNetConfig(
+        embedding_size=24,
+        hidden_sizes=[24, 48, 96],
+        depths=[2, 2, 2],
+        layer_type="basic",
+        hidden_act="silu",
         **_name(tuple(STYLES)),
     )
-    model = ConvNextForImageClassification(config).to(settings.device)
+    model = ResNetForImageClassification(config).to(settings.device)
     scenes = settings.list_scenes(settings.rebuilt)
     number = {name: i for i, name in enumerate(STYLES)}
     which = torch.tensor([number[scene.style] for scene in scenes]).to(settings.device)
@@ -241,7 +241,7 @@ def train_style_judge(settings: Settings) -> None:
         return functional.cross_entropy(logits, which[torch.from_numpy(index).to(settings.device)])
 
     mine = np.arange(1, settings.rebuilt, 2)
-    _teach_eyes(model, settings, "style_judge", mine, compare, steps=2000)
+    _teach_eyes(model, settings, "style_judge", mine, compare, steps=1500, batch=128)
 
 
 def _teach_eyes(
