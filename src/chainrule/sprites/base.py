@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from chainrule.errors import UserError
 from chainrule.scenes.base import RELATIONS, article
 from chainrule.sprites.artwork import SIDE, STYLES, Artwork, resize
-from chainrule.sprites.things import KINDS
+from chainrule.sprites.things import GENERA, KINDS
 
 GROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "white": ((250, 250, 250), (196, 200, 206)),
@@ -133,16 +133,19 @@ class Scene:
 
 
 def list_words() -> list[str]:
-    """All words that captions can hold, in alphabetical order."""
+    """All words that captions can hold; genera first, then things."""
+    kinds = KINDS.values()
     texts = [
-        "a an on background",
-        *GROUNDS,
-        *RELATIONS,
-        *SIZE_WORDS,
+        *GENERA,
+        *(kind.word for kind in kinds),
+        *(kind.colour or "" for kind in kinds),
         *(style.words for style in STYLES.values()),
-        *(f"{kind.colour or ''} {kind.word}" for kind in KINDS.values()),
+        *SIZE_WORDS,
+        *RELATIONS,
+        *GROUNDS,
+        "background a an on",
     ]
-    return sorted({word for text in texts for word in text.lower().split()})
+    return list(dict.fromkeys(word for text in texts for word in text.lower().split()))
 
 
 # --- sampling ------------------------------------------------------------------------------------

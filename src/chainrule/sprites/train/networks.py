@@ -103,7 +103,7 @@ def save_words(settings: Settings) -> CLIPTokenizer:
     """Write the list of words and the tokenizer to which each is one token."""
     settings.weights.mkdir(parents=True, exist_ok=True)
     (settings.weights / "words.json").write_text(json.dumps(list_words(), indent=0) + "\n")
-    tokenizer = clip.new_tokenizer(list_words())
+    tokenizer = clip.new_tokenizer(sorted(list_words()))
     tokenizer.save_pretrained(settings.weights / "pipeline" / "tokenizer")
     return tokenizer
 
