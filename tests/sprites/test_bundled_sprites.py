@@ -29,10 +29,10 @@ def test_the_guide_knows_what_the_generator_saw_and_the_judges_know_all() -> Non
     assert load_noise_aware("penguin", world="sprites").network.labels == guide.labels
 
 
-def test_every_word_of_the_captions_is_one_token_and_told() -> None:
+def test_every_word_of_letters_is_one_token_and_told() -> None:
     assert set(SPRITES.words) == set(list_words())
     tokenizer = CLIPTokenizer.from_pretrained(SPRITES.pipeline / "tokenizer")
-    for word in SPRITES.words:
+    for word in filter(str.isalpha, SPRITES.words):
         assert len(tokenizer(word, add_special_tokens=False).input_ids) == 1, word
 
 
