@@ -63,9 +63,7 @@ def teach(
             logits = model(x_t.to(settings.device), t.to(settings.device))
         wanted = present[torch.from_numpy(index).to(settings.device)]
         each = functional.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-        return each.sum(dim=1).mean() / len(
-            SHAPES
-        )  # a mean over 300 teaches nothing
+        return each.sum(dim=1).mean() / len(SHAPES)  # a mean over 300 teaches nothing
 
     fit(
         "noise-aware", model, loss, settings, steps=steps, rate=1.5e-3, ema=0.995, weight_decay=0.05
