@@ -301,7 +301,7 @@ def train_style_judge(settings: Settings) -> None:
         return functional.cross_entropy(logits, which[torch.from_numpy(index).to(settings.device)])
 
     mine = np.arange(1, settings.rebuilt, 2)
-    _teach_eyes(model, settings, "style_judge", mine, compare, steps=1500, batch=128)
+    _teach_eyes(model, settings, "style_judge", mine, compare, steps=4500, batch=128)
 
 
 def _teach_eyes(
