@@ -124,18 +124,13 @@ def draw_pictures(settings: Settings) -> np.ndarray:
         with ProcessPoolExecutor() as pool:
             return np.stack(list(pool.map(settings.draw, seeds, chunksize=500)))
 
-    return keep("pictures", settings.scenes, settings, draw_all)
+    return _cached("pictures", settings.scenes, settings, draw_all)
 
 
-def keep(name: str, count: int, settings: Settings, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array `make()`, from the work folder if it was made before; memory-mapped.
-
-    Args:
-        name: What it is called.
-        count: How many of the scenes it is of.
-        settings: Where it is kept.
-        make: Makes it.
-    """
+def _cached(
+    name: str, count: int, settings: Settings, make: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """The array `make()`, from the work folder if it was made before; memory-mapped."""
     path = settings.work / f"{name}-{count}-{_origin(name, settings)}.npy"
     if not path.exists():
         settings.work.mkdir(parents=True, exist_ok=True)
@@ -374,7 +369,7 @@ def latents(settings: Settings) -> Tensor:
             ]
         return np.concatenate(parts)
 
-    codes = torch.from_numpy(np.array(keep("latents", settings.scenes, settings, encode_all)))
+    codes = torch.from_numpy(np.array(_cached("latents", settings.scenes, settings, encode_all)))
     return codes.to(settings.device) if settings.on_gpu else codes
 
 
@@ -393,7 +388,7 @@ def reconstructions(settings: Settings) -> Pictures:
         pixels = torch.cat(parts).clamp(-1, 1).add(1).mul(127.5).round().byte()
         return pixels.permute(0, 2, 3, 1).numpy()
 
-    return _place(keep("reconstructions", count, settings, decode_all), settings)
+    return _place(_cached("reconstructions", count, settings, decode_all), settings)
 
 
 def mark_present(scenes: Sequence[Any], labels: Sequence[str], say: Callable[[Any], str]) -> Tensor:

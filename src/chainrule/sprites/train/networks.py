@@ -21,7 +21,6 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-import chainrule
 from chainrule.models.noise_aware import NoiseAwareClassifier
 from chainrule.scenes.train import autoencoder, clip, noise_aware, rater, semantic, unet
 from chainrule.scenes.train.base import (
@@ -30,9 +29,6 @@ from chainrule.scenes.train.base import (
     autocast,
     draw_halves,
     fit,
-    keep,
-    latents,
-    load_autoencoder,
     mark_present,
     pictures,
     reconstructions,
@@ -47,9 +43,6 @@ from chainrule.sprites.things import KINDS
 
 CHANNELS = 8
 """Of the latents, 16x16: twice the shapes'; artwork has more to tell."""
-
-REDRAWN, LEVELS = 6000, (3, 5, 7, 9)
-"""How many latents are drawn again to teach the decoder, and in how many of 20 steps."""
 
 GUIDED = tuple(name for name in KINDS if name not in HELD_OUT_KINDS)
 """What guides know: all that the generator has seen."""
@@ -104,59 +97,6 @@ def train_unet_on(settings: Settings) -> None:
         model, text_encoder, settings, steps=4200, batch=64, pairs=22, rate=5e-4, name="unet-on"
     )
     unet.save(model, text_encoder, settings)
-
-
-@torch.no_grad()
-def redraw(settings: Settings) -> Tensor:
-    """Latents of training scenes, (N, 8, 16, 16) float16, as the generator draws them.
-
-    Each is mixed with noise up to one of four levels and drawn again from there by its caption
-    (SDEdit), so that it shows the same thing with the generator's own faults. Computed once.
-    """
-    count = min(REDRAWN, settings.scenes)
-
-    def draw_all() -> np.ndarray:
-        codes, captions = (
-            latents(settings)[:count],
-            [s.caption for s in settings.list_scenes(count)],
-        )
-        model = chainrule.load(str(settings.weights / "pipeline"), device=settings.device)
-        grid = model.schedule.times(20)
-        parts = []
-        for start in range(0, count, 40):
-            some = range(start, min(start + 40, count))
-            denoiser = model.denoiser([captions[i] for i in some], guidance_scale=3.0)
-            times = grid[-1 - LEVELS[start // 40 % len(LEVELS)] :]
-            x_0 = codes[start : some.stop].float().to(settings.device)
-            x_t = model.schedule.mix(x_0, model.noise(some), float(times[0]))
-            with autocast(settings):
-                parts.append(chainrule.sample(denoiser, x_t, times).half().cpu().numpy())
-            print(f"redrawn: {some.stop} of {count}", flush=True)
-        return np.concatenate(parts)
-
-    return torch.from_numpy(np.array(keep("redrawn", count, settings, draw_all)))
-
-
-def train_decoder_on(settings: Settings) -> None:
-    """The decoder that is there, further: it learns to see what a redrawn latent should show.
-
-    Half of each batch are latents of the encoder, so that photos stay what they are.
-    """
-    model = load_autoencoder(settings)
-    renders, clean, redrawn = pictures(settings), latents(settings), redraw(settings)
-    decoder = nn.ModuleDict({"first": model.post_quant_conv, "rest": model.decoder})
-    decoder.requires_grad_(True)
-
-    def loss(step: int, generator: torch.Generator) -> Tensor:
-        index = np.random.default_rng([step, 6]).integers(len(redrawn), size=16)
-        z = torch.cat([clean[index[::2]].cpu(), redrawn[index[1::2]]]).float().to(settings.device)
-        wanted = renders.batch(np.concatenate([index[::2], index[1::2]]), settings.device)
-        with autocast(settings):
-            error = decoder["rest"](decoder["first"](z)).float() - wanted
-        return error.abs().mean() + error.square().mean()
-
-    fit("decoder-on", decoder, loss, settings, steps=6000, rate=5e-4, ema=0.998)
-    save_half(model, settings.weights / "pipeline" / "vae")
 
 
 def save_words(settings: Settings) -> CLIPTokenizer:

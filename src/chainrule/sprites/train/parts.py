@@ -29,7 +29,6 @@ PARTS = {
     "style-judge": networks.train_style_judge,
     "unet": networks.train_unet,
     "unet-on": networks.train_unet_on,
-    "decoder-on": networks.train_decoder_on,
     "noise-aware": networks.train_noise_aware,
     "semantic": networks.train_semantic,
     "rater": networks.train_rater,
