@@ -7,7 +7,7 @@ DEMO := runs/demo
 
 demo: .venv/installed
 	rm -rf $(DEMO)
-	$(BIN)/chainrule guide "a red shape on a white background" --loss classifier=heart --budget 300 --seed 0-3 --output $(DEMO)
+	$(BIN)/chainrule guide "a bird on a blue background" --model sprites --loss classifier=penguin --budget 300 --seed 0-3 --output $(DEMO)
 	@echo "The picture is $(CURDIR)/$(DEMO)/contact-sheet.png"
 
 studio: .venv/installed-studio
