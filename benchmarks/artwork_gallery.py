@@ -16,7 +16,7 @@ from torch import Tensor
 
 import chainrule
 from artwork import weigh_guide
-from base import Options, publish_picture, shorten, use_preset
+from base import Options, machine, publish, publish_picture, shorten, table, use_preset
 from chainrule.bundled import SPRITES
 from chainrule.images import contact_sheet
 from chainrule.losses import load_classifier
@@ -74,8 +74,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{name}: {species}", flush=True)
         made[name] = torch.cat(images)
         seen[name] = judges.name_things(made[name])
-        right = sum(a == b for a, b in zip(seen[name], WISHES, strict=True))
-        print(f"{name}: the judge sees {right} of {len(WISHES)}: {', '.join(seen[name])}")
+    text = [
+        "## Species that no word names",
+        f"`python benchmarks/artwork_gallery.py --budget {arguments.budget}` on {machine()}; seed "
+        f"{arguments.seed}, one image for each wish: what the judge takes it for.",
+        table(["", *WISHES], [[name, *names] for name, names in seen.items()]),
+    ]
+    publish("artwork-gallery", "\n\n".join(text), dry=arguments.dry)
     publish_picture("artwork-gallery.png", partial(draw_sheet, made, seen), dry=arguments.dry)
 
 

@@ -40,7 +40,7 @@ PARTS = (
     "wishes",
 )
 """What benchmarks are made of."""
-OF_ARTWORK = ("artwork_edits",)
+OF_ARTWORK = ("artwork_edits", "sprites_quality")
 """What needs the networks of the world of sprites, and artwork."""
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in PARTS)
 MORE = {
