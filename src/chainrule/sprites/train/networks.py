@@ -89,12 +89,24 @@ def train_unet(settings: Settings) -> None:
 
 
 def train_unet_on(settings: Settings) -> None:
-    """The generator that is there, further, in batches that two cores can bear."""
+    """The generator that is there, further; on a CPU in small batches at a low rate.
+
+    At 5e-4 small batches undid what large ones had taught.
+    """
     folder = settings.weights / "pipeline"
     model = UNet2DConditionModel.from_pretrained(folder / "unet").float()
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
+    batch, rate = (256, 4e-4) if settings.on_gpu else (64, 1e-4)
+    pairs = batch * 3 // 8
     unet.teach(
-        model, text_encoder, settings, steps=4200, batch=64, pairs=22, rate=5e-4, name="unet-on"
+        model,
+        text_encoder,
+        settings,
+        steps=8000,
+        batch=batch,
+        pairs=pairs,
+        rate=rate,
+        name="unet-on",
     )
     unet.save(model, text_encoder, settings)
 
