@@ -1,8 +1,9 @@
 """The README's pictures of real artwork: `python benchmarks/artwork_gallery.py`.
 
 One wish of each hidden genus and one seed each: a species that no caption names. What the model
-draws by itself, with one-step guidance, and as `guide` does by default, in `--budget` passes. Seeds
-are not chosen; under each image is what the judge, whom no guidance asks, takes it for.
+draws by itself, with one-step guidance, and as `guide` does by default, in `--budget` passes; the
+guide's loss is weighed as in `artwork.py`. Seeds are not chosen; under each image is what the
+judge, whom no guidance asks, takes it for.
 """
 
 from __future__ import annotations

@@ -96,3 +96,25 @@ def test_what_each_scene_shows_is_marked() -> None:
     scenes = [Scene((owl,), "flat", "blue"), Scene((owl, cat), "flat", "blue", relation="above")]
     marked = mark_present(scenes, ("owl", "panda", "cow"), lambda thing: thing.kind)
     assert marked.tolist() == [[1, 0, 0], [1, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--minutes", "judge_clip=1"], "no part 'judge_clip'"),
+        (["sleep"], "no part 'sleep'"),
+        (["--together", "unet"], "trains all parts"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from chainrule.sprites.train.__main__ import main
+
+    monkeypatch.setattr("sys.argv", ["train", *words])
+    with pytest.raises(SystemExit):
+        main()
+    assert said in capsys.readouterr().err

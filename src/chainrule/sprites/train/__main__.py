@@ -16,6 +16,7 @@ from chainrule.sprites import base
 from chainrule.sprites.train.parts import (
     PARTS,
     SOURCES,
+    USUAL,
     Drawer,
     load_once,
     train,
@@ -42,7 +43,7 @@ def main() -> None:
         "parts",
         nargs="*",
         metavar="PART",
-        help=f"any of {', '.join(PARTS)}; all, in order, if none",
+        help=f"any of {', '.join(PARTS)}; all but unet-on, in order, if none",
     )
     add = parser.add_argument
     add("--device", default="cpu")
@@ -54,11 +55,14 @@ def main() -> None:
     add("--scenes", type=int, default=160_000, help="how many training scenes to draw")
     add("--rebuilt", type=int, default=80_000, help="how many of them to keep rebuilt")
     add("--steps", type=int, help="the most steps of a part, to try it")
-    help_ = "the most minutes of a training: its schedule ends by then (as in unet=5)"
+    help_ = "the most minutes of a part: its schedule ends by then (as in unet=5)"
     add("--minutes", nargs="*", type=read_minutes, default=[], metavar="NAME=MINUTES", help=help_)
     add("--together", action="store_true", help="all parts, side by side where they may be")
     arguments = parser.parse_args()
-    unknown = [part for part in arguments.parts if part not in PARTS]
+    minutes = dict(arguments.minutes)
+    if arguments.together and arguments.parts:
+        parser.error("--together trains all parts: name none with it")
+    unknown = [part for part in (*arguments.parts, *minutes) if part not in PARTS]
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
     folder = arguments.artwork or arguments.work / "artwork"
@@ -71,7 +75,7 @@ def main() -> None:
         arguments.scenes,
         min(arguments.rebuilt, arguments.scenes),
         arguments.steps,
-        dict(arguments.minutes),
+        minutes,
         sample=draw.sample,
         draw=draw,
         sources=SOURCES,
@@ -80,7 +84,7 @@ def main() -> None:
     if arguments.together:
         train_together(settings)
     else:
-        train(arguments.parts or list(PARTS), settings)
+        train(arguments.parts or USUAL, settings)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def train_judge_clip(settings: Settings) -> None:
     """The judging CLIP: other patches, width, depth, seed and half of the data."""
     tokenizer = save_words(settings)
     model = clip.new(tokenizer, _see(16, 192, 3), text_layers=2, width=96, seed=101)
-    _teach_clip(model, tokenizer, settings, "judge_clip", steps=4000, part=1)
+    _teach_clip(model, tokenizer, settings, "judge-clip", steps=4000, part=1)
 
 
 def _teach_clip(
@@ -157,8 +157,9 @@ def _teach_clip(
 ) -> None:
     model.to(settings.device)
     clip.contrastive(settings, name, model, steps, part, confuse, batch=256)
-    save_vision(model, settings.weights / name)
-    tokenizer.save_pretrained(settings.weights / name)
+    folder = settings.weights / name.replace("-", "_")
+    save_vision(model, folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _name(labels: tuple[str, ...]) -> dict[str, Any]:
@@ -253,7 +254,7 @@ def train_style_judge(settings: Settings) -> None:
         return functional.cross_entropy(logits, which[torch.from_numpy(index).to(settings.device)])
 
     mine = np.arange(1, settings.rebuilt, 2)
-    _teach_eyes(model, settings, "style_judge", mine, compare, steps=4500, batch=128)
+    _teach_eyes(model, settings, "style-judge", mine, compare, steps=4500, batch=128)
 
 
 def _teach_eyes(
@@ -272,7 +273,7 @@ def _teach_eyes(
     Args:
         model: The classifier, which is changed.
         settings: Where and how.
-        name: What it is called.
+        name: The part, as it is called on the command line.
         mine: Which scenes are its own.
         compare: The loss of logits, given which scenes they are of.
         steps: How many batches.
@@ -289,7 +290,7 @@ def _teach_eyes(
         return compare(logits.float(), index)
 
     fit(name, model, loss, settings, steps=steps, rate=2e-3, ema=0.997, weight_decay=0.05)
-    save_vision(model, settings.weights / name)
+    save_vision(model, settings.weights / name.replace("-", "_"))
 
 
 def train_noise_aware(settings: Settings) -> None:

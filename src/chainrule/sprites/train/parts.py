@@ -33,6 +33,9 @@ PARTS = {
     "semantic": networks.train_semantic,
     "rater": networks.train_rater,
 }
+USUAL = tuple(part for part in PARTS if part != "unet-on")
+"""What is trained where no part is named."""
+
 FIRST = ("pictures", "autoencoder", "latents", "rebuilt")
 """What all others need."""
 
