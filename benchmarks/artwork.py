@@ -31,7 +31,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,29 +39,19 @@ import torch
 from torch import Tensor
 
 import beauty
-import chainrule
-import chainrule.sprites
-from base import Options, machine, publish, table, use_preset
-from chainrule.images import contact_sheet, from_pil
+from artwork_world import ARTWORK, WEIGHTS, World
+from base import Options, publish, table, use_preset
+from chainrule.images import contact_sheet
 from chainrule.losses import (
     Aesthetic,
     Classifier,
-    Clip,
     ClipImage,
     ClipText,
     ImageClassifier,
     Loss,
-    Rater,
-    load_classifier,
-    load_clip,
-    load_rater,
 )
 from chainrule.methods import Hybrid, Photo, Plain, Task
-from chainrule.models import Model
-from chainrule.runs import count_passes
-from chainrule.runs.passes import Passes
 from chainrule.scenes.base import SHAPES
-from chainrule.sprites.artwork import Artwork, load_artwork
 from chainrule.sprites.base import (
     APART,
     HELD_OUT_GROUNDS,
@@ -69,10 +59,9 @@ from chainrule.sprites.base import (
     HELD_OUT_STYLES,
     Scene,
     Thing,
-    render,
     sample_scene,
 )
-from chainrule.sprites.judge import PLACES, Judges, check, cut, load_judges, read_ground
+from chainrule.sprites.judge import PLACES, Judges, check, cut, read_ground
 from chainrule.sprites.rating import rate
 from chainrule.sprites.things import KINDS
 from contest import (
@@ -86,9 +75,6 @@ from contest import (
     make_options,
     tabulate_differences,
 )
-
-WEIGHTS = Path(chainrule.sprites.__file__).parent / "weights"
-ARTWORK = Path("runs") / "sprites" / "artwork"
 
 SPECIES = ("penguin", "flamingo", "pineapple", "banana", "guitar", "butterfly", "sunflower", "cool")
 """Of six genera; none is held out, nor on one of the grounds."""
@@ -105,58 +91,6 @@ ROWS = 8
 
 Measures = dict[str, np.ndarray]
 """What is measured of each image, (groups, images), by name; the groups are resampled."""
-
-
-class World:
-    """The networks and the artwork of the world of sprites, each loaded when it is asked for.
-
-    Args:
-        weights: The folder of the networks.
-        artwork: The folder of the artwork.
-        device: Where they work.
-    """
-
-    def __init__(self, weights: Path, artwork: Path, device: str) -> None:
-        self.weights, self.folder, self.device = weights, artwork, device
-
-    @cached_property
-    def counted(self) -> tuple[Model, Passes]:
-        """The model, at the guidance of the world of shapes, and what it is asked."""
-        model = chainrule.load(str(self.weights / "pipeline"), device=self.device)
-        return count_passes(replace(model, guidance_scale=3.0, photo_scale=1.5))
-
-    @property
-    def model(self) -> Model:
-        return self.counted[0]
-
-    @cached_property
-    def guide(self) -> ImageClassifier:
-        return load_classifier(self.weights / "classifier", self.device, exclusive=False)
-
-    @cached_property
-    def clip(self) -> Clip:
-        return load_clip(self.weights / "clip", self.device)
-
-    @cached_property
-    def judge_clip(self) -> Clip:
-        return load_clip(self.weights / "judge_clip", self.device)
-
-    @cached_property
-    def rater(self) -> Rater:
-        head = self.weights / "rater" / "model.safetensors"
-        return load_rater(head, self.weights / "clip", self.device)
-
-    @cached_property
-    def judges(self) -> Judges:
-        return load_judges(self.weights, self.device)
-
-    @cached_property
-    def artwork(self) -> Artwork:
-        return load_artwork(self.folder)
-
-    def draw(self, scenes: Sequence[Scene]) -> Tensor:
-        """The pictures of scenes, (B, 3, 64, 64), on the CPU."""
-        return from_pil([render(scene, self.artwork) for scene in scenes])
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,11 +127,11 @@ def make_hybrid(loss: str, budget: int, *, photo: bool = False, toy: bool = Fals
     return Contender("hybrid", best.model_copy(update={"budget": budget}))
 
 
-def line_up(loss: str, *, toy: bool) -> tuple[Rivals, tuple[Contender, ...]]:
+def line_up(loss: str, arguments: argparse.Namespace) -> tuple[Rivals, tuple[Contender, ...]]:
     """DOODL's rivals towards a kind of loss, and with them the hybrid, which is the last."""
-    rivals = Rivals(loss)
+    rivals = Rivals(loss, arguments.budget)
     budget = count_equal_draws(rivals.tuned) * rivals.steps
-    return rivals, (*rivals.all, make_hybrid(loss, budget, toy=toy))
+    return rivals, (*rivals.all, make_hybrid(loss, budget, toy=arguments.toy))
 
 
 def compare_last(contenders: Sequence[Contender]) -> tuple[tuple[Contender, Contender], ...]:
@@ -226,7 +160,7 @@ def take_vocabulary(world: World, arguments: argparse.Namespace) -> Table:
     """A bird that has no word."""
     seeds = tuple(range(arguments.seeds or 12))
     asked = SPECIES[: arguments.cases]
-    rivals, contenders = line_up("classifier", toy=arguments.toy)
+    rivals, contenders = line_up("classifier", arguments)
 
     def make_task(species: str) -> Task:
         denoiser = world.model.denoiser(call_species(species, len(seeds)))
@@ -307,7 +241,7 @@ def take_prompts(world: World, arguments: argparse.Namespace) -> Table:
     """All of a prompt that training never saw."""
     seeds = tuple(range(arguments.seeds or 4))
     scenes = find_scenes(arguments.cases or 24)
-    rivals, (*others, hybrid) = line_up("text", toy=arguments.toy)
+    rivals, (*others, hybrid) = line_up("text", arguments)
     guided = Contender("plain, with classifier-free guidance 3", Plain(steps=rivals.steps))
     contenders = (rivals.plain, guided, *others[1:], hybrid)
 
@@ -399,7 +333,7 @@ def take_things(world: World, arguments: argparse.Namespace) -> Table:
     seeds = tuple(range(arguments.seeds or 6))
     all_wanted = [(kind, s) for kind, c in KNOWN_THINGS.items() for s in make_contexts(c)]
     wanted = all_wanted[: arguments.cases]
-    rivals, contenders = line_up("image", toy=arguments.toy)
+    rivals, contenders = line_up("image", arguments)
 
     def make_task(kind: str, prompt: str) -> Task:
         loss = ClipImage(world.clip, [world.draw([show_thing(kind)])[0]])
@@ -427,7 +361,7 @@ def take_things(world: World, arguments: argparse.Namespace) -> Table:
     )
     questions = (*rivals.questions, *compare_last(contenders))
     rows = [scene.caption for _, scene in wanted]
-    shown = {"shown": lambda: world.draw([show_thing(kind) for kind, _ in wanted])}
+    shown = {"shown": lambda: world.draw([show_thing(kind) for kind, _ in wanted]).cpu()}
     networks = ("pipeline", "clip")
     return Table(
         about, contenders, questions, lambda _: cases, judge, rows, networks, LEVELS, shown
@@ -493,7 +427,7 @@ def take_beauty(world: World, arguments: argparse.Namespace) -> Table:
         [scene.caption for scene in scenes],
         ("pipeline", "clip", "rater"),
         tuple(beauty.RISES),
-        {"picture": lambda: photos},
+        {"picture": lambda: photos.cpu()},
     )
 
 
@@ -529,6 +463,8 @@ def make_artwork_options() -> Options:
     options.add_argument("--sheet", type=Path, help="where a picture of each table is saved")
     help_ = "for each species (12), caption (4), thing and context (6)"
     options.add("--seeds", type=int, default=None, toy=2, help=help_)
+    help_ = "network passes an image; what DOODL's preset asks, if not said (beauty: always)"
+    options.add_argument("--budget", type=int, help=help_)
     options.add("--cases", type=int, default=None, toy=2, help="only so many of those")
     options.add("--pictures", type=int, default=96, toy=2, help="to make more beautiful")
     options.add("--batch", type=int, default=48, toy=2, help="of pictures")
@@ -537,7 +473,9 @@ def make_artwork_options() -> Options:
 
 def write_command(name: str, arguments: argparse.Namespace) -> str:
     """What makes one of the tables."""
-    usual = {"pictures": 96, "batch": 48} if name == "beauty" else {"seeds": None, "cases": None}
+    usual: dict[str, int | None] = {"budget": None, "seeds": None, "cases": None}
+    if name == "beauty":
+        usual = {"pictures": 96, "batch": 48}
     changed = {
         f"--{key}": getattr(arguments, key)
         for key, value in usual.items()
@@ -548,21 +486,19 @@ def write_command(name: str, arguments: argparse.Namespace) -> str:
     return shlex.join(["python", "benchmarks/artwork.py", "--tables", name, *changes, *device])
 
 
-def describe_machine(folder: Path, device: str, *, ran: bool) -> str:
+def describe_machine(folder: Path, here: str, *, ran: bool) -> str:
     """What images were made on, which is written beside them by whoever made some.
 
     Args:
         folder: Where the images are.
-        device: Where this process computes.
+        here: Where this process computes.
         ran: Whether it has made any.
     """
     note = folder / "machine.txt"
-    if ran or not note.exists():
-        on_gpu = device.startswith("cuda")
-        here = f"{machine()}, {torch.cuda.get_device_name(device)}" if on_gpu else machine()
-        if not ran:
-            return here
+    if ran:
         note.write_text(here)
+    if not note.exists():
+        return here
     return note.read_text()
 
 
@@ -637,12 +573,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             begun = tuple(arguments.only)
             chosen = tuple(each for each in asked.contenders if each.name.startswith(begun))
             asked = replace(asked, contenders=chosen)
-        passes, folder = world.counted[1], arguments.work / name
+        passes, folder = world.passes, arguments.work / name
         weights = [arguments.weights / network for network in asked.networks]
         contest = Contest(passes, folder, weights, toy=arguments.toy)
         before = passes.total
         played = contest.play(asked.contenders, asked.ask, () if arguments.collect else None)
-        where = describe_machine(folder, arguments.device, ran=passes.total > before)
+        where = describe_machine(folder, world.machine, ran=passes.total > before)
         judged = {
             contender: asked.judge(made.images.to(arguments.device))
             for contender, made in played.items()
@@ -656,10 +592,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             *report(name, asked, played, judged),
         ]
         whole = arguments.only is None
-        publish(f"artwork-{name}", "\n\n".join(text), dry=arguments.dry or not whole)
+        section = f"artwork-{name}{'-' if arguments.budget else ''}{arguments.budget or ''}"
+        publish(section, "\n\n".join(text), dry=arguments.dry or not whole)
         if arguments.sheet is not None and played:
             title = f"{TITLES[name]}: python benchmarks/artwork.py --tables {name}"
-            path = arguments.sheet / f"artwork-{name}.png"
+            path = arguments.sheet / f"{section}.png"
             draw_sheet(path, title, asked, played, judged)
 
 

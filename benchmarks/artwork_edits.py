@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.tune and arguments.tables != ["words"]:
         options.error("only words have settings to choose among: --tables words --tune")
     warnings.filterwarnings("ignore", message=".*hardly changed the photo.*")
-    world = World.load(arguments.weights, arguments.artwork, arguments.device)
+    world = World(arguments.weights, arguments.artwork, arguments.device)
     only = [] if arguments.collect else arguments.only
     size = (arguments.count, arguments.batch, arguments.work, only)
     for name in arguments.tables:

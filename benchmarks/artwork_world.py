@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -16,6 +16,14 @@ from torch import Tensor
 import chainrule
 from base import machine, table
 from chainrule.images import contact_sheet, from_pil
+from chainrule.losses import (
+    Clip,
+    ImageClassifier,
+    Rater,
+    load_classifier,
+    load_clip,
+    load_rater,
+)
 from chainrule.methods import Photo, Task
 from chainrule.models import Model
 from chainrule.runs import count_passes
@@ -39,40 +47,65 @@ TUNING_SEEDS = 20_000
 """The first seed of what settings are chosen on. Those of training begin at a million."""
 
 
-@dataclass(frozen=True, eq=False)
 class World:
-    """Everything of the world that a benchmark asks.
+    """The networks and the artwork of the world of sprites, each loaded when it is asked for.
 
     Args:
-        weights: The folder of its networks.
-        artwork: What its pictures are composed of.
-        model: The generator.
-        passes: Counts its evaluations.
-        judges: Who judges; no method sees them.
+        weights: The folder of the networks.
+        artwork: The folder of the artwork.
+        device: Where they work.
     """
 
-    weights: Path
-    artwork: Artwork
-    model: Model
-    passes: Passes
-    judges: Judges
+    def __init__(self, weights: Path, artwork: Path, device: str) -> None:
+        self.weights, self.folder, self.device = weights, artwork, device
 
-    @classmethod
-    def load(cls, weights: Path, artwork: Path, device: str) -> World:
-        pipeline = chainrule.load(str(weights / "pipeline"), device=device)
-        model, passes = count_passes(
-            replace(pipeline, guidance_scale=SCALE, photo_scale=PHOTO_SCALE)
-        )
-        return cls(weights, load_artwork(artwork), model, passes, load_judges(weights, device))
+    @cached_property
+    def counted(self) -> tuple[Model, Passes]:
+        """The model, at the guidance of the world of shapes, and what it is asked."""
+        model = chainrule.load(str(self.weights / "pipeline"), device=self.device)
+        return count_passes(replace(model, guidance_scale=SCALE, photo_scale=PHOTO_SCALE))
+
+    @property
+    def model(self) -> Model:
+        return self.counted[0]
+
+    @property
+    def passes(self) -> Passes:
+        return self.counted[1]
+
+    @cached_property
+    def guide(self) -> ImageClassifier:
+        return load_classifier(self.weights / "classifier", self.device, exclusive=False)
+
+    @cached_property
+    def clip(self) -> Clip:
+        return load_clip(self.weights / "clip", self.device)
+
+    @cached_property
+    def judge_clip(self) -> Clip:
+        return load_clip(self.weights / "judge_clip", self.device)
+
+    @cached_property
+    def rater(self) -> Rater:
+        head = self.weights / "rater" / "model.safetensors"
+        return load_rater(head, self.weights / "clip", self.device)
+
+    @cached_property
+    def judges(self) -> Judges:
+        """Who judges; no method sees them."""
+        return load_judges(self.weights, self.device)
+
+    @cached_property
+    def artwork(self) -> Artwork:
+        return load_artwork(self.folder)
 
     def draw(self, scenes: Sequence[Scene]) -> Tensor:
         """What the scenes look like, (N, 3, 64, 64), where the model is."""
-        pictures = from_pil([render(scene, self.artwork) for scene in scenes])
-        return pictures.to(self.model.device)
+        return from_pil([render(scene, self.artwork) for scene in scenes]).to(self.device)
 
     def judge(self, scenes: Sequence[Scene], images: Tensor) -> dict[str, np.ndarray]:
         """Whether each image (N, 3, 64, 64) has the thing, the ground and the style of a scene."""
-        images = images.to(self.model.device)
+        images = images.to(self.device)
         things, styles = self.judges.name_things(images), self.judges.name_styles(images)
         grounds = [read_ground(image) for image in images.cpu()]
         return {
@@ -84,8 +117,8 @@ class World:
     @property
     def machine(self) -> str:
         """Where it is, in words."""
-        on_gpu = self.model.device.type == "cuda"
-        return f"{torch.cuda.get_device_name()}; {machine()}" if on_gpu else machine()
+        on_gpu = self.device.startswith("cuda")
+        return f"{machine()}, {torch.cuda.get_device_name(self.device)}" if on_gpu else machine()
 
 
 def compare(seen: Sequence[str], wanted: Sequence[str]) -> np.ndarray:

@@ -254,10 +254,12 @@ class Rivals:
 
     Args:
         loss: The kind of the loss.
+        budget: The network passes an image of those that cost many; None: what DOODL's preset asks.
     """
 
-    def __init__(self, loss: str) -> None:
-        self.tuned = use_preset(DOODL, "tuned", loss)
+    def __init__(self, loss: str, budget: int | None = None) -> None:
+        preset = use_preset(DOODL, "tuned", loss)
+        self.tuned = preset if budget is None else spend_within(preset, budget)
         self.steps = self.tuned.steps
         count = count_equal_draws(self.tuned)
         best_of = BestOf(count=count, steps=self.steps)
@@ -309,6 +311,16 @@ def count_equal_draws(method: DOODL) -> int:
     That is its start, three passes a step and iteration, and the last image.
     """
     return method.start_of + 3 * method.iterations + 1
+
+
+def spend_within(method: DOODL, budget: int) -> DOODL:
+    """DOODL for fewer network passes, shared out among draws and iterations as it was."""
+    draws = budget // method.steps - 1
+    iterations = max(1, round(draws * method.iterations / (count_equal_draws(method) - 1)))
+    start_of = draws - 3 * iterations
+    if start_of < 1:
+        raise SystemExit(f"a budget of {budget} is too small: 5 draws take {5 * method.steps}")
+    return method.model_copy(update={"start_of": start_of, "iterations": iterations})
 
 
 def tabulate_differences(

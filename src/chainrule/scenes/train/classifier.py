@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     ConvNextConfig,
@@ -46,20 +48,14 @@ def train(settings: Settings) -> None:
         **LABELS,
     )
     model = ResNetForImageClassification(config).to(settings.device)
-    renders, rebuilt = pictures(settings), reconstructions(settings)
-    scenes = settings.list_scenes(len(rebuilt))
+    scenes = settings.list_scenes(settings.rebuilt)
     present = mark_present(scenes, SHAPES, lambda thing: thing.shape).to(settings.device)
-    mine = np.arange(0, len(rebuilt), 2)
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
-        index = np.sort(np.random.default_rng([step, 0]).choice(mine, BATCH))
-        x, index = draw_halves(renders, rebuilt, index, settings.device)
-        with autocast(settings):
-            logits = model(augment(x, generator)).logits
-        return functional.binary_cross_entropy_with_logits(logits.float(), present[index])
+    def compare(logits: Tensor, index: Tensor) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(logits, present[index])
 
-    fit("classifier", model, loss, settings, steps=1800, rate=2e-3, ema=0.995, weight_decay=0.05)
-    save_vision(model, settings.weights / "classifier")
+    mine = np.arange(0, len(scenes), 2)
+    teach(model, settings, "classifier", mine, compare, steps=1800, data=0)
 
 
 def train_judge(settings: Settings) -> None:
@@ -78,18 +74,53 @@ def train_judge(settings: Settings) -> None:
         **LABELS,
     )
     model = ConvNextForImageClassification(config).to(settings.device)
-    renders, rebuilt = pictures(settings), reconstructions(settings)
-    scenes = settings.list_scenes(len(rebuilt))
+    scenes = settings.list_scenes(settings.rebuilt)
     which = torch.tensor([SHAPES.index(scene.things[0].shape) for scene in scenes])
-    mine = np.array([i for i in range(1, len(rebuilt), 2) if len(scenes[i].things) == 1])
+    which = which.to(settings.device)
+    mine = np.array([i for i in range(1, len(scenes), 2) if len(scenes[i].things) == 1])
+
+    def compare(logits: Tensor, index: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, which[index])
+
+    teach(model, settings, "judge", mine, compare, steps=1800, data=1)
+
+
+def teach(
+    model: nn.Module,
+    settings: Settings,
+    name: str,
+    mine: np.ndarray,
+    compare: Callable[[Tensor, Tensor], Tensor],
+    *,
+    steps: int,
+    data: int,
+    batch: int = BATCH,
+    ema: float = 0.995,
+    look: Callable[[Tensor, Tensor], Tensor] = lambda x, index: x,
+) -> None:
+    """Train a classifier on renders and on what the autoencoder makes of them, and write it.
+
+    Args:
+        model: The classifier, which is changed.
+        settings: Where and how.
+        name: The part, as it is called on the command line.
+        mine: Which scenes are its own.
+        compare: The loss of logits (B, labels), given which scenes they are of (B,).
+        steps: How many batches.
+        data: The seed of which pictures are in them.
+        batch: How many pictures are in each.
+        ema: The decay of the weights' average.
+        look: What it sees of the pictures (B, 3, 64, 64), given which scenes they are.
+    """
+    renders, rebuilt = pictures(settings), reconstructions(settings)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        index = np.sort(np.random.default_rng([step, 1]).choice(mine, BATCH))
-        x, index = draw_halves(renders, rebuilt, index, settings.device)
-        target = which[index].to(settings.device)
+        chosen = np.sort(np.random.default_rng([step, data]).choice(mine, batch))
+        x, order = draw_halves(renders, rebuilt, chosen, settings.device)
+        index = torch.from_numpy(order).to(settings.device)
         with autocast(settings):
-            logits = model(augment(x, generator)).logits
-        return functional.cross_entropy(logits.float(), target)
+            logits = model(augment(look(x, index), generator)).logits
+        return compare(logits.float(), index)
 
-    fit("judge", model, loss, settings, steps=1800, rate=2e-3, ema=0.995, weight_decay=0.05)
-    save_vision(model, settings.weights / "judge")
+    fit(name, model, loss, settings, steps=steps, rate=2e-3, ema=ema, weight_decay=0.05)
+    save_vision(model, settings.weights / name.replace("-", "_"))

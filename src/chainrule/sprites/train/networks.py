@@ -22,16 +22,10 @@ from transformers import (
 )
 
 from chainrule.models.noise_aware import NoiseAwareClassifier
-from chainrule.scenes.train import autoencoder, clip, noise_aware, rater, semantic, unet
+from chainrule.scenes.train import autoencoder, classifier, clip, noise_aware, rater, semantic, unet
 from chainrule.scenes.train.base import (
     Settings,
-    augment,
-    autocast,
-    draw_halves,
-    fit,
     mark_present,
-    pictures,
-    reconstructions,
     save_half,
     save_vision,
 )
@@ -89,14 +83,15 @@ def train_unet(settings: Settings) -> None:
 
 
 def train_unet_on(settings: Settings) -> None:
-    """The generator that is there, further; on a CPU in small batches at a low rate.
+    """The generator that is there, further: in smaller batches, mostly at high noise.
 
-    At 5e-4 small batches undid what large ones had taught.
+    Large batches are few steps: with low noise it was good, with high noise it had not learnt all
+    that pictures share.
     """
     folder = settings.weights / "pipeline"
     model = UNet2DConditionModel.from_pretrained(folder / "unet").float()
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
-    batch, rate = (256, 4e-4) if settings.on_gpu else (64, 1e-4)
+    batch, rate = (256, 8e-4) if settings.on_gpu else (64, 4e-4)
     pairs = batch * 3 // 8
     unet.teach(
         model,
@@ -107,6 +102,7 @@ def train_unet_on(settings: Settings) -> None:
         pairs=pairs,
         rate=rate,
         name="unet-on",
+        early=0.1,
     )
     unet.save(model, text_encoder, settings)
 
@@ -185,8 +181,8 @@ def train_classifier(settings: Settings) -> None:
     scenes = settings.list_scenes(settings.rebuilt)
     present = mark_present(scenes, GUIDED, lambda thing: thing.kind).to(settings.device)
 
-    def compare(logits: Tensor, index: np.ndarray) -> Tensor:
-        wanted = present[torch.from_numpy(index).to(settings.device)]
+    def compare(logits: Tensor, index: Tensor) -> Tensor:
+        wanted = present[index]
         each = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         return each.sum(dim=1).mean() / 10
 
@@ -220,15 +216,14 @@ def train_judge(settings: Settings) -> None:
     centres = torch.tensor([PLACES.get(scene.relation or "", middle) for scene in scenes])
     centres = centres.float().to(settings.device)
 
-    def look(x: Tensor, index: np.ndarray) -> Tensor:
+    def look(x: Tensor, index: Tensor) -> Tensor:
         """Of two things, only one: the first where the scene's number has a second bit."""
-        i = torch.from_numpy(index).to(settings.device)
-        windows = cut(x, centres[i, (i // 2) % 2])
-        return torch.where(double[i][:, None, None, None], windows, x)
+        windows = cut(x, centres[index, (index // 2) % 2])
+        return torch.where(double[index][:, None, None, None], windows, x)
 
-    def compare(logits: Tensor, index: np.ndarray) -> Tensor:
-        i = torch.from_numpy(index).to(settings.device)
-        return functional.cross_entropy(logits, which[i, (i // 2) % 2], label_smoothing=0.05)
+    def compare(logits: Tensor, index: Tensor) -> Tensor:
+        wanted = which[index, (index // 2) % 2]
+        return functional.cross_entropy(logits, wanted, label_smoothing=0.05)
 
     mine = np.arange(1, settings.rebuilt, 2)
     _teach_eyes(model, settings, "judge", mine, compare, steps=5000, look=look)
@@ -250,8 +245,8 @@ def train_style_judge(settings: Settings) -> None:
     number = {name: i for i, name in enumerate(STYLES)}
     which = torch.tensor([number[scene.style] for scene in scenes]).to(settings.device)
 
-    def compare(logits: Tensor, index: np.ndarray) -> Tensor:
-        return functional.cross_entropy(logits, which[torch.from_numpy(index).to(settings.device)])
+    def compare(logits: Tensor, index: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, which[index])
 
     mine = np.arange(1, settings.rebuilt, 2)
     _teach_eyes(model, settings, "style-judge", mine, compare, steps=4500, batch=128)
@@ -262,35 +257,14 @@ def _teach_eyes(
     settings: Settings,
     name: str,
     mine: np.ndarray,
-    compare: Callable[[Tensor, np.ndarray], Tensor],
+    compare: Callable[[Tensor, Tensor], Tensor],
     *,
     steps: int,
-    look: Callable[[Tensor, np.ndarray], Tensor] = lambda x, index: x,
-    batch: int = 256,
+    **more: Any,
 ) -> None:
-    """Train a classifier on renders and what the autoencoder makes of them, and write it.
-
-    Args:
-        model: The classifier, which is changed.
-        settings: Where and how.
-        name: The part, as it is called on the command line.
-        mine: Which scenes are its own.
-        compare: The loss of logits, given which scenes they are of.
-        steps: How many batches.
-        look: What it sees of the pictures, given which scenes they are.
-        batch: How many pictures are in each batch.
-    """
-    renders, rebuilt = pictures(settings), reconstructions(settings)
-
-    def loss(step: int, generator: torch.Generator) -> Tensor:
-        index = np.random.default_rng([step, len(name)]).choice(mine, batch)
-        x, index = draw_halves(renders, rebuilt, index, settings.device)
-        with autocast(settings):
-            logits = model(augment(look(x, index), generator)).logits
-        return compare(logits.float(), index)
-
-    fit(name, model, loss, settings, steps=steps, rate=2e-3, ema=0.997, weight_decay=0.05)
-    save_vision(model, settings.weights / name.replace("-", "_"))
+    """As the shapes', in larger batches."""
+    more = {"batch": 256, "ema": 0.997} | more
+    classifier.teach(model, settings, name, mine, compare, steps=steps, data=len(name), **more)
 
 
 def train_noise_aware(settings: Settings) -> None:
