@@ -14,7 +14,7 @@ studio: .venv/installed-studio
 	$(BIN)/chainrule studio --folder runs
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 30
 
 test-browser: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/studio tests/study

@@ -193,6 +193,37 @@ def test_a_section_is_put_in_place_of_what_was_there(
     ]
 
 
+def test_orders_are_those_of_the_tables() -> None:
+    orders = load("orders")
+    head = "| method | right |\n| --- | --- |\n"
+    rows = (
+        "plain | 0.10 [0.05, 0.15]",
+        "best of 9 | 0.50 [0.40, 0.60]",
+        "DOODL tuned | 0.55 [0.45, 0.65]",
+    )
+    others = (
+        "plain | 0.90 [0.80, 1.00]",
+        "best of 3 | 0.20 [0.10, 0.30]",
+        "DOODL tuned | 0.95 [0.90, 1.00]",
+    )
+    page = "".join(
+        f"<!-- {name} -->\n### Two\n{head}"
+        + "".join(f"| {row} |\n" for row in some)
+        + f"<!-- end of {name} -->\n"
+        for name, some in (("one", rows), ("other", others))
+    )
+    one, other = (
+        orders.read_scores(page, orders.Column(name, "right", "Two")) for name in ("one", "other")
+    )
+    assert one["best of"] == (0.5, 0.4, 0.6)
+    assert orders.read_scores(page, orders.Column("none", "right")) == {}
+    # plain and the best of some are decided in both, and turned round; the others in one world only
+    assert orders.compare(one, other)[2:] == ["0 of 1 (of 3)", "plain and best of"]
+    assert orders.compare(one, one)[2:] == ["2 of 2 (of 3)", "none"]
+    with pytest.raises(SystemExit, match="no column 'left'"):
+        orders.read_scores(page, orders.Column("one", "left"))
+
+
 def test_what_made_images_is_told_apart() -> None:
     contest, methods = load("contest"), load("chainrule.methods")
     one, other = (contest.Contender("plain", methods.Plain(steps=n)) for n in (10, 20))

@@ -1,0 +1,190 @@
+"""Do methods come in the same order on real artwork as on shapes: `python benchmarks/orders.py`.
+
+Read from the tables of docs/results.md: nothing is run. Of the methods that both worlds tried, a
+pair whose 95 % intervals overlap in neither world is decided in both; how many of those come in the
+same order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, takewhile
+
+from base import RESULTS, Options, publish, table
+
+METHODS = (
+    "plain, with classifier-free guidance",
+    "plain",
+    "one-step",
+    "best of",
+    "DOODL tuned",
+    "hybrid",
+    "nothing done",
+    "drawn anew",
+    "reconstruction",
+    "SDEdit in the mask",
+    "SDEdit",
+    "ILVR",
+    "DDIM inversion",
+    "EDICT",
+    "DiffEdit in the mask",
+    "DiffEdit",
+    "Prompt-to-Prompt by DDIM",
+    "Prompt-to-Prompt by EDICT",
+    "Blended Latent Diffusion",
+    "RePaint",
+    "Imagic",
+    "UniTune",
+    "textual inversion",
+    "DreamBooth, LoRA",
+)
+"""How the names of methods begin, a longer beginning before a shorter one."""
+
+Scores = Mapping[str, tuple[float, float, float]]
+"""The mean of each method, by name, and the interval around it."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a score is written.
+
+    Args:
+        section: The section of the results.
+        name: The column's.
+        under: The heading that the table is under; "": the section's own.
+    """
+
+    section: str
+    name: str
+    under: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What both worlds were asked.
+
+    Args:
+        title: What it is called.
+        shapes: The score in the world of shapes.
+        artwork: That in the world of sprites; of several sections the first that is there.
+    """
+
+    title: str
+    shapes: Column
+    artwork: tuple[Column, ...]
+
+
+QUESTIONS = (
+    Question(
+        "a species without a word",
+        Column("vocabulary", "judge"),
+        (Column("artwork-vocabulary", "right"), Column("artwork-vocabulary-300", "right")),
+    ),
+    Question(
+        "all of a prompt, held-out combinations",
+        Column("text", "all of the prompt", "Held-out combinations"),
+        (Column("artwork-prompts", "right"),),
+    ),
+    Question(
+        "this very thing, elsewhere",
+        Column("personalisation", "thing and context, right"),
+        (Column("artwork-things", "right"), Column("artwork-things-300", "right")),
+    ),
+    Question(
+        "a more beautiful picture",
+        Column("beauty", "right"),
+        (Column("artwork-beauty", "right"),),
+    ),
+    Question("words edited", Column("editing", "both"), (Column("artwork-words", "all"),)),
+)
+
+
+def shorten_name(name: str) -> str | None:
+    """What a method is called in both worlds, without its settings; None if only one has it."""
+    return next((known for known in METHODS if name.startswith(known)), None)
+
+
+def read_scores(page: str, column: Column) -> Scores:
+    """The scores of a column, of the first method of each name; none if it is not there."""
+    found = re.search(
+        rf"<!-- {re.escape(column.section)} -->(.*)<!-- end of {re.escape(column.section)} -->",
+        page,
+        re.DOTALL,
+    )
+    if found is None:
+        return {}
+    lines = iter(found[1].splitlines())
+    if column.under:
+        lines = iter(found[1].split(f" {column.under}\n", 1)[-1].splitlines())
+    head = next((line for line in lines if line.startswith("| method |")), "")
+    names = [cell.strip() for cell in head.strip("| ").split(" | ")]
+    if column.name not in names:
+        raise SystemExit(f"the table of {column.section!r} has no column {column.name!r}: {names}")
+    scores: dict[str, tuple[float, float, float]] = {}
+    for line in takewhile(lambda line: line.startswith("|"), lines):
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        name = shorten_name(cells[0])
+        numbers = re.findall(r"-?\d+\.\d+", cells[names.index(column.name)]) if name else []
+        if name is not None and len(numbers) == 3:
+            scores.setdefault(name, (float(numbers[0]), float(numbers[1]), float(numbers[2])))
+    return scores
+
+
+def is_ahead(scores: Scores, one: str, other: str) -> bool:
+    """Whether a method is ahead of another outside both intervals."""
+    return scores[one][1] > scores[other][2]
+
+
+def compare(shapes: Scores, artwork: Scores) -> list[str]:
+    """The cells of a question: the orders, and how many decided pairs are in the same one."""
+    shared = [name for name in shapes if name in artwork]
+    orders = [
+        " > ".join(f"{name} {scores[name][0]:.2f}" for name in _rank(scores, shared))
+        for scores in (shapes, artwork)
+    ]
+    same, opposite = 0, []
+    for one, other in combinations(_rank(artwork, shared), 2):
+        if not is_ahead(artwork, one, other):
+            continue
+        same += is_ahead(shapes, one, other)
+        if is_ahead(shapes, other, one):
+            opposite.append(f"{one} and {other}")
+    decided = f"{same} of {same + len(opposite)}"
+    pairs = len(shared) * (len(shared) - 1) // 2
+    return [*orders, f"{decided} (of {pairs})", "; ".join(opposite) or "none"]
+
+
+def _rank(scores: Scores, names: Sequence[str]) -> list[str]:
+    return sorted(names, key=lambda name: -scores[name][0])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = Options(__doc__).parse(argv)
+    page = RESULTS.read_text()
+    rows = [
+        [question.title, column.section, *compare(read_scores(page, question.shapes), artwork)]
+        for question in QUESTIONS
+        for column in question.artwork
+        if (artwork := read_scores(page, column))
+    ]
+    header = [
+        "asked",
+        "table",
+        "on shapes",
+        "on artwork",
+        "pairs in the same order, of those decided in both",
+        "in the opposite one",
+    ]
+    text = [
+        "## Do orders on artwork agree with those on shapes?",
+        "`python benchmarks/orders.py`: from the tables of this page. A pair of methods is decided "
+        "in a world if its 95 % intervals do not overlap there; in brackets, all pairs.",
+        table(header, rows),
+    ]
+    publish("orders", "\n\n".join(text), dry=arguments.dry)
+
+
+if __name__ == "__main__":
+    main()
