@@ -29,7 +29,7 @@ from chainrule.losses import (
 from chainrule.losses.base import weighted_terms
 from chainrule.methods import METHODS
 from chainrule.methods.base import Task
-from chainrule.models import Model, installed
+from chainrule.models import Model, installed, trained
 from chainrule.models.noise_aware import (
     NoiseAwareClassifier,
     NoiseAwareEncoder,
@@ -112,6 +112,21 @@ def test_a_world_is_loaded_by_its_name_and_by_its_folder(sprites: World) -> None
     assert installed()[:2] == ["scenes", "sprites"]
     assert is_bundled("sprites")
     assert models[0].text.example == SPRITES.example
+
+
+def test_a_tuned_pipeline_is_of_the_world_that_it_came_from(sprites: World, tmp_path: Path) -> None:
+    model, folder = chainrule.load("sprites"), tmp_path / "tuned"
+    trained.save(folder, model, trained.Part(), {})
+    again = chainrule.load(folder)
+    assert (again.name, again.world) == (str(folder), "sprites")
+    assert (again.guidance_scale, again.photo_scale) == (model.guidance_scale, model.photo_scale)
+    assert is_bundled(str(folder))
+    trained.save(tmp_path / "stranger", replace(model, world=None), trained.Part(), {})
+    assert chainrule.load(tmp_path / "stranger").world is None
+    for text in ('{"world": "elsewhere"}', "[]", "{", '{"world": 3}'):
+        (folder / "chainrule.json").write_text(text)
+        with pytest.raises(UserError, match="names no world that is known here"):
+            chainrule.load(folder)
 
 
 def test_weights_that_are_missing_are_said_with_their_cure(missing: World, tmp_path: Path) -> None:
@@ -243,7 +258,7 @@ def test_what_learns_a_change_asks_the_networks_of_the_models_world(
     )
     method = METHODS["diffusion-clip"](change="a bird > a red circle")
     method.prepare(task(chainrule.load("sprites"), pictures=(torch.rand(3, 64, 64),)))
-    method.prepare(task(replace(chainrule.load(), name="a"), pictures=(torch.rand(3, 64, 64),)))
+    method.prepare(task(replace(chainrule.load(), world=None), pictures=(torch.rand(3, 64, 64),)))
     assert named == ["sprites", None]
 
 
@@ -254,7 +269,7 @@ def test_a_judge_that_is_the_classifier_is_refused_by_any_name(sprites: World) -
 
 
 def test_models_of_no_world_ask_as_before() -> None:
-    model = replace(chainrule.load(), name="elsewhere")
+    model = replace(chainrule.load(), name="elsewhere", world=None)
     assert model.world is None
     with pytest.raises(UserError, match="only the bundled models have one"):
         METHODS["noise-aware"]().prepare(task(model))

@@ -122,18 +122,55 @@ WORLDS = {world.name: world for world in (SCENES, SPRITES)}
 """Every world by its name. A folder of such a name is meant by a path: `./sprites`."""
 
 
+MARK = "chainrule.json"
+"""The file in a saved pipeline's folder that names the world whose model was trained further."""
+
+
 def find_world(name: str | Path | None) -> World | None:
-    """The world whose model is meant; None if it is none's.
+    """The world whose networks know a model's images; None if none do.
 
     Args:
-        name: A world's name, or its pipeline's folder; None: `SCENES`.
+        name: A world's name, the folder of its pipeline or of one that was tuned from it; None:
+            `SCENES`.
+
+    Raises:
+        UserError: The folder says that it is of a world that is not known here.
     """
     if name is None:
         return SCENES
     if isinstance(name, str) and name in WORLDS:
         return WORLDS[name]
     path = Path(os.path.expanduser(name))
-    return next((world for world in WORLDS.values() if path == world.pipeline), None)
+    own = next((world for world in WORLDS.values() if path == world.pipeline), None)
+    return own or _read_mark(path / MARK)
+
+
+def write_mark(folder: Path, world: str) -> None:
+    """Say of a pipeline's folder which world it was tuned from.
+
+    Args:
+        folder: The folder.
+        world: The world's name.
+    """
+    (folder / MARK).write_text(json.dumps({"world": world}) + "\n", encoding="utf-8")
+
+
+def _read_mark(file: Path) -> World | None:
+    """The world that a mark names; None if there is no mark."""
+    if not file.is_file():
+        return None
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        said = None
+    name = said.get("world") if isinstance(said, dict) else None
+    if not isinstance(name, str) or name not in WORLDS:
+        raise UserError(
+            f"{file} names no world that is known here ({', '.join(WORLDS)})",
+            "delete it, and name the networks of losses and methods",
+            "model",
+        )
+    return WORLDS[name]
 
 
 def find_network(name: str | Path | None, kind: Kind) -> str | Path:

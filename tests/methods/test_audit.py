@@ -235,7 +235,7 @@ def test_a_judge_must_be_another() -> None:
     task = Task(model, model.denoiser("a red circle"), (0,), prompts=("a red circle",))
     with pytest.raises(UserError, match="the judge is the classifier itself"):
         Audit(classifier=str(SCENES.judge), judge=str(SCENES.judge)).prepare(task)
-    other = replace(task, model=replace(model, name="somebody's"))
+    other = replace(task, model=replace(model, name="somebody's", world=None))
     with pytest.raises(UserError, match="there is no independent judge"):
         AUDIT.prepare(other)
     with pytest.raises(UserError, match="a prompt is empty"):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chainrule.bundled import WORLDS
+from chainrule.bundled import find_world
 from chainrule.cli._options import take
 from chainrule.cli._settings import Typed, apply_settings, choose_losses, choose_methods
 from chainrule.errors import UserError
@@ -38,7 +38,7 @@ def make_spec(
     if preset:
         _require_best(values, methods)
         kind = losses[0].values["kind"] if losses else "classifier"
-        bundled = checkpoint.get("model", BUNDLED) in WORLDS
+        bundled = find_world(checkpoint.get("model", BUNDLED)) is not None
         situation = Situation(name_preset(values.get("preset"), bundled=bundled), kind, edits)
         if bundled and edits and situation.name == PRESETS[0]:
             inputs = {"guidance_scale": PAPER_PHOTO_SCALE} | inputs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from chainrule.bundled import SCENES, WORLDS, World, find_world
+from chainrule.bundled import SCENES, WORLDS, World, find_world, is_world
 from chainrule.errors import UserError
 from chainrule.models._extras import Embeddings, Loras, add_extras
 from chainrule.models.base import Model
@@ -70,10 +70,11 @@ def load(
     if name is None or isinstance(name, (str, Path)):
         files = _Files(dtype or torch.float32, device or "cpu", variant, embeddings, loras, config)
         world = find_world(name)
-        if name is None or world is not None:
-            return _load_world(world or SCENES, files, size)
-        called = f"{Path.cwd() / name}" if str(name) in WORLDS else str(name)
-        return files.load(expand(name), called, size)
+        if world is not None and (is_world(name) or expand(str(name)) == world.pipeline):
+            return _load_world(world, files, size)
+        called = f"{Path.cwd() / str(name)}" if str(name) in WORLDS else str(name)
+        model = files.load(expand(str(name)), called, size)
+        return model if world is None else _settle(model, world)
     given = (dtype, device, variant, config)
     if any(each is not None for each in given) or embeddings or loras:
         raise UserError(
@@ -107,13 +108,15 @@ def installed() -> list[str]:
 
 def _load_world(world: World, files: _Files, size: tuple[int, int] | None) -> Model:
     """The model of a world. Raises UserError if it is not installed."""
-    model = files.load(world.find("pipeline"), world.name, size)
-    return replace(
-        model,
-        guidance_scale=world.guidance_scale,
-        photo_scale=world.photo_scale,
-        text=replace(cast(Any, model.text), known=world.words, example=world.example),
-    )
+    model = _settle(files.load(world.find("pipeline"), world.name, size), world)
+    text = replace(cast(Any, model.text), known=world.words, example=world.example)
+    return replace(model, text=text)
+
+
+def _settle(model: Model, world: World) -> Model:
+    """A model whose images are those of a world. It may have been taught words that are not."""
+    scales = {"guidance_scale": world.guidance_scale, "photo_scale": world.photo_scale}
+    return replace(model, world=world.name, **scales)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from chainrule.brief import Brief
-from chainrule.bundled import SCENES, WORLDS
+from chainrule.bundled import SCENES
 from chainrule.diffusion.denoiser import Conditioned, Conditioning, Denoiser, Network
 from chainrule.diffusion.gradient.base import is_transformed
 from chainrule.diffusion.guidance.classifier_free import ClassifierFree
@@ -319,6 +319,7 @@ class Model(Brief):
         photo_scale: The guidance scale for editing a photo, where `guidance` has a negative prompt.
         notes: What was loaded beside the checkpoint, a line each: words and LoRAs.
         picture: What its network is told of a picture to be filled in; None: nothing.
+        world: The bundled world whose networks know its images; None: none.
     """
 
     name: str
@@ -331,16 +332,12 @@ class Model(Brief):
     photo_scale: float = 3.0
     notes: tuple[str, ...] = ()
     picture: PictureConditioning | None = None
+    world: str | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
         """The words that it was taught (textual inversions), as one types them."""
         return self.text.words
-
-    @property
-    def world(self) -> str | None:
-        """The bundled world that it is the model of, whose networks know its images; None: none."""
-        return self.name if self.name in WORLDS else None
 
     @property
     def schedule(self) -> Schedule:

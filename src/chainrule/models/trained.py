@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chainrule.bundled import write_mark
 from chainrule.errors import UserError
 from chainrule.models.base import Model
 from chainrule.models.lora import (
@@ -126,6 +127,8 @@ def save(path: Path, model: Model, part: Part, values: Mapping[str, Tensor]) -> 
         if pipeline is None:
             raise UserError(f"{model.name} has no pipeline to save", "train a LoRA", "rank")
         pipeline.save_pretrained(path)
+    if model.world is not None:
+        write_mark(path, model.world)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from chainrule.bundled import SCENES, WORLDS
+from chainrule.bundled import SCENES, find_world
 from chainrule.losses.aesthetic import AestheticSpec
 from chainrule.losses.classifier import ClassifierSpec, load_classifier
 from chainrule.runs.spec import RunSpec
@@ -29,9 +29,10 @@ class Score(NamedTuple):
 
 def find_score(spec: RunSpec) -> Score | None:
     """The judge of what a run's first loss wants; None if nobody independent can tell."""
-    first, world = next(iter(spec.losses), None), spec.checkpoint.model
-    if world not in WORLDS:
+    first, found = next(iter(spec.losses), None), find_world(spec.checkpoint.model)
+    if found is None:
         return None
+    world = found.name
     if isinstance(first, AestheticSpec) and first.rater in (None, world):
         return _rate(world)
     if isinstance(first, ClassifierSpec) and first.classifier in (None, world):

@@ -5,7 +5,7 @@ Every face of the library asks here, so that a page does what the same words do 
 
 from __future__ import annotations
 
-from chainrule.bundled import WORLDS
+from chainrule.bundled import find_world
 from chainrule.errors import UserError
 from chainrule.methods.base import PRESETS
 
@@ -61,4 +61,4 @@ def choose_tuning(model: str | None) -> list[str]:
         model: The checkpoint's name; None: a bundled one.
     """
     # the bundled models are small: all of their weights learn more than a LoRA, and fit anywhere
-    return ["dreambooth" if model is None or model in WORLDS else "dreambooth:rank=8"]
+    return ["dreambooth" if find_world(model) is not None else "dreambooth:rank=8"]

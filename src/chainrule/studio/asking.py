@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_origin
 
-from chainrule.bundled import WORLDS
+from chainrule.bundled import find_world
 from chainrule.errors import UserError
 from chainrule.images import read_mask, read_picture
 from chainrule.losses.base import LossSpec
@@ -196,8 +196,8 @@ def name_run(spec: RunSpec) -> str:
 
 
 def is_bundled(model: str) -> bool:
-    """Whether a checkpoint's name is that of a bundled one."""
-    return model.strip() in ("", *WORLDS)
+    """Whether a checkpoint is a bundled one, or was tuned from one."""
+    return find_world(model.strip() or None) is not None
 
 
 def _read_method(kind: str, values: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
