@@ -115,8 +115,12 @@ def _load_world(world: World, files: _Files, size: tuple[int, int] | None) -> Mo
 
 def _settle(model: Model, world: World) -> Model:
     """A model whose images are those of a world. It may have been taught words that are not."""
-    scales = {"guidance_scale": world.guidance_scale, "photo_scale": world.photo_scale}
-    return replace(model, world=world.name, **scales)
+    return replace(
+        model,
+        world=world.name,
+        guidance_scale=world.guidance_scale,
+        photo_scale=world.photo_scale,
+    )
 
 
 @dataclass(frozen=True)
