@@ -120,24 +120,39 @@ class Table:
     shown: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
 
 
-def make_hybrid(loss: str, budget: int, *, photo: bool = False, toy: bool = False) -> Contender:
-    """What chainrule does by default, for as many passes as DOODL (at toy size, a few)."""
+GUIDED = {"like": "gentle", "searched": 1.0}
+"""The hybrid that only draws many images by one-step guidance and keeps the best: in this form it
+is at its strongest towards what networks judge (`strongest.py`)."""
+
+
+def make_hybrids(
+    loss: str, budget: int, *, photo: bool = False, toy: bool = False
+) -> tuple[Contender, Contender]:
+    """One-step guidance at its strongest, and what chainrule does by default.
+
+    Args:
+        loss: The kind of the loss.
+        budget: DOODL's network passes, which each may spend (at toy size, a few).
+        photo: Whether a photo is edited.
+        toy: Whether it is at toy size.
+    """
     best = use_preset(Hybrid, "tuned", loss, photo=photo)
-    budget = min(budget, TOY_BUDGET) if toy else budget
-    return Contender("hybrid", best.model_copy(update={"budget": budget}))
+    best = best.model_copy(update={"budget": min(budget, TOY_BUDGET) if toy else budget})
+    drawn = best.model_copy(update=GUIDED if photo else {**GUIDED, "screened": 0.0})
+    return Contender("best of N, gently guided", drawn), Contender("hybrid", best)
 
 
 def line_up(loss: str, arguments: argparse.Namespace) -> tuple[Rivals, tuple[Contender, ...]]:
     """DOODL's rivals towards a kind of loss, and with them the hybrid, which is the last."""
     rivals = Rivals(loss, arguments.budget)
     budget = count_equal_draws(rivals.tuned) * rivals.steps
-    return rivals, (*rivals.all, make_hybrid(loss, budget, toy=arguments.toy))
+    return rivals, (*rivals.all, *make_hybrids(loss, budget, toy=arguments.toy))
 
 
 def compare_last(contenders: Sequence[Contender]) -> tuple[tuple[Contender, Contender], ...]:
-    """The last method with each of the others."""
-    *others, last = contenders
-    return tuple((last, other) for other in others)
+    """DOODL with one-step guidance at its strongest, and the last with each of the others."""
+    *others, doodl, guided, last = contenders
+    return (doodl, guided), *((last, other) for other in (*others, doodl, guided))
 
 
 # --- vocabulary -----------------------------------------------------------------------------------
@@ -387,8 +402,8 @@ def take_beauty(world: World, arguments: argparse.Namespace) -> Table:
     one_step, tuned = beauty.ONE_STEPS[0], beauty.TUNED
     pair = 2  # each step of EDICT asks the network of both latents
     budget = pair * tuned.steps * (3 * tuned.iterations + 2)
-    hybrid = make_hybrid("aesthetic", budget, photo=True, toy=arguments.toy)
-    contenders = (beauty.BACK, one_step, beauty.BEST_OF, beauty.BY_DOODL, hybrid)
+    hybrids = make_hybrids("aesthetic", budget, photo=True, toy=arguments.toy)
+    contenders = (beauty.BACK, one_step, beauty.BEST_OF, beauty.BY_DOODL, *hybrids)
 
     def make_task(seeds: tuple[int, ...]) -> Task:
         alone = world.model.denoiser("", guidance_scale=1.0)
@@ -412,7 +427,7 @@ def take_beauty(world: World, arguments: argparse.Namespace) -> Table:
         f"{len(scenes)} pictures that training never drew, seeds from 0, without a prompt; "
         "intervals over pictures."
     )
-    first, *_, by_doodl, _ = contenders
+    first, *_, by_doodl, _, _ = contenders
     questions = (
         (one_step, first),
         *((by_doodl, other) for other in contenders[:3]),

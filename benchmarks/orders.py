@@ -18,6 +18,7 @@ METHODS = (
     "plain, with classifier-free guidance",
     "plain",
     "one-step",
+    "best of N, gently guided",
     "best of",
     "DOODL tuned",
     "hybrid",
