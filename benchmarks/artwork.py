@@ -607,11 +607,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             *report(name, asked, played, judged),
         ]
         whole = arguments.only is None
-        section = f"artwork-{name}{'-' if arguments.budget else ''}{arguments.budget or ''}"
-        publish(section, "\n\n".join(text), dry=arguments.dry or not whole)
+        publish(f"artwork-{name}", "\n\n".join(text), dry=arguments.dry or not whole)
         if arguments.sheet is not None and played:
             title = f"{TITLES[name]}: python benchmarks/artwork.py --tables {name}"
-            path = arguments.sheet / f"{section}.png"
+            path = arguments.sheet / f"artwork-{name}.png"
             draw_sheet(path, title, asked, played, judged)
 
 

@@ -69,36 +69,53 @@ class Question:
     Args:
         title: What it is called.
         shapes: The score in the world of shapes.
-        artwork: That in the world of sprites; of several sections the first that is there.
+        artwork: That in the world of sprites.
     """
 
     title: str
     shapes: Column
-    artwork: tuple[Column, ...]
+    artwork: Column
 
+
+ASKED = (
+    (
+        "a species without a word",
+        "artwork-vocabulary",
+        Column("vocabulary", "judge"),
+        "A class without a word",
+    ),
+    (
+        "all of a prompt",
+        "artwork-prompts",
+        Column("text", "all of the prompt", "Held-out combinations"),
+        "All of a prompt",
+    ),
+    (
+        "this very thing, elsewhere",
+        "artwork-things",
+        Column("personalisation", "thing and context, right"),
+        "This very thing, elsewhere",
+    ),
+    (
+        "a more beautiful picture",
+        "artwork-beauty",
+        Column("beauty", "right"),
+        "A more beautiful photo",
+    ),
+)
+"""What DOODL's tables ask: its table on artwork, on shapes, and on shapes beside guidance at its
+strongest, by its heading there."""
 
 QUESTIONS = (
-    Question(
-        "a species without a word",
-        Column("vocabulary", "judge"),
-        (Column("artwork-vocabulary", "right"), Column("artwork-vocabulary-300", "right")),
+    *(
+        Question(title, shapes, Column(section, "right"))
+        for name, section, usual, head in ASKED
+        for title, shapes in (
+            (name, usual),
+            (f"{name}, guidance at its strongest", Column("strongest", "right", head)),
+        )
     ),
-    Question(
-        "all of a prompt, held-out combinations",
-        Column("text", "all of the prompt", "Held-out combinations"),
-        (Column("artwork-prompts", "right"),),
-    ),
-    Question(
-        "this very thing, elsewhere",
-        Column("personalisation", "thing and context, right"),
-        (Column("artwork-things", "right"), Column("artwork-things-300", "right")),
-    ),
-    Question(
-        "a more beautiful picture",
-        Column("beauty", "right"),
-        (Column("artwork-beauty", "right"),),
-    ),
-    Question("words edited", Column("editing", "both"), (Column("artwork-words", "all"),)),
+    Question("words edited", Column("editing", "both"), Column("artwork-words", "all")),
 )
 
 
@@ -165,14 +182,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = Options(__doc__).parse(argv)
     page = RESULTS.read_text()
     rows = [
-        [question.title, column.section, *compare(read_scores(page, question.shapes), artwork)]
+        [question.title, *compare(read_scores(page, question.shapes), artwork)]
         for question in QUESTIONS
-        for column in question.artwork
-        if (artwork := read_scores(page, column))
+        if (artwork := read_scores(page, question.artwork))
     ]
     header = [
         "asked",
-        "table",
         "on shapes",
         "on artwork",
         "pairs in the same order, of those decided in both",
