@@ -82,7 +82,7 @@ def teach(
     pairs: int,
     rate: float = 1e-3,
     name: str = "unet",
-    early: float = 0.3,
+    early: float | None = None,
 ) -> None:
     """Velocity matching with captions dropped now and then; timesteps stratified over the batch.
 
@@ -95,7 +95,8 @@ def teach(
         pairs: How many of a batch show two things.
         rate: The highest learning rate.
         name: What the training is called in the work folder.
-        early: The share of timesteps below 300, where little noise is left to remove.
+        early: The share of timesteps below 300, where little noise is left to remove; None: all
+            timesteps are as likely.
     """
     codes = latents(settings)
     tokenizer = CLIPTokenizer.from_pretrained(settings.weights / "pipeline" / "tokenizer")
@@ -124,7 +125,9 @@ def teach(
         offset = torch.rand(1, generator=generator, device=device)
         jitter = torch.rand(batch, generator=generator, device=device)
         u = ((torch.arange(batch, device=device) + jitter) / batch + offset) % 1.0
-        t = torch.where(u < early, u / early * 300, 1000 - (1 - u) / (1 - early) * 700)
+        t = 1000 * u
+        if early is not None:
+            t = torch.where(u < early, 300 * u / early, 1000 - 700 * (1 - u) / (1 - early))
         t = t.long().clamp(max=999)
         x_t, v = (
             value.to(settings.device) for value in draw_noisy(codes, alpha_bar, index, t, generator)
