@@ -122,13 +122,7 @@ def teach(
         dropped = torch.rand(batch, generator=generator, device=device) < DROP_CAPTION
         captions = which[torch.from_numpy(index).to(settings.device)]
         said = tokens[captions.masked_fill(dropped.to(settings.device), 0)]
-        offset = torch.rand(1, generator=generator, device=device)
-        jitter = torch.rand(batch, generator=generator, device=device)
-        u = ((torch.arange(batch, device=device) + jitter) / batch + offset) % 1.0
-        t = 1000 * u
-        if early is not None:
-            t = torch.where(u < early, 300 * u / early, 1000 - 700 * (1 - u) / (1 - early))
-        t = t.long().clamp(max=999)
+        t = _spread(batch, early, generator)
         x_t, v = (
             value.to(settings.device) for value in draw_noisy(codes, alpha_bar, index, t, generator)
         )
@@ -138,6 +132,18 @@ def teach(
 
     both = nn.ModuleDict({"unet": model, "text_encoder": text_encoder})
     fit(name, both, loss, settings, steps=steps, rate=rate, ema=0.9985)
+
+
+def _spread(count: int, early: float | None, generator: torch.Generator) -> Tensor:
+    """Timesteps (count,) that rise along a batch, from a random one on; `early` as in `teach`."""
+    device = generator.device
+    offset = torch.rand(1, generator=generator, device=device)
+    jitter = torch.rand(count, generator=generator, device=device)
+    u = ((torch.arange(count, device=device) + jitter) / count + offset) % 1.0
+    t = 1000 * u
+    if early is not None:
+        t = torch.where(u < early, 300 * u / early, 1000 - 700 * (1 - u) / (1 - early))
+    return t.long().clamp(max=999)
 
 
 def save(model: UNet2DConditionModel, text_encoder: CLIPTextModel, settings: Settings) -> None:
