@@ -48,3 +48,14 @@ def test_training_goes_on_after_a_kill_as_if_it_had_not_been(tmp_path: Path) -> 
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     assert torch.equal(train(tmp_path / "whole", None), train(tmp_path / "killed", 5))
+
+
+def test_timesteps_are_spread_as_was_asked() -> None:
+    from chainrule.scenes.train.unet import spread_timesteps
+
+    for early, below in ((None, 300), (0.3, 300), (0.1, 100), (0.8, 800)):
+        t = spread_timesteps(1000, early, torch.Generator().manual_seed(0))
+        assert 0 <= int(t.min()) < 10
+        assert 990 < int(t.max()) <= 999
+        assert abs(int((t < 300).sum()) - below) <= 2
+        assert int((t.diff() < 0).sum()) == 1  # they rise, and begin anew once

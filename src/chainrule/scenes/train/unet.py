@@ -122,7 +122,7 @@ def teach(
         dropped = torch.rand(batch, generator=generator, device=device) < DROP_CAPTION
         captions = which[torch.from_numpy(index).to(settings.device)]
         said = tokens[captions.masked_fill(dropped.to(settings.device), 0)]
-        t = _spread(batch, early, generator)
+        t = spread_timesteps(batch, early, generator)
         x_t, v = (
             value.to(settings.device) for value in draw_noisy(codes, alpha_bar, index, t, generator)
         )
@@ -134,8 +134,17 @@ def teach(
     fit(name, both, loss, settings, steps=steps, rate=rate, ema=0.9985)
 
 
-def _spread(count: int, early: float | None, generator: torch.Generator) -> Tensor:
-    """Timesteps (count,) that rise along a batch, from a random one on; `early` as in `teach`."""
+def spread_timesteps(count: int, early: float | None, generator: torch.Generator) -> Tensor:
+    """Timesteps that rise along a batch from a random one on, and then begin anew.
+
+    Args:
+        count: How many.
+        early: The share of those below 300; None: all are as likely.
+        generator: Of the random numbers.
+
+    Returns:
+        (count,), integers from 0 to 999.
+    """
     device = generator.device
     offset = torch.rand(1, generator=generator, device=device)
     jitter = torch.rand(count, generator=generator, device=device)
