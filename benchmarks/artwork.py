@@ -478,7 +478,7 @@ def make_artwork_options() -> Options:
     options.add_argument("--sheet", type=Path, help="where a picture of each table is saved")
     help_ = "for each species (12), caption (4), thing and context (6)"
     options.add("--seeds", type=int, default=None, toy=2, help=help_)
-    help_ = "network passes an image; what DOODL's preset asks, if not said (beauty: always)"
+    help_ = "network passes an image; what DOODL's preset asks, if not said (not of beauty)"
     options.add_argument("--budget", type=int, help=help_)
     options.add("--cases", type=int, default=None, toy=2, help="only so many of those")
     options.add("--pictures", type=int, default=96, toy=2, help="to make more beautiful")
@@ -577,7 +577,10 @@ def draw_sheet(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = make_artwork_options().parse(argv)
+    options = make_artwork_options()
+    arguments = options.parse(argv)
+    if arguments.budget is not None and "beauty" in arguments.tables:
+        options.error("beauty takes no --budget: name the other --tables")
     warnings.filterwarnings("ignore")
     if not arguments.weights.exists():
         raise SystemExit(f"there are no weights in {arguments.weights}: name their --weights")

@@ -27,19 +27,12 @@ METHODS = (
     "reconstruction",
     "SDEdit in the mask",
     "SDEdit",
-    "ILVR",
     "DDIM inversion",
     "EDICT",
     "DiffEdit in the mask",
     "DiffEdit",
     "Prompt-to-Prompt by DDIM",
     "Prompt-to-Prompt by EDICT",
-    "Blended Latent Diffusion",
-    "RePaint",
-    "Imagic",
-    "UniTune",
-    "textual inversion",
-    "DreamBooth, LoRA",
 )
 """How the names of methods begin, a longer beginning before a shorter one."""
 
@@ -133,9 +126,10 @@ def read_scores(page: str, column: Column) -> Scores:
     )
     if found is None:
         return {}
-    lines = iter(found[1].splitlines())
-    if column.under:
-        lines = iter(found[1].split(f" {column.under}\n", 1)[-1].splitlines())
+    _, heading, text = found[1].partition(f"### {column.under}\n" if column.under else "\n")
+    if not heading:
+        raise SystemExit(f"the section {column.section!r} has no heading {column.under!r}")
+    lines = iter(text.splitlines())
     head = next((line for line in lines if line.startswith("| method |")), "")
     names = [cell.strip() for cell in head.strip("| ").split(" | ")]
     if column.name not in names:

@@ -222,6 +222,25 @@ def test_orders_are_those_of_the_tables() -> None:
     assert orders.compare(one, one)[2:] == ["2 of 2 (of 3)", "none"]
     with pytest.raises(SystemExit, match="no column 'left'"):
         orders.read_scores(page, orders.Column("one", "left"))
+    with pytest.raises(SystemExit, match="no heading 'Three'"):
+        orders.read_scores(page, orders.Column("one", "right", "Three"))
+
+
+def test_a_budget_that_beauty_would_ignore_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load("artwork").main(["--toy", "--tables", "things", "beauty", "--budget", "300"])
+    assert "beauty takes no --budget" in capsys.readouterr().err
+
+
+def test_a_budget_is_shared_out_as_the_preset_is() -> None:
+    contest = load("contest")
+    whole = contest.Rivals("classifier").tuned
+    for budget in (100, 300, 1080):
+        less = contest.spend_within(whole, budget)
+        assert contest.count_equal_draws(less) * less.steps == budget
+    assert less == whole
+    with pytest.raises(SystemExit, match="a budget of 80 is too small: 5 draws take 100"):
+        contest.spend_within(whole, 80)
 
 
 def test_what_made_images_is_told_apart() -> None:

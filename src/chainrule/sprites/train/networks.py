@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import (
     CLIPTextModel,
@@ -187,7 +186,9 @@ def train_classifier(settings: Settings) -> None:
         return each.sum(dim=1).mean() / 10
 
     mine = np.arange(0, settings.rebuilt, 2)
-    _teach_eyes(model, settings, "classifier", mine, compare, steps=4000)
+    classifier.teach(
+        model, settings, "classifier", mine, compare, steps=4000, data=10, batch=256, ema=0.997
+    )
 
 
 def train_judge(settings: Settings) -> None:
@@ -226,7 +227,18 @@ def train_judge(settings: Settings) -> None:
         return functional.cross_entropy(logits, wanted, label_smoothing=0.05)
 
     mine = np.arange(1, settings.rebuilt, 2)
-    _teach_eyes(model, settings, "judge", mine, compare, steps=5000, look=look)
+    classifier.teach(
+        model,
+        settings,
+        "judge",
+        mine,
+        compare,
+        steps=5000,
+        data=5,
+        batch=256,
+        ema=0.997,
+        look=look,
+    )
 
 
 def train_style_judge(settings: Settings) -> None:
@@ -249,22 +261,9 @@ def train_style_judge(settings: Settings) -> None:
         return functional.cross_entropy(logits, which[index])
 
     mine = np.arange(1, settings.rebuilt, 2)
-    _teach_eyes(model, settings, "style-judge", mine, compare, steps=4500, batch=128)
-
-
-def _teach_eyes(
-    model: nn.Module,
-    settings: Settings,
-    name: str,
-    mine: np.ndarray,
-    compare: Callable[[Tensor, Tensor], Tensor],
-    *,
-    steps: int,
-    **more: Any,
-) -> None:
-    """As the shapes', in larger batches."""
-    more = {"batch": 256, "ema": 0.997} | more
-    classifier.teach(model, settings, name, mine, compare, steps=steps, data=len(name), **more)
+    classifier.teach(
+        model, settings, "style-judge", mine, compare, steps=4500, data=11, batch=128, ema=0.997
+    )
 
 
 def train_noise_aware(settings: Settings) -> None:
