@@ -21,6 +21,7 @@ METHODS = (
     "best of N, gently guided",
     "best of",
     "DOODL tuned",
+    "DOODL (style=)",
     "hybrid",
     "nothing done",
     "drawn anew",
@@ -33,8 +34,16 @@ METHODS = (
     "DiffEdit",
     "Prompt-to-Prompt by DDIM",
     "Prompt-to-Prompt by EDICT",
+    "textual inversion",
+    "DreamBooth, prior not preserved",
+    "DreamBooth, LoRA",
+    "DreamBooth",
+    "Stylize",
 )
 """How the names of methods begin, a longer beginning before a shorter one."""
+
+ALSO_CALLED = {"AdjointDPM": "Stylize"}
+"""What some of them are called in one of the tables."""
 
 Scores = Mapping[str, tuple[float, float, float]]
 """The mean of each method, by name, and the interval around it."""
@@ -109,11 +118,22 @@ QUESTIONS = (
         )
     ),
     Question("words edited", Column("editing", "both"), Column("artwork-words", "all")),
+    Question(
+        "this very thing, from four pictures",
+        Column("tuning", "both"),
+        Column("artwork-learning", "both"),
+    ),
+    Question(
+        "the style of one picture",
+        Column("style", "its shape in the style, unseen prompts"),
+        Column("artwork-style", "both"),
+    ),
 )
 
 
 def shorten_name(name: str) -> str | None:
     """What a method is called in both worlds, without its settings; None if only one has it."""
+    name = ALSO_CALLED.get(name, name)
     return next((known for known in METHODS if name.startswith(known)), None)
 
 
