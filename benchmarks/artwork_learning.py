@@ -30,8 +30,8 @@ from artwork_world import (
     tabulate,
 )
 from base import use_preset
-from chainrule.losses import Features, load_backbone
-from chainrule.methods import Adam, Plain, Result, Task
+from chainrule.losses import ClipImage, Features, load_backbone
+from chainrule.methods import DOODL, Adam, BestOf, Plain, Result, Task
 from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.textual_inversion import TextualInversion
 from chainrule.methods.thing import draw_prompts, name_thing
@@ -107,7 +107,8 @@ def _make_task(world: World, held: Held, seeds: tuple[int, ...]) -> Task:
     pictures = tuple(world.draw(held.pictures))
     denoiser = world.model.denoiser(f"a {held.near}")
     # the nearest word is kept as the last prompt
-    return Task(world.model, denoiser, seeds, prompts=(*prompts, held.near), pictures=pictures)
+    loss, prompts = ClipImage(world.clip, pictures), (*prompts, held.near)
+    return Task(world.model, denoiser, seeds, loss, prompts=prompts, pictures=pictures)
 
 
 def draw_near(task: Task, method: Plain) -> Result:
@@ -115,6 +116,16 @@ def draw_near(task: Task, method: Plain) -> Result:
     *prompts, near = task.prompts
     images = draw_prompts(task, name_thing(prompts, near), method.steps, None)
     return _join(task, images, method.steps)
+
+
+def draw_each(task: Task, method: BestOf | DOODL) -> Result:
+    """The nearest word on each ground by itself, by a method that learns nothing."""
+    *prompts, near = task.prompts
+    images = []
+    for prompt in name_thing(prompts, near):
+        asked = replace(task, prompts=(prompt,), denoiser=task.model.denoiser(prompt), pictures=())
+        images.append(method(asked).images)
+    return _join(task, torch.stack(images), method.steps)
 
 
 def learn(task: Task, method: TextualInversion | DreamBooth) -> Result:
@@ -146,7 +157,13 @@ WORD = use_preset(TextualInversion, "tuned")
 BOOTH = use_preset(DreamBooth, "tuned")
 CAPTIONS = tuple(f"a {{}} on a {ground} background" for *_, ground in PICTURES)
 LOW_RANK = {"rank": 8, "iterations": 200, "optimiser": Adam(rate=3e-3, beta2=0.999)}
+EQUAL = 11
+"""How many draws cost what an image of DreamBooth costs in network passes, its share of the
+training included."""
+BEST_OF = BestOf(count=EQUAL, steps=WORD.steps)
+SHORT = use_preset(DOODL, "tuned", "image").model_copy(update={"start_of": 4, "iterations": 2})
 PLAIN = Contender("plain, the nearest word", draw_near, {"method": Plain(steps=WORD.steps)})
+BEST = Contender(f"best of {EQUAL} (DreamBooth's cost)", draw_each, {"method": BEST_OF})
 CONTENDERS = (
     PLAIN,
     Contender("textual inversion, nothing told", learn, {"method": WORD}),
@@ -162,6 +179,8 @@ CONTENDERS = (
         {"method": BOOTH.model_copy(update={"prior": 0.0})},
     ),
     Contender("DreamBooth, LoRA", learn, {"method": BOOTH.model_copy(update=LOW_RANK)}),
+    BEST,
+    Contender("DOODL (image=), DreamBooth's cost", draw_each, {"method": SHORT}),
 )
 
 
@@ -248,7 +267,7 @@ def make_report(asked: Asked) -> Report:
     world = asked.world
     number, each = asked.share(len(THINGS))
     things, seeds = THINGS[:number], max(1, each // len(GROUNDS))
-    made = asked.play(CONTENDERS, make_cases(world, things, range(seeds)))
+    made = asked.play(CONTENDERS, make_cases(world, things, range(seeds)), ("clip",))
     ways = list(product(STYLES, GROUNDS))
     eye = Eye(world, ways[:1] if asked.toy else ways)
     values: Values = {one: judge(eye, things, seeds, found) for one, found in made.items()}
@@ -265,6 +284,7 @@ def make_report(asked: Asked) -> Report:
         "is one guidance pair.",
         tabulate(values, made),
         compare_pairs(values, "both", PLAIN),
+        compare_pairs(values, "both", BEST),
         order(values, "both"),
     ]
     return Report("\n\n".join(text), partial(_draw, world, things, seeds, made))

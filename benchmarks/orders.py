@@ -21,7 +21,7 @@ METHODS = (
     "best of N, gently guided",
     "best of",
     "DOODL tuned",
-    "DOODL (style=)",
+    "DOODL (image=), DreamBooth's cost",
     "hybrid",
     "nothing done",
     "drawn anew",
