@@ -228,7 +228,7 @@ def draw_sheet(
     title: str, rows: Sequence[str], before: Mapping[str, Tensor], made: Mapping[str, Tensor]
 ) -> Image.Image:
     """Some cases: a row for each, what was there before and what each method made of it."""
-    columns = {name[:24]: images.cpu() for name, images in (*before.items(), *made.items())}
+    columns = {name: images.cpu() for name, images in (*before.items(), *made.items())}
     captions = {name: [""] * len(rows) for name in columns}
     return contact_sheet(columns, [row[:40] for row in rows], captions, title)
 

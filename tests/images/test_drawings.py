@@ -15,6 +15,17 @@ def test_a_long_title_of_a_contact_sheet_is_wrapped() -> None:
     assert long.height > short.height
 
 
+def test_what_stands_above_a_column_does_not_run_into_the_next() -> None:
+    image = torch.ones(1, 3, 64, 64)
+    captions = {"plain": [""], "plain, with classifier-free guidance 3": [""], "": [""]}
+    sheet = contact_sheet(dict.fromkeys(captions, image), [""], captions)
+    assert sheet.height > contact_sheet({"plain": image}, [""], captions).height
+    third = sheet.width - 192  # of a picture that is all white
+    assert sheet.crop((third - 8, 0, sheet.width, sheet.height)).getcolors() == [
+        (200 * sheet.height, (255, 255, 255))
+    ]
+
+
 def test_what_is_transparent_is_shown_on_white() -> None:
     """Not in the colours that are hidden under it."""
     image = torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None, None].repeat(1, 192, 192)

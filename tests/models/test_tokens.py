@@ -8,6 +8,7 @@ import torch
 import chainrule
 from chainrule import Checkpoint, UserError, sample
 from chainrule.models import Model
+from chainrule.models.tokens import warn_unknown_words
 from tiny import family
 
 PROMPT = "a red square on a white background"
@@ -22,6 +23,14 @@ def test_a_prompt_has_a_string_for_each_place(model: Model) -> None:
     tokens = model.text.tokens("a red circle")
     assert len(tokens) == model.text([PROMPT])[0].shape[1]
     assert tokens[1:4] == ["a", "red", "circle"]
+
+
+def test_a_known_word_with_a_hyphen_is_known(recwarn: pytest.WarningsRecorder) -> None:
+    known = ("a", "yo-yo", "t-rex")
+    warn_unknown_words(["a Yo-yo", "a t-rex, a yo-yo"], known)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="words: yo; it knows"):
+        warn_unknown_words(["a yo"], known)
 
 
 def test_a_word_of_padding_says_nothing(model: Model) -> None:

@@ -46,16 +46,18 @@ def contact_sheet(
     left = max(LEFT, MARGIN + LETTER * max(map(len, rows), default=0))
     across = left + len(columns) * (tile[0] + MARGIN)
     titles = textwrap.wrap(title, across // LETTER) or [""]
+    heads = [textwrap.wrap(name, tile[0] // LETTER) for name in columns]
     top = MARGIN + LINE * len(titles)
-    down = top + LINE + MARGIN + len(rows) * (tile[1] + LINE + MARGIN)
+    under = top + LINE * max(1, *map(len, heads))
+    down = under + MARGIN + len(rows) * (tile[1] + LINE + MARGIN)
     sheet = Image.new("RGB", (across, down), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     draw.text((MARGIN, MARGIN), "\n".join(titles), "black", font)
     for column, (name, images) in enumerate(columns.items()):
         x = left + column * (tile[0] + MARGIN)
-        draw.text((x, top), name, "black", font)
+        draw.text((x, top), "\n".join(heads[column]), "black", font)
         for row, image in enumerate(images):
-            y = top + LINE + row * (tile[1] + LINE + MARGIN)
+            y = under + row * (tile[1] + LINE + MARGIN)
             sheet.paste(to_pil(on_white(image)).resize(tile, Image.Resampling.BICUBIC), (x, y))
             draw.text((x, y + tile[1] + 3), captions[name][row], "#444444", font)
             if column == 0:

@@ -180,7 +180,9 @@ def warn_unknown_words(
         taught: Words that it was taught since.
     """
     for prompt in prompts:
-        for word in sorted(taught, key=len, reverse=True):
+        # those with a hyphen among them, which would be read as two
+        whole = (*taught, *(word for word in known if "-" in word))
+        for word in sorted(whole, key=len, reverse=True):
             prompt = re.sub(re.escape(word), " ", prompt, flags=re.IGNORECASE)
         words = re.findall(r"[^\s.,;:!?'\"(){}-]+", prompt.lower())
         _warn_words([word for word in words if word not in known], known)
