@@ -465,7 +465,8 @@ TITLES = {
 
 def make_artwork_options() -> Options:
     """The benchmark's options."""
-    options = make_options(__doc__, "artwork", tune=False)
+    toy = ["plain", "one-step", "DOODL", "hybrid"]
+    options = make_options(__doc__, "artwork", tune=False, only=toy)
     names = list(TABLES)
     options.add(
         "--tables", nargs="+", choices=names, default=names, toy=names[:2], help="which of them"

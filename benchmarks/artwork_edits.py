@@ -29,9 +29,12 @@ TABLES: dict[str, Callable[[Asked], Report]] = {
     "audit": artwork_audit.make_report,
 }
 
+TRIED = ["nothing", "SDEdit", "plain", "textual", "best of", "no word", "effect", "Stylize"]
+"""How the names of methods begin that are run at toy size; other benchmarks try the others."""
+
 
 def list_options() -> Options:
-    options = make_options(__doc__, "artwork-edits")
+    options = make_options(__doc__, "artwork-edits", only=TRIED)
     options.add_argument("--tables", nargs="+", choices=TABLES, default=[*TABLES])
     options.add_argument("--device", default="cpu", help="cpu or cuda")
     options.add_argument("--weights", type=Path, default=WEIGHTS, help="of the world's networks")
