@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 import beauty
-from artwork_world import ARTWORK, WEIGHTS, World
+from artwork_world import ARTWORK, WEIGHTS, World, note_machine, read_machine
 from base import Options, publish, table, use_preset
 from chainrule.images import contact_sheet
 from chainrule.losses import (
@@ -502,22 +502,6 @@ def write_command(name: str, arguments: argparse.Namespace) -> str:
     return shlex.join(["python", "benchmarks/artwork.py", "--tables", name, *changes, *device])
 
 
-def describe_machine(folder: Path, here: str, *, ran: bool) -> str:
-    """What images were made on, which is written beside them by whoever made some.
-
-    Args:
-        folder: Where the images are.
-        here: Where this process computes.
-        ran: Whether it has made any.
-    """
-    note = folder / "machine.txt"
-    if ran:
-        note.write_text(here)
-    if not note.exists():
-        return here
-    return note.read_text()
-
-
 def report(
     name: str, asked: Table, played: Mapping[Contender, Made], judged: Mapping[Contender, Measures]
 ) -> list[str]:
@@ -597,16 +581,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         contest = Contest(passes, folder, weights, toy=arguments.toy)
         before = passes.total
         played = contest.play(asked.contenders, asked.ask, () if arguments.collect else None)
-        where = describe_machine(folder, world.machine, ran=passes.total > before)
+        if passes.total > before:
+            note_machine(folder, world.machine)
         judged = {
             contender: asked.judge(made.images.to(arguments.device))
             for contender, made in played.items()
         }
         text = [
             f"## Real artwork: {TITLES[name]}",
-            f"`{write_command(name, arguments)}` on {where}. {asked.about} 95 % intervals. A "
-            "network pass is one guidance pair, forwards or backwards (a half, without guidance); "
-            "the hybrid's looks at images are not in that column. Seconds are those of processes "
+            f"`{write_command(name, arguments)}` on {read_machine(folder, world.machine)}. "
+            f"{asked.about} 95 % intervals. A network pass is one guidance pair, forwards or "
+            "backwards (a half, without guidance); the hybrid's looks at images are not in that column. Seconds are those of processes "
             "that may have run side by side.",
             *report(name, asked, played, judged),
         ]

@@ -121,6 +121,17 @@ class World:
         return f"{machine()}, {torch.cuda.get_device_name(self.device)}" if on_gpu else machine()
 
 
+def note_machine(folder: Path, here: str) -> None:
+    """Write beside images what they were made on."""
+    (folder / "machine.txt").write_text(here)
+
+
+def read_machine(folder: Path, here: str) -> str:
+    """What images were made on; `here`, if nobody wrote it."""
+    note = folder / "machine.txt"
+    return note.read_text() if note.exists() else here
+
+
 def compare(seen: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
     """1 where both are the same, (N,)."""
     return np.array([a == b for a, b in zip(seen, wanted, strict=True)], dtype=float)
@@ -160,7 +171,7 @@ class Asked:
         """How the table is made, and where it was."""
         tune = " --tune" if self.tune else ""
         line = f"python benchmarks/artwork_edits.py --tables {self.name} --count {self.count}{tune}"
-        return f"`{line}` on {self.world.machine}."
+        return f"`{line}` on {read_machine(self.folder, self.world.machine)}."
 
     @property
     def folder(self) -> Path:
@@ -175,7 +186,11 @@ class Asked:
         """What the methods make, `guides` being the networks besides the generator that help."""
         weights = [self.world.weights / name for name in ("pipeline", *guides)]
         contest = Contest(self.world.passes, self.folder, weights, toy=self.toy)
-        return contest.play(contenders, cases, self.only)
+        before = self.world.passes.total
+        played = contest.play(contenders, cases, self.only)
+        if self.world.passes.total > before:
+            note_machine(self.folder, self.world.machine)
+        return played
 
     def share(self, most: int) -> tuple[int, int]:
         """The images in equal groups: how many groups, `most` at most, and images in each."""
