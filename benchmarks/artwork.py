@@ -591,8 +591,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"## Real artwork: {TITLES[name]}",
             f"`{write_command(name, arguments)}` on {read_machine(folder, world.machine)}. "
             f"{asked.about} 95 % intervals. A network pass is one guidance pair, forwards or "
-            "backwards (a half, without guidance); the hybrid's looks at images are not in that column. Seconds are those of processes "
-            "that may have run side by side.",
+            "backwards (a half, without guidance); the hybrid's looks at images are not in that "
+            "column. Seconds are those of processes that may have run side by side.",
             *report(name, asked, played, judged),
         ]
         whole = arguments.only is None
