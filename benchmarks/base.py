@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
+from chainrule.bundled import SCENES
 from chainrule.methods import Method, Situation
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
@@ -91,7 +92,8 @@ def use_preset(
         loss: The kind of the loss.
         photo: Whether a photo is edited.
     """
-    return kind(**kind.preset(Situation(name=name, loss=loss, photo=photo)))
+    situation = Situation(name=name, loss=loss, photo=photo, noun=SCENES.noun)
+    return kind(**kind.preset(situation))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

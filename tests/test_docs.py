@@ -14,6 +14,8 @@ from chainrule.losses.base import LossSpec
 from chainrule.losses.registry import LOSSES
 from chainrule.methods import METHODS, Method, Task
 from chainrule.models.families import FAMILIES
+from chainrule.sprites.base import HELD_OUT_KINDS
+from chainrule.sprites.things import KINDS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "chainrule"
@@ -97,6 +99,17 @@ def test_the_family_can_be_made(examples: dict) -> None:
     assert "NewPipeline" not in FAMILIES.own
     assert not getattr(examples["NewTransformer"], "__abstractmethods__", None)
     assert not getattr(examples["NewText"], "__abstractmethods__", None)
+
+
+def test_every_species_is_named_that_a_classifier_knows() -> None:
+    rows = re.findall(
+        r"^\| ([a-z]+) \| (.+) \|$", (ROOT / "docs" / "checkpoints.md").read_text(), re.M
+    )
+    told = {word: set(names.split(", ")) for word, names in rows}
+    species = [name for name, kind in KINDS.items() if kind.hidden and name not in HELD_OUT_KINDS]
+    assert species
+    for name in species:
+        assert name in told[KINDS[name].word]
 
 
 def test_the_changelog_has_this_version() -> None:

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -37,6 +41,7 @@ class World:
         name: What it is called, where a model or a network is named.
         folder: Where its weights are.
         example: A prompt that its model knows.
+        noun: A word for whatever it draws; empty: it knows none.
         guidance_scale: The guidance scale of its model.
         photo_scale: The same, for editing a photo.
     """
@@ -44,6 +49,7 @@ class World:
     name: str
     folder: Path
     example: str
+    noun: str = ""
     guidance_scale: float = 3.0
     photo_scale: float = 1.5
 
@@ -114,7 +120,7 @@ class World:
 
 
 HERE = Path(__file__).parent
-SCENES = World("scenes", HERE / "scenes" / "weights", "a red shape on a white background")
+SCENES = World("scenes", HERE / "scenes" / "weights", "a red shape on a white background", "shape")
 """Coloured shapes; meant where no world is named and no model says which."""
 SPRITES = World("sprites", HERE / "sprites" / "weights", "a bird on a blue background")
 """Emoji."""
@@ -195,3 +201,49 @@ def is_world(name: str | Path | None) -> bool:
         name: As in `find_network`.
     """
     return not name or (isinstance(name, str) and name in WORLDS)
+
+
+# --- words that a world does not know ------------------------------------------------------------
+
+MANY_WORDS = 40
+"""How many of the words that it knows a model tells."""
+
+
+def warn_unknown_words(
+    prompts: Sequence[str],
+    known: Sequence[str],
+    taught: Sequence[str] = (),
+    who: str = "the model",
+) -> None:
+    """Warn of words that a network has never seen.
+
+    Args:
+        prompts: The prompts.
+        known: All words that it has seen, lower case, those worth telling first.
+        taught: Words that it was taught since.
+        who: What the network is called.
+    """
+    for prompt in prompts:
+        # those with a hyphen among them, which would be read as two
+        whole = (*taught, *(word for word in known if "-" in word))
+        for word in sorted(whole, key=len, reverse=True):
+            prompt = re.sub(re.escape(word), " ", prompt, flags=re.IGNORECASE)
+        words = re.findall(r"[^\s.,;:!?'\"(){}-]+", prompt.lower())
+        warn_words([word for word in words if word not in known], known, who)
+
+
+def warn_words(words: Sequence[str], known: Sequence[str] = (), who: str = "the model") -> None:
+    """Warn of words, if there are any, and tell some of those that are known instead."""
+    if words:
+        found = list(dict.fromkeys(word[:40] for word in words))
+        unknown = ", ".join(found[:8]) + (" ..." if len(found) > 8 else "")
+        rest = f"; it knows {_name_some(found, known)}" if known else ""
+        warnings.warn(f"{who} does not know the words: {unknown}{rest}", stacklevel=4)
+
+
+def _name_some(unknown: Sequence[str], known: Sequence[str]) -> str:
+    """Words that are known; of many, those that are like the unknown ones first, and a few."""
+    if len(known) <= MANY_WORDS:
+        return ", ".join(known)
+    near = [like for word in unknown for like in get_close_matches(word, known, n=2)]
+    return f"{', '.join(list(dict.fromkeys([*near, *known]))[:MANY_WORDS])} ..."

@@ -66,6 +66,16 @@ def test_gradients_reach_the_pixels_and_each_image_has_its_own_loss(clip: Clip) 
     torch.testing.assert_close(loss(x[1:2]), values[1:2])
 
 
+def test_words_that_a_worlds_clip_has_never_seen_are_said(
+    clip: Clip, recwarn: pytest.WarningsRecorder
+) -> None:
+    ClipText(clip, "a penguin")
+    ClipText(load_clip(), "a red circle")
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="CLIP does not know the words: penguin; it knows red"):
+        ClipText(load_clip(), "a red penguin")
+
+
 def test_an_ensemble_is_a_weighted_sum_whose_terms_are_named(clip: Clip) -> None:
     a, b, x = ClipText(clip, "a red shape"), ClipImage(clip, [images()[0]]), images()
     both = 0.5 * a + 0.25 * b

@@ -185,6 +185,7 @@ def test_a_class_that_contradicts_the_prompt_is_shown(tmp_path: Path) -> None:
     said = (tmp_path / "report.md").read_text()
     assert f"In {len(against)} of the images that were searched, the class that both" in said
     assert f"in {moved} of those the classifier went over" in said
+    assert "1 of 2 prompts name none of the classifier's classes" in said
 
 
 def test_every_reading_is_in_the_table(tmp_path: Path) -> None:
@@ -207,9 +208,14 @@ def test_every_reading_is_in_the_table(tmp_path: Path) -> None:
     counts = AUDIT.report(case, last)["prompts"]
     assert sum(each["disagreed"] for each in counts) == len(apart)
     AUDIT.artefacts(case, last)["report.md"](tmp_path / "report.md")
+    said = (tmp_path / "report.md").read_text()
+    assert not any(each["names"] for each in counts)
+    assert f"{len(counts)} of {len(counts)} prompts name none of the classifier's classes" in said
     for each in counts:
-        row = f"| {each['prompt']} |  | 3 | {each['disagreed']} | {each['misled']} | 0 |"
-        assert row in (tmp_path / "report.md").read_text()
+        row = (
+            f"| {each['prompt']} | none | 3 | {each['disagreed']} | {each['misled']} | not known |"
+        )
+        assert row in said
 
 
 def test_no_label_or_prompt_breaks_the_table(tmp_path: Path) -> None:

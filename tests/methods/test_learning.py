@@ -20,7 +20,7 @@ from chainrule.diffusion.sampling import sample
 from chainrule.losses import Call
 from chainrule.memory import Plan
 from chainrule.methods import METHODS as KNOWN
-from chainrule.methods import Adam, Method, Photo, Plain, Task
+from chainrule.methods import Adam, Method, Photo, Plain, Situation, Task
 from chainrule.methods.dreambooth import DreamBooth
 from chainrule.methods.reward import RewardTuning
 from chainrule.methods.textual_inversion import TextualInversion
@@ -138,6 +138,22 @@ def test_the_class_is_preserved_by_its_formula() -> None:
     (alone,) = method.model_copy(update={"prior": 0.0}).run(asked)
     assert alone.losses[0, 1] == 0
     assert "class" not in alone.given
+
+
+def test_a_class_word_that_the_model_does_not_know_is_said() -> None:
+    """With what to do: a preset has a world's word for anything, if it has one."""
+    model = chainrule.load()
+    asked = Task(
+        model, model.denoiser("a shape"), (0,), prompts=("a {}",), pictures=(torch.ones(3, 64, 64),)
+    )
+    with pytest.warns(UserWarning, match=r"class word 'thing'.* that it knows \(noun\)"):
+        DreamBooth().prepare(asked)
+    for method in (DreamBooth, TextualInversion):
+        (of_shapes, of_none) = (
+            method(**method.preset(Situation("tuned", noun=noun))) for noun in ("shape", "")
+        )
+        assert {"shape"} == set(vars(of_shapes).values()) & {"shape", "thing"}
+        assert "shape" not in vars(of_none).values()
 
 
 @pytest.mark.parametrize("through", ["chain", "last"])

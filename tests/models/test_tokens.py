@@ -7,8 +7,8 @@ import torch
 
 import chainrule
 from chainrule import Checkpoint, UserError, sample
+from chainrule.bundled import warn_unknown_words
 from chainrule.models import Model
-from chainrule.models.tokens import warn_unknown_words
 from tiny import family
 
 PROMPT = "a red square on a white background"

@@ -42,7 +42,7 @@ def picture(desk: Desk) -> Path:
 
 def form(kind: str, preset: str, *, loss: str = "", photo: bool = False) -> tuple[str, dict]:
     """A method's form, as it stands at first."""
-    fields = list_method_fields(kind, preset, bundled=True, loss=loss, photo=photo)
+    fields = list_method_fields(kind, preset, model="scenes", loss=loss, photo=photo)
     return kind, gather(fields, [field.now for field in fields])
 
 

@@ -38,8 +38,10 @@ def make_spec(
     if preset:
         _require_best(values, methods)
         kind = losses[0].values["kind"] if losses else "classifier"
-        bundled = find_world(checkpoint.get("model", BUNDLED)) is not None
-        situation = Situation(name_preset(values.get("preset"), bundled=bundled), kind, edits)
+        world = find_world(checkpoint.get("model", BUNDLED))
+        bundled, noun = world is not None, world.noun if world else ""
+        name = name_preset(values.get("preset"), bundled=bundled)
+        situation = Situation(name, kind, edits, noun=noun)
         if bundled and edits and situation.name == PRESETS[0]:
             inputs = {"guidance_scale": PAPER_PHOTO_SCALE} | inputs
     chosen = choose_methods(methods, situation, typed)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from chainrule.brief import Brief
-from chainrule.bundled import find_network, is_world
+from chainrule.bundled import SCENES, WORLDS, find_network, is_world
 from chainrule.errors import UserError
 from chainrule.specs import NetworkName, expand
 from chainrule.vision import Portable, Preprocess, asking, load_pretrained, quiet_transformers
@@ -51,12 +51,14 @@ class Clip(Brief, Portable):
         network: The `transformers` model.
         tokenizer: The `transformers` tokenizer that it was trained with.
         preprocess: How images are shown to it.
+        known: All words that it has seen, if they are few.
     """
 
     name: str
     network: Any
     tokenizer: Any
     preprocess: Preprocess
+    known: tuple[str, ...] = ()
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -139,8 +141,10 @@ def load_clip(name: str | Path | None = None, device: str | torch.device = "cpu"
             f"{read}",
             "name a complete CLIP",
         )
-    label = "CLIP" if is_world(name) else Path(found).name
-    return Clip(label, network.to(device), tokenizer, preprocess)
+    label, words = Path(found).name, tuple[str, ...]()
+    if is_world(name):
+        label, words = "CLIP", WORLDS[str(name or SCENES.name)].words
+    return Clip(label, network.to(device), tokenizer, preprocess, words)
 
 
 def _tensor(features: Any) -> Tensor:

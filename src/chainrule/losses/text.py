@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from chainrule.bundled import warn_unknown_words
 from chainrule.losses.base import Loss, LossSpec, Term, sum_losses
 from chainrule.losses.clip import Clip, Clips, load_clip, spherical_distance
 
@@ -28,6 +29,8 @@ class ClipText(Term):
 
     def __post_init__(self) -> None:
         _ = self.target
+        if self.clip.known:
+            warn_unknown_words([self.text], self.clip.known, who=self.clip.name)
 
     @property
     def name(self) -> str:

@@ -171,13 +171,23 @@ def write_markdown(found: Mapping[str, Any], *, stopped: bool) -> str:
         cells = [f"{i['value']:.3f} [{i['low']:.3f}, {i['high']:.3f}]" for i in row]
         lines.append([name, str(found["audited"][name]), *cells])
     table = _write_rows(header, lines)
-    counted = ("images", "disagreed", "misled", "contradicted")
+    counted = ("images", "disagreed", "misled")
     prompts = _write_rows(
-        ["prompt", "classes it names", *counted],
+        ["prompt", "classes it names", *counted, "contradicted"],
         [
-            [each["prompt"], ", ".join(each["names"]), *(str(each[key]) for key in counted)]
+            [
+                each["prompt"],
+                ", ".join(each["names"]) or "none",
+                *(str(each[key]) for key in counted),
+                str(each["contradicted"]) if each["names"] else "not known",
+            ]
             for each in found["prompts"]
         ],
+    )
+    unnamed = sum(not each["names"] for each in found["prompts"])
+    unknown = (
+        f"{unnamed} of {len(found['prompts'])} prompts name none of the classifier's classes: of "
+        "their images it is not known whether what both saw is right.\n\n"
     )
     total = {
         key: sum(each[key] for each in found["prompts"])
@@ -195,6 +205,7 @@ def write_markdown(found: Mapping[str, Any], *, stopped: bool) -> str:
         f"contradicts the prompt: it is none that the prompt names. {total['contradicted_misled']} "
         f"of these count as misled, and in {total['corrected']} of those the classifier went over "
         "to what the prompt names: it may have corrected itself. report.csv marks them.\n\n"
+        f"{unknown if unnamed else ''}"
         f"In {total['disagreed']} images the two disagreed from the start; these were not "
         f"searched.\n\n{prompts}\n\n"
         "![the share over the radius](curve.png)\n\n![examples](contact-sheet.png)\n"

@@ -453,12 +453,14 @@ class Situation:
         loss: The kind of the first loss.
         photo: Whether a photo is edited.
         said: What was typed for the method's settings, as text.
+        noun: The model's word for whatever it draws; empty: none is known.
     """
 
     name: str = "faithful"
     loss: str = "classifier"
     photo: bool = False
     said: Mapping[str, str | None] = field(default_factory=dict)
+    noun: str = ""
 
     @property
     def low_rank(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -63,7 +64,6 @@ class DreamBooth(Tuning):
     steps: Steps = 50
     guidance_scale: OwnScale = None
     bundled_world: ClassVar[Mapping[str, Any]] = {
-        "noun": "shape",
         "iterations": 400,
         "batch": 4,
         "steps": 20,
@@ -75,7 +75,8 @@ class DreamBooth(Tuning):
     def preset(cls, situation: Situation) -> dict[str, Any]:
         found = super().preset(situation)
         low = {"iterations": 200, "optimiser": Adam(rate=3e-3, beta2=0.999)}
-        return found | low if found and situation.low_rank else found
+        noun = {"noun": situation.noun} if found and situation.noun else {}
+        return found | noun | (low if found and situation.low_rank else {})
 
     @property
     def part(self) -> Part:
@@ -106,8 +107,15 @@ class DreamBooth(Tuning):
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
         require_name(prepared.prompts)
-        model = prepared.model
-        return replace(prepared, model=replace(model, text=model.text.knowing(self.token)))
+        model, known = prepared.model, getattr(prepared.model.text, "known", ())
+        if known and any(word not in known for word in self.noun.lower().split()):
+            warnings.warn(
+                f"the model does not know the class word {self.noun!r}: say what kind of thing it "
+                "is in a word that it knows (noun)",
+                stacklevel=2,
+            )
+        text = model.text.knowing(f"{self.token} {self.noun}")
+        return replace(prepared, model=replace(model, text=text))
 
     def count_terms(self, task: Task) -> int:
         return 2

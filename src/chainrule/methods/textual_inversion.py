@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chainrule.diffusion.gradient.base import OnStep
 from chainrule.diffusion.matching import matching_loss
-from chainrule.methods.base import Needs, Sheet, Steps, Task, Writer
+from chainrule.methods.base import Needs, Sheet, Situation, Steps, Task, Writer
 from chainrule.methods.thing import (
     draw_batch,
     draw_prompts,
@@ -62,12 +62,16 @@ class TextualInversion(Learning):
     guidance_scale: OwnScale = None
     bundled_world: ClassVar[Mapping[str, Any]] = {
         "templates": ("a {}",),
-        "initial": "shape",
         "vectors": 2,
         "iterations": 500,
         "optimiser": Adam(rate=0.02, beta2=0.999),
         "steps": 20,
     }
+
+    @classmethod
+    def preset(cls, situation: Situation) -> dict[str, Any]:
+        found = super().preset(situation)
+        return found | {"initial": situation.noun} if found else found
 
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import copy
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from chainrule.bundled import warn_words
 from chainrule.errors import UserError
 from chainrule.models.frozen import copy_frozen
 from chainrule.models.prompts import check_prompts
 
-MANY_WORDS = 40
-"""How many of the words that it knows a model tells."""
 LONGEST = 10_000
 """More tokens than any CLIP reads."""
 START = "\u2581"
@@ -166,42 +163,7 @@ def _warn_unknown(tokenizer: Any, prompt: str, groups: Sequence[Sequence[int]]) 
     if none is None or none == tokenizer.eos_token_id or [none] not in groups:
         return
     words = [word for word in prompt.split() if [none] in read_groups(tokenizer, word)]
-    _warn_words(words or [prompt[:60]])
-
-
-def warn_unknown_words(
-    prompts: Sequence[str], known: Sequence[str], taught: Sequence[str] = ()
-) -> None:
-    """Warn of words that a model has never seen.
-
-    Args:
-        prompts: The prompts.
-        known: All words that it has seen, lower case, those worth telling first.
-        taught: Words that it was taught since.
-    """
-    for prompt in prompts:
-        # those with a hyphen among them, which would be read as two
-        whole = (*taught, *(word for word in known if "-" in word))
-        for word in sorted(whole, key=len, reverse=True):
-            prompt = re.sub(re.escape(word), " ", prompt, flags=re.IGNORECASE)
-        words = re.findall(r"[^\s.,;:!?'\"(){}-]+", prompt.lower())
-        _warn_words([word for word in words if word not in known], known)
-
-
-def _warn_words(words: Sequence[str], known: Sequence[str] = ()) -> None:
-    if words:
-        found = list(dict.fromkeys(word[:40] for word in words))
-        unknown = ", ".join(found[:8]) + (" ..." if len(found) > 8 else "")
-        rest = f"; it knows {_name_some(found, known)}" if known else ""
-        warnings.warn(f"the model does not know the words: {unknown}{rest}", stacklevel=4)
-
-
-def _name_some(unknown: Sequence[str], known: Sequence[str]) -> str:
-    """Words that are known; of many, those that are like the unknown ones first, and a few."""
-    if len(known) <= MANY_WORDS:
-        return ", ".join(known)
-    near = [like for word in unknown for like in get_close_matches(word, known, n=2)]
-    return f"{', '.join(list(dict.fromkeys([*near, *known]))[:MANY_WORDS])} ..."
+    warn_words(words or [prompt[:60]])
 
 
 def token_strings(

@@ -142,7 +142,7 @@ def list_method_fields(
     kind: str,
     preset: str,
     *,
-    bundled: bool,
+    model: str,
     loss: str,
     photo: bool,
     values: Mapping[str, Any] | None = None,
@@ -152,13 +152,16 @@ def list_method_fields(
     Args:
         kind: Which method.
         preset: Which preset.
-        bundled: Whether the model is a bundled one.
+        model: The checkpoint's name.
         loss: The kind of the first loss; empty: there is none.
         photo: Whether a photo is edited.
         values: What stands there instead: those of an earlier run.
     """
     method = METHODS[kind]
-    situation = Situation(name_preset(preset or BEST, bundled=bundled), loss or "classifier", photo)
+    world = find_world(model.strip() or None)
+    name = name_preset(preset or BEST, bundled=world is not None)
+    noun = world.noun if world else ""
+    situation = Situation(name, loss or "classifier", photo, noun=noun)
     idle = method.from_noise if photo else method.with_photo
     fields = list_fields(method, values or method.preset(situation))
     return [each for each in fields if each.path[0] not in idle]

@@ -319,8 +319,8 @@ def make_forms(
     forms, boxes = [], []
     for kind in kinds:
         fields = list_method_fields(
-            kind, preset, bundled=is_bundled(model), loss="" if loss == NO_LOSS else loss,
-            photo=photo, values=_validate(kind, values.get(kind)),
+            kind, preset, model=model, loss="" if loss == NO_LOSS else loss, photo=photo,
+            values=_validate(kind, values.get(kind)),
         )  # fmt: skip
         forms.append((kind, fields))
         first = (METHODS[kind].__doc__ or "").strip().partition("\n")[0]

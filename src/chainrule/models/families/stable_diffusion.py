@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from chainrule.bundled import SCENES
+from chainrule.bundled import SCENES, warn_unknown_words
 from chainrule.diffusion.denoiser import Conditioning
 from chainrule.models.backbone import Backbone
 from chainrule.models.base import Model, Text
@@ -21,7 +21,6 @@ from chainrule.models.tokens import (
     join_chunks,
     lengthen,
     token_strings,
-    warn_unknown_words,
 )
 
 
