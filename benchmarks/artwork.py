@@ -50,7 +50,7 @@ from chainrule.losses import (
     ImageClassifier,
     Loss,
 )
-from chainrule.methods import Hybrid, Photo, Plain, Task
+from chainrule.methods import DOODL, Hybrid, Photo, Plain, Task
 from chainrule.scenes.base import SHAPES
 from chainrule.sprites.base import (
     APART,
@@ -395,15 +395,29 @@ def describe(judges: Judges, scene: Scene, image: Tensor) -> tuple[str, ...]:
     return read_ground(image), *judges.name_things(parts)
 
 
+CHAIN = 2 * beauty.TUNED.steps
+"""Network passes of a chain of EDICT's, each step of which asks the network of both latents."""
+
+
+def edit_within(budget: int | None) -> DOODL:
+    """DOODL of photos, of as many iterations as a budget pays for; None: of its preset's."""
+    if budget is None:
+        return beauty.TUNED
+    iterations = (budget // CHAIN - 2) // 3
+    if iterations < 1:
+        raise SystemExit(f"a budget of {budget} is too small for photos: they take {5 * CHAIN}")
+    return beauty.TUNED.model_copy(update={"iterations": iterations})
+
+
 def take_beauty(world: World, arguments: argparse.Namespace) -> Table:
     """A more beautiful picture."""
     scenes = [sample_scene(seed) for seed in range(arguments.pictures)]
     size, photos = arguments.batch, world.draw(scenes)
-    one_step, tuned = beauty.ONE_STEPS[0], beauty.TUNED
-    pair = 2  # each step of EDICT asks the network of both latents
-    budget = pair * tuned.steps * (3 * tuned.iterations + 2)
+    one_step, doodl = beauty.ONE_STEPS[0], edit_within(arguments.budget)
+    budget = CHAIN * (3 * doodl.iterations + 2)
     hybrids = make_hybrids("aesthetic", budget, photo=True, toy=arguments.toy)
-    contenders = (beauty.BACK, one_step, beauty.BEST_OF, beauty.BY_DOODL, *hybrids)
+    rivals = (beauty.search_at_cost_of(doodl), Contender("DOODL tuned", doodl))
+    contenders = (beauty.BACK, one_step, *rivals, *hybrids)
 
     def make_task(seeds: tuple[int, ...]) -> Task:
         alone = world.model.denoiser("", guidance_scale=1.0)
@@ -479,7 +493,7 @@ def make_artwork_options() -> Options:
     options.add_argument("--sheet", type=Path, help="where a picture of each table is saved")
     help_ = "for each species (12), caption (4), thing and context (6)"
     options.add("--seeds", type=int, default=None, toy=2, help=help_)
-    help_ = "network passes an image; what DOODL's preset asks, if not said (not of beauty)"
+    help_ = "network passes an image; what DOODL's preset asks, if not said"
     options.add_argument("--budget", type=int, help=help_)
     options.add("--cases", type=int, default=None, toy=2, help="only so many of those")
     options.add("--pictures", type=int, default=96, toy=2, help="to make more beautiful")
@@ -491,7 +505,7 @@ def write_command(name: str, arguments: argparse.Namespace) -> str:
     """What makes one of the tables."""
     usual: dict[str, int | None] = {"budget": None, "seeds": None, "cases": None}
     if name == "beauty":
-        usual = {"pictures": 96, "batch": 48}
+        usual = {"budget": None, "pictures": 96, "batch": 48}
     changed = {
         f"--{key}": getattr(arguments, key)
         for key, value in usual.items()
@@ -564,8 +578,6 @@ def draw_sheet(
 def main(argv: Sequence[str] | None = None) -> None:
     options = make_artwork_options()
     arguments = options.parse(argv)
-    if arguments.budget is not None and "beauty" in arguments.tables:
-        options.error("beauty takes no --budget: name the other --tables")
     warnings.filterwarnings("ignore")
     if not arguments.weights.exists():
         raise SystemExit(f"there are no weights in {arguments.weights}: name their --weights")

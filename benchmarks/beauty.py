@@ -97,6 +97,13 @@ def make_contender(name: str, method: Method, weight: float) -> Contender:
     return Contender(f"{name}, photo {weight:g}", ask_for_photo, settings)
 
 
+def search_at_cost_of(method: DOODL) -> Contender:
+    """The best of as many images of the same length as DOODL's iterations cost."""
+    count = 3 * method.iterations
+    settings = {"count": count, "radius": 0.2, "method": method}
+    return Contender(f"best of {count} nearby", search_nearby, settings)
+
+
 def one_step_at(scale: float, weight: float = 0.0) -> Contender:
     method = ONE_STEP.model_copy(update={"scale": scale})
     return make_contender(f"one-step, scale {scale:g}", method, weight)
@@ -107,13 +114,9 @@ def doodl_at(rate: float, weight: float = 0.0) -> Contender:
     return make_contender(f"DOODL Adam {rate}", method, weight)
 
 
-COST = 3 * TUNED.iterations
-"""How many images of the same length DOODL's iterations cost."""
 ONE_STEPS = (one_step_at(ONE_STEP.scale), one_step_at(100.0))
 """The scale with the most edits that are right by the lenient level, and by the middle one."""
-BEST_OF = Contender(
-    f"best of {COST} nearby", search_nearby, {"count": COST, "radius": 0.2, "method": TUNED}
-)
+BEST_OF = search_at_cost_of(TUNED)
 BY_DOODL = Contender("DOODL tuned", TUNED)
 CONTENDERS = (BACK, *ONE_STEPS, BEST_OF, BY_DOODL)
 QUESTIONS = tuple((BY_DOODL, other) for other in (BACK, *ONE_STEPS, BEST_OF))

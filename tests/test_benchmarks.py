@@ -226,10 +226,17 @@ def test_orders_are_those_of_the_tables() -> None:
         orders.read_scores(page, orders.Column("one", "right", "Three"))
 
 
-def test_a_budget_that_beauty_would_ignore_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        load("artwork").main(["--toy", "--tables", "things", "beauty", "--budget", "300"])
-    assert "beauty takes no --budget" in capsys.readouterr().err
+def test_a_budget_of_photos_pays_for_iterations() -> None:
+    """An iteration costs three chains; one leads to the noise, and one back."""
+    artwork = load("artwork")
+    whole = artwork.edit_within(None)
+    for iterations in (1, 5, whole.iterations):
+        budget = artwork.CHAIN * (3 * iterations + 2)
+        assert artwork.edit_within(budget).iterations == iterations
+        assert artwork.edit_within(budget + artwork.CHAIN).iterations == iterations
+    assert artwork.edit_within(budget) == whole
+    with pytest.raises(SystemExit, match="a budget of 199 is too small for photos: they take 200"):
+        artwork.edit_within(199)
 
 
 def test_a_budget_is_shared_out_as_the_preset_is() -> None:
