@@ -107,8 +107,9 @@ def _make_task(world: World, held: Held, seeds: tuple[int, ...]) -> Task:
     pictures = tuple(world.draw(held.pictures))
     denoiser = world.model.denoiser(f"a {held.near}")
     # the nearest word is kept as the last prompt
-    loss, prompts = ClipImage(world.clip, pictures), (*prompts, held.near)
-    return Task(world.model, denoiser, seeds, loss, prompts=prompts, pictures=pictures)
+    told = (*prompts, held.near)
+    loss = ClipImage(world.clip, pictures)
+    return Task(world.model, denoiser, seeds, loss, prompts=told, pictures=pictures)
 
 
 def draw_near(task: Task, method: Plain) -> Result:

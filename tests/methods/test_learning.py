@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,6 +149,12 @@ def test_a_class_word_that_the_model_does_not_know_is_said() -> None:
     )
     with pytest.warns(UserWarning, match=r"class word 'thing'.* that it knows \(noun\)"):
         DreamBooth().prepare(asked)
+    text = model.text.with_token("<dog>", model.text.pad_embedding[None])
+    taught = replace(asked, model=replace(model, text=text))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DreamBooth(noun="<dog>").prepare(taught)
+        DreamBooth(noun="circle").prepare(asked)
     for method in (DreamBooth, TextualInversion):
         (of_shapes, of_none) = (
             method(**method.preset(Situation("tuned", noun=noun))) for noun in ("shape", "")

@@ -107,8 +107,11 @@ class DreamBooth(Tuning):
     def prepare(self, task: Task) -> Task:
         prepared: Task = super().prepare(task)
         require_name(prepared.prompts)
-        model, known = prepared.model, getattr(prepared.model.text, "known", ())
-        if known and any(word not in known for word in self.noun.lower().split()):
+        model = prepared.model
+        known = getattr(model.text, "known", ())
+        # what it was taught since is known too
+        heard = {word.lower() for word in (*known, *getattr(model.text, "words", ()))}
+        if known and not heard.issuperset(self.noun.lower().split()):
             warnings.warn(
                 f"the model does not know the class word {self.noun!r}: say what kind of thing it "
                 "is in a word that it knows (noun)",
