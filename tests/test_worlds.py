@@ -41,7 +41,6 @@ from chainrule.runs.scores import find_score
 from chainrule.runs.spec import parse_spec
 from chainrule.runs.usual import choose_tuning
 from chainrule.specs import locate
-from chainrule.studio.asking import is_bundled
 from chainrule.studio.preview import fit_preview
 from command import call, images
 
@@ -110,7 +109,7 @@ def test_a_world_is_loaded_by_its_name_and_by_its_folder(sprites: World) -> None
     assert {(model.name, model.world) for model in models} == {("sprites", "sprites")}
     assert chainrule.load().world == chainrule.load("scenes").world == "scenes"
     assert installed()[:2] == ["scenes", "sprites"]
-    assert is_bundled("sprites")
+    assert getattr(find_world("sprites"), "name", None) == "sprites"
     assert models[0].text.example == SPRITES.example
 
 
@@ -120,7 +119,7 @@ def test_a_tuned_pipeline_is_of_the_world_that_it_came_from(sprites: World, tmp_
     again = chainrule.load(folder)
     assert (again.name, again.world) == (str(folder), "sprites")
     assert (again.guidance_scale, again.photo_scale) == (model.guidance_scale, model.photo_scale)
-    assert is_bundled(str(folder))
+    assert getattr(find_world(str(folder)), "name", None) == "sprites"
     trained.save(tmp_path / "stranger", replace(model, world=None), trained.Part(), {})
     assert chainrule.load(tmp_path / "stranger").world is None
     for text in ('{"world": "elsewhere"}', "[]", "{", '{"world": 3}'):

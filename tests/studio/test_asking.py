@@ -12,11 +12,10 @@ from chainrule import UserError
 from chainrule.cli._ask import make_spec as type_spec
 from chainrule.losses.registry import LOSSES
 from chainrule.methods.registry import METHODS
-from chainrule.runs.usual import choose_editing, choose_guiding
+from chainrule.runs.usual import choose_editing, choose_guidance, choose_guiding
 from chainrule.studio.asking import (
     Asked,
     AskedLoss,
-    guess_guidance,
     list_method_fields,
     make_spec,
     name_run,
@@ -74,7 +73,7 @@ def test_edit_does_what_edit_does(desk: Desk, picture: Path, preset: str) -> Non
         inputs=inputs,
         losses=[AskedLoss("brightness", "0.8")],
         methods=[form(kind, preset, loss="brightness", photo=True) for kind in kinds],
-    ).with_guidance(guess_guidance(preset, bundled=True, photo=True))
+    ).with_guidance(choose_guidance(preset, model=None, photo=True))
     typed = {**inputs, "preset": preset, "loss": ["brightness=0.8"]}
     assert make_spec(asked, desk) == type_spec(typed, [], kinds, preset=True)
 

@@ -8,14 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chainrule.bundled import find_world
 from chainrule.cli._options import take
 from chainrule.cli._settings import Typed, apply_settings, choose_losses, choose_methods
 from chainrule.errors import UserError
-from chainrule.methods.base import PRESETS, Situation
-from chainrule.models import BUNDLED
 from chainrule.runs.spec import Checkpoint, Inputs, RunSpec, parse_spec
-from chainrule.runs.usual import BEST, BEST_METHOD, PAPER_PHOTO_SCALE, name_preset
+from chainrule.runs.usual import BEST, BEST_METHOD, choose_guidance, describe_situation
 from chainrule.specs import expand, make_whole
 
 
@@ -37,13 +34,12 @@ def make_spec(
     situation = None
     if preset:
         _require_best(values, methods)
-        kind = losses[0].values["kind"] if losses else "classifier"
-        world = find_world(checkpoint.get("model", BUNDLED))
-        bundled, noun = world is not None, world.noun if world else ""
-        name = name_preset(values.get("preset"), bundled=bundled)
-        situation = Situation(name, kind, edits, noun=noun)
-        if bundled and edits and situation.name == PRESETS[0]:
-            inputs = {"guidance_scale": PAPER_PHOTO_SCALE} | inputs
+        named, model = values.get("preset"), checkpoint.get("model")
+        kind = losses[0].values["kind"] if losses else None
+        situation = describe_situation(named, model=model, loss=kind, photo=edits)
+        scale = choose_guidance(named, model=model, photo=edits)
+        if scale is not None:
+            inputs = {"guidance_scale": scale} | inputs
     chosen = choose_methods(methods, situation, typed)
     apply_settings(typed, [*chosen, *losses])
     return parse_spec(

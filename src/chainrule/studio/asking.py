@@ -12,16 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_origin
 
-from chainrule.bundled import find_world
 from chainrule.errors import UserError
 from chainrule.images import read_mask, read_picture
 from chainrule.losses.base import LossSpec
 from chainrule.losses.registry import LOSSES
-from chainrule.methods.base import PRESETS, Situation
 from chainrule.methods.registry import METHODS
 from chainrule.runs.folder import SPEC
 from chainrule.runs.spec import RunSpec, parse_spec
-from chainrule.runs.usual import BEST, PAPER_PHOTO_SCALE, name_preset
+from chainrule.runs.usual import describe_situation
 from chainrule.specs import list_files
 from chainrule.studio.desk import SAFE, UPLOADS, Desk
 from chainrule.studio.forms import Blank, list_fields
@@ -158,19 +156,12 @@ def list_method_fields(
         values: What stands there instead: those of an earlier run.
     """
     method = METHODS[kind]
-    world = find_world(model.strip() or None)
-    name = name_preset(preset or BEST, bundled=world is not None)
-    noun = world.noun if world else ""
-    situation = Situation(name, loss or "classifier", photo, noun=noun)
+    situation = describe_situation(
+        preset or None, model=model.strip() or None, loss=loss or None, photo=photo
+    )
     idle = method.from_noise if photo else method.with_photo
     fields = list_fields(method, values or method.preset(situation))
     return [each for each in fields if each.path[0] not in idle]
-
-
-def guess_guidance(preset: str, *, bundled: bool, photo: bool) -> float | None:
-    """The guidance scale where none is named, if it is not the model's own."""
-    faithful = name_preset(preset or BEST, bundled=bundled) == PRESETS[0]
-    return PAPER_PHOTO_SCALE if bundled and photo and faithful else None
 
 
 def require_own(files: Sequence[Path], desk: Desk) -> None:
@@ -196,11 +187,6 @@ def name_run(spec: RunSpec) -> str:
     inputs = spec.inputs
     what = inputs.prompt[0] or (inputs.photo.stem if inputs.photo else inputs.source)
     return "-".join(re.findall(r"[a-z0-9]+", what.lower())[:6]) or spec.methods[-1].kind
-
-
-def is_bundled(model: str) -> bool:
-    """Whether a checkpoint is a bundled one, or was tuned from one."""
-    return find_world(model.strip() or None) is not None
 
 
 def _read_method(kind: str, values: Mapping[str, Any], asked: Asked) -> dict[str, Any]:

@@ -21,13 +21,11 @@ from chainrule.models import BUNDLED
 from chainrule.runs import Estimate, RunSpec
 from chainrule.runs.pace import parse_time
 from chainrule.runs.spec import Checkpoint
-from chainrule.runs.usual import BEST
+from chainrule.runs.usual import BEST, choose_guidance
 from chainrule.studio.again import Opened
 from chainrule.studio.asking import (
     Asked,
     AskedLoss,
-    guess_guidance,
-    is_bundled,
     list_method_fields,
     make_spec,
     name_run,
@@ -509,7 +507,7 @@ def make_form(session: Session, page: Page, inputs: Mapping[str, Any], finish: F
     ) -> None:
         several = [kinds] if isinstance(kinds, str) else kinds
         forms, boxes, problem = _try_forms(several, chosen, name, loss, page.photo, values)
-        usual = guess_guidance(chosen, bundled=is_bundled(name), photo=page.photo)
+        usual = choose_guidance(chosen or None, model=name.strip() or None, photo=page.photo)
 
         def ask(answers: Sequence[Any]) -> tuple[Asked, str]:
             if problem is not None:
