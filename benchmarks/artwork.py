@@ -439,7 +439,9 @@ def take_beauty(world: World, arguments: argparse.Namespace) -> Table:
 
     about = (
         f"{len(scenes)} pictures that training never drew, seeds from 0, without a prompt; "
-        "intervals over pictures."
+        "intervals over pictures. Kept: the judge sees the things and the ground of before. An "
+        "edit succeeds if they are and the rating, by its definition, rose by more than "
+        f"{', '.join(f'{least:g} ({level})' for level, least in beauty.RISES.items())}."
     )
     first, *_, by_doodl, _, _ = contenders
     questions = (
