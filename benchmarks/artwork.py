@@ -601,9 +601,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             contender: asked.judge(made.images.to(arguments.device))
             for contender, made in played.items()
         }
+        command = write_command(name, arguments)
         text = [
             f"## Real artwork: {TITLES[name]}",
-            f"`{write_command(name, arguments)}` on {read_machine(folder, world.machine)}. "
+            f"`{command}` on {read_machine(folder, world.machine)}. "
             f"{asked.about} 95 % intervals. A network pass is one guidance pair, forwards or "
             "backwards (a half, without guidance); the hybrid's looks at images are not in that "
             "column. Seconds are those of processes that may have run side by side.",
@@ -612,9 +613,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         whole = arguments.only is None
         publish(f"artwork-{name}", "\n\n".join(text), dry=arguments.dry or not whole)
         if arguments.sheet is not None and played:
-            title = f"{TITLES[name]}: python benchmarks/artwork.py --tables {name}"
             path = arguments.sheet / f"artwork-{name}.png"
-            draw_sheet(path, title, asked, played, judged)
+            draw_sheet(path, f"{TITLES[name]}: {command}", asked, played, judged)
 
 
 if __name__ == "__main__":
